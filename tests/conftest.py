@@ -1,0 +1,25 @@
+"""Eight fake CPU devices for every test, and a compilation cache that outlives the run."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "clead_jax_test_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"  # optional: real CIFAR and reference results; tests that need it skip without it
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder with real data and reference results, or a skip that says it is absent."""
+    if not SHARED.exists():
+        pytest.skip(f"no reference data at {SHARED}")
+    return SHARED

@@ -26,13 +26,6 @@ Metrics = dict[str, tuple[Array, Array]]
 """name -> (sum, count): added up over batches and divided once, so that padded tails never bias a mean."""
 
 
-class Batch(NamedTuple):
-    """What a step reads. `index` is the example's position in its data set (it keys the randomness), `where` masks padding."""
-
-    index: Array  # int32 [B]
-    where: Array  # bool [B]
-
-
 class Targeted(NamedTuple):
     """Target of a targeted attack: move an example of class `label` to class `goal`. Both int [B]; data, never static."""
 
@@ -54,5 +47,6 @@ class IterativeAttack(Protocol):
     def num_steps(self, cfg: Any) -> int: ...
 
 
-Step = Callable[[PyTree, PyTree, Batch, Key], tuple[PyTree, Metrics]]
-"""(state, frozen, batch, key) -> (state, metrics). `frozen` is read but not trained; it is an argument, never a closure."""
+Step = Callable[[PyTree, PyTree, Array, Key], tuple[PyTree, Metrics]]
+"""(state, frozen, index int [B], key) -> (state, metrics). `index` names rows of the resident data set, which is part of
+`frozen`: what a step reads but does not train. An argument, never a closure: closed over, it becomes program constants."""

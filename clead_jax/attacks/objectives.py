@@ -1,0 +1,83 @@
+"""What an attack ascends: functions (outputs [B, K], target) -> [B] that grow as the model does worse.
+
+`target` says what the attacker wants. Labels int [B]: any class but this one. `Targeted(label, goal)`: this very class;
+the objective of reaching `goal` is the objective of leaving it, negated. Attacks take any function of this form, of any
+outputs and target: a contrastive loss of embeddings against anchor embeddings is one too.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from clead_jax.types import Array, Forward, Objective, PyTree, Targeted
+
+
+def _targetable(away_from: Objective) -> Objective:
+    """Extends an objective of labels to `Targeted`."""
+
+    @functools.wraps(away_from)
+    def objective(outputs: Array, target: PyTree) -> Array:
+        if isinstance(target, Targeted):
+            return -away_from(outputs, target.goal)
+        return away_from(outputs, target)
+
+    return objective
+
+
+@_targetable
+def cross_entropy(outputs: Array, target: PyTree) -> Array:
+    """-log softmax(outputs)[label], [B] from logits [B, K]; for `Targeted`, log softmax(outputs)[goal]."""
+    return jax.nn.logsumexp(outputs, axis=-1) - _pick(outputs, target)
+
+
+@_targetable
+def margin(outputs: Array, target: PyTree) -> Array:
+    """max_{j != label} z_j - z_label, [B] from logits [B, K]; positive where misclassified (Carlini & Wagner 2017, f6).
+
+    For `Targeted`, z_goal - max_{j != goal} z_j: positive where the goal is reached.
+    """
+    # Masked with -inf: multiplying the label's logit by 0 would make 0 the maximum wherever the others are negative.
+    others = jnp.where(_one_hot(outputs, target), -jnp.inf, outputs)
+    return jnp.max(others, axis=-1) - _pick(outputs, target)
+
+
+OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "margin": margin}
+
+
+def fooled(outputs: Array, target: PyTree) -> Array:
+    """Whether the attacker got what `target` says, bool [B]: argmax is the goal, or is not the label.
+
+    Raises ValueError where `target` is neither labels nor `Targeted`: embeddings cannot be fooled.
+    """
+    if isinstance(target, Targeted):
+        return jnp.argmax(outputs, axis=-1) == target.goal
+    if not (target.ndim == 1 and jnp.issubdtype(target.dtype, jnp.integer)):
+        raise ValueError(
+            f"cannot tell what fools a target {target.dtype}{list(target.shape)}: want int [B] or Targeted"
+        )
+    return jnp.argmax(outputs, axis=-1) != target
+
+
+def ascent(forward: Forward, objective: Objective, x: Array, target: PyTree) -> tuple[Array, Array, Array]:
+    """(gradient [B, ...] of the objective at x, its values [B], the outputs [B, ...]).
+
+    It is the gradient of the SUM: an example's direction must not depend on how many others share its batch.
+    """
+
+    def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
+        outputs = forward(x)
+        values = objective(outputs, target)
+        return jnp.sum(values), (values, outputs)
+
+    gradient, (values, outputs) = jax.grad(total, has_aux=True)(x)
+    return gradient, values, outputs
+
+
+def _one_hot(outputs: Array, labels: Array) -> Array:
+    return labels[:, None] == jnp.arange(outputs.shape[-1])
+
+
+def _pick(outputs: Array, labels: Array) -> Array:
+    # A masked sum, not a gather: under any sharding of the batch it stays where the row is.
+    return jnp.sum(jnp.where(_one_hot(outputs, labels), outputs, 0.0), axis=-1)

@@ -1,0 +1,267 @@
+"""From a config to objects: the only file that knows every room.
+
+Below this line there is no ConfigDict: rooms get frozen dataclasses, functions and plain values.
+"""
+
+import dataclasses
+import importlib
+import math
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from clead_jax import attacks, checkpoint, config, data
+from clead_jax.evaluation.robust import NamedAttack
+from clead_jax.losses.contrastive import SIMILARITIES
+from clead_jax.models import Network
+from clead_jax.registry import ATTACKS, BACKBONES, LOSSES
+from clead_jax.training import optimizers, pretrain, supervised, views
+from clead_jax.training.loop import Plan
+from clead_jax.types import PyTree, Step
+
+
+class Splits(NamedTuple):
+    """The examples of a run; `test` is for the last table only."""
+
+    train: data.Examples
+    validation: data.Examples
+    test: data.Examples
+
+
+class Stage(NamedTuple):
+    """A trained stage, ready for the loop."""
+
+    step: Step
+    tx: optax.GradientTransformation
+    trained: tuple[str, ...]  # parts of the network
+    plan: Plan
+    passes: int  # forward+backward passes per training image
+
+
+TRAINED_PARTS = {
+    "baseline": ("backbone", "head"),
+    "supervised": ("backbone", "head"),
+    "pretrain": ("backbone", "projector", "head"),
+    "probe": ("head",),
+}
+
+
+def check(cfg: Any) -> None:
+    """Everything that can be refused before data are read: plugins, names, attacks, the loss. Raises ValueError."""
+    for module in config.items(cfg.plugins):
+        importlib.import_module(module)
+    config.validate(cfg)
+    BACKBONES[cfg.model.backbone]
+    loss(cfg)
+    view_list(cfg)
+    data.AugmentConfig(**cfg.augment)
+    for stage in config.TRAINED_STAGES:
+        optimizers.make(cfg[stage], 1, 1)
+        if cfg[stage].get("attack"):
+            training_attack(cfg, cfg[stage].attack)
+    for text in (*config.items(cfg.evaluation.attacks), *config.items(cfg.evaluation.distances)):
+        evaluation_attack(cfg, text)
+    validation_attack(cfg)
+
+
+# --- data and model ---------------------------------------------------------------------------------------------------
+
+
+def dataset(cfg: Any) -> data.Dataset:
+    """The data set named by the config, in memory."""
+    return data.load(cfg.data.name, data_dir=cfg.data.data_dir or None, image_size=cfg.data.image_size or None)
+
+
+def splits(cfg: Any, ds: data.Dataset) -> Splits:
+    """Training, validation and test examples; subsets are class-balanced and depend on the seed alone."""
+    train, validation = data.train_validation_split(ds, cfg.data.validation, cfg.seed)
+    test = data.Examples(ds.test_images, ds.test_labels, np.arange(len(ds.test_labels)))
+    if cfg.data.train_size:
+        train = data.subset(train, cfg.data.train_size, cfg.seed)
+    if cfg.data.test_size:
+        test = data.subset(test, cfg.data.test_size, cfg.seed)
+    return Splits(train, validation, test)
+
+
+def network_fields(cfg: Any, ds: data.Dataset, train: data.Examples) -> dict[str, Any]:
+    """What `Network` is made from: plain values, kept in every checkpoint so that a model can be rebuilt without data."""
+    scaled = train.images.astype(np.float32) / 255
+    axes = tuple(range(scaled.ndim - 1))
+    return {
+        **cfg.model,
+        "num_classes": ds.num_classes,
+        "mean": [float(m) for m in scaled.mean(axes).round(4)],
+        "std": [float(max(s, 1e-3)) for s in scaled.std(axes).round(4)],
+    }
+
+
+def network(fields: dict[str, Any]) -> Network:
+    """The network of `network_fields`."""
+    return Network(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def forward(net: Network) -> Callable[[PyTree, jax.Array], jax.Array]:
+    """(variables, x [B, H, W, C] in [0, 1]) -> logits [B, K], BatchNorm in eval mode."""
+    return lambda variables, x: net.apply(variables, x, False, method=net.logits)
+
+
+def load(workdir: str, stage: str | None = None, which: int | str = "latest") -> tuple[Callable, PyTree]:
+    """A trained model for your own code: (forward, variables), `forward(variables, x)` from pixels in [0, 1] to logits.
+
+    `stage` is the defended model's by default ("probe", or "supervised"); "baseline" gives the undefended one. `which`
+    is "latest", "best" or a step. Raises ValueError if the work directory has no such checkpoint.
+    """
+    cfg, _ = config.restore(workdir)
+    variables, meta = checkpoint.restore_model(checkpoint_dir(workdir, stage or cfg.defended), which)
+    return forward(network(meta["network"])), variables
+
+
+def checkpoint_dir(workdir: str, stage: str) -> str:
+    """Where a stage's checkpoints lie."""
+    return f"{workdir}/checkpoints/{stage}"
+
+
+# --- attacks ----------------------------------------------------------------------------------------------------------
+
+
+def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> NamedAttack:
+    """'pgd(steps=10)' -> an attack. `threat` (norm, eps) holds for all attacks that have such a field; `common`
+    (steps, step_size ...) for those registered with `tunable=True`; what stands in parentheses overrides both.
+
+    Raises ValueError for an unknown attack or setting, naming the known ones.
+    """
+    name, own = config.spec(text)
+    entry = ATTACKS[name]
+    fields = {f.name: f for f in dataclasses.fields(entry.config)}
+    for key in own:
+        if key not in fields:
+            raise ValueError(f"attack {name!r} has no setting {key!r}; it has {', '.join(fields)}")
+    given = {**threat, **(common if entry.info.get("tunable") else {}), **own}
+    types = typing.get_type_hints(entry.config)
+    cfg = entry.config(**{k: _coerce(v, types[k], f"{text}: {k}") for k, v in given.items() if k in fields})
+    if "eps" in fields:
+        config.unit(cfg.eps, f"{text}: eps", getattr(cfg, "norm", "linf"))
+    return NamedAttack(text, entry.value, entry.info["objective"], cfg)
+
+
+def _coerce(value: Any, wanted: Any, name: str) -> Any:
+    if wanted is bool:
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError(f"{name}: {value!r} is neither true nor false")
+        return str(value).lower() == "true"
+    if wanted is str:
+        return str(value)
+    return config.whole(value, name) if wanted is int else config.number(value, name)
+
+
+def training_attack(cfg: Any, text: str) -> views.Attack:
+    """An attack for use inside a training step: its last iterate, no extra forward pass."""
+    named = named_attack(text, *_threat(cfg.train_attack, ("steps", "step_size", "random_start"), keep="last"))
+
+    def attack(model: Any, x: jax.Array, target: jax.Array, keys: jax.Array) -> jax.Array:
+        return attacks.run(named.attack, model, named.objective, x, target, keys, named.cfg)
+
+    return attack
+
+
+def evaluation_attack(cfg: Any, text: str) -> NamedAttack:
+    """An attack as `evaluation` wants it: the best iterate counts."""
+    return named_attack(text, *_threat(cfg.evaluation, ("steps", "step_size", "restarts")))
+
+
+def validation_attack(cfg: Any) -> NamedAttack:
+    """The attack behind "best by validation"."""
+    return named_attack(cfg.validation.attack, *_threat(cfg.train_attack, ("step_size",)))
+
+
+def _threat(section: Any, common: tuple[str, ...], **more: Any) -> tuple[dict, dict]:
+    return {k: section[k] for k in ("norm", "eps")}, {k: section[k] for k in common} | more
+
+
+def attack_cost(text: str, cfg: Any) -> int:
+    """Forward+backward passes per image of a training attack."""
+    named = named_attack(text, *_threat(cfg.train_attack, ("steps", "step_size", "random_start"), keep="last"))
+    return named.attack.num_steps(named.cfg)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def view_list(cfg: Any) -> tuple[views.Attack | str, ...]:
+    """The views of `config.views`: attacks as functions, "clean" and "augmented" by name."""
+    return tuple(t if t in ("clean", "augmented") else training_attack(cfg, t) for t in config.items(cfg.views))
+
+
+def loss(cfg: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(z [B, V, D], labels [B]) -> scalar: the registered loss, averaged over its anchors."""
+    entry = LOSSES[cfg.pretrain.loss]
+    number_of_views = len(config.items(cfg.views))
+    weights = tuple(config.number(w, "pretrain.weights") for w in config.items(cfg.pretrain.weights))
+    if number_of_views < 2:
+        raise ValueError(f"views is {cfg.views!r}: a contrastive loss needs two views or more")
+    if weights and len(weights) != number_of_views - 1:
+        raise ValueError(f"pretrain.weights has {len(weights)} values for {number_of_views - 1} perturbed views")
+    names = {f.name for f in dataclasses.fields(entry.config)}
+    settings = {k: cfg.pretrain[k] for k in ("temperature", "similarity", "pairing", "positives") if k in names}
+    loss_cfg = entry.config(**settings, weights=weights)
+    return lambda z, labels: entry.value(z, labels, loss_cfg).sum(-1).mean()  # the columns' weights sum to 1
+
+
+def stage(cfg: Any, name: str, net: Network, num_examples: int) -> Stage:
+    """A stage's step, optimizer and length. Raises ValueError where it has fewer images than a batch."""
+    own = cfg[name]
+    if own.batch_size > num_examples:
+        raise ValueError(f"{name}.batch_size is {own.batch_size}, but there are only {num_examples} training images")
+    plan = Plan(num_examples, own.batch_size, own.epochs)
+    augment_cfg = data.AugmentConfig(**cfg.augment)
+    augment = lambda keys, images: data.augment(keys, images, augment_cfg)
+    if name == "pretrain":
+        tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch, own.online_lr)
+        make_views = views.make_views(view_list(cfg), _target(cfg, net), augment)
+        step = pretrain.make_step(net, tx, make_views, loss(cfg))
+        attacked = [t for t in config.items(cfg.views) if t not in ("clean", "augmented")]
+        passes = sum(attack_cost(t, cfg) for t in attacked) + len(config.items(cfg.views))
+    else:
+        tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch)
+        step = supervised.make_step(net, tx, augment, _perturb(cfg, own.attack, net) if own.attack else None)
+        passes = 1 + (attack_cost(own.attack, cfg) if own.attack else 0)
+    return Stage(step, tx, TRAINED_PARTS[name], plan, passes)
+
+
+def _target(cfg: Any, net: Network) -> views.Target:
+    if cfg.pretrain.ascend != "contrastive":
+        return views.TARGETS[cfg.pretrain.ascend](net)
+    return views.contrastive(net, SIMILARITIES[cfg.pretrain.similarity], cfg.pretrain.temperature, cfg.pretrain.positives == "class")
+
+
+def _perturb(cfg: Any, text: str, net: Network) -> supervised.Perturb:
+    attack, model = training_attack(cfg, text), forward(net)
+    return lambda variables, x, labels, keys: attack(lambda images: model(variables, images), x, labels, keys)
+
+
+def upstream(cfg: Any, name: str) -> tuple[str, int | str] | None:
+    """The checkpoint (stage, which) whose weights a stage starts from, or None: it starts from scratch."""
+    if name == "probe":
+        return "pretrain", cfg.probe.start
+    if name == "pretrain" and cfg.pretrain.start == "baseline":
+        return "baseline", "latest"
+    return None
+
+
+def needs_reference(cfg: Any, name: str) -> bool:
+    """Whether a stage's attacks climb the frozen baseline."""
+    return name == "pretrain" and cfg.pretrain.ascend == "baseline"
+
+
+def seed_of(cfg: Any, stage_name: str) -> jax.Array:
+    """The key of a stage."""
+    return jax.random.fold_in(jax.random.key(cfg.seed), config.TRAINED_STAGES.index(stage_name))
+
+
+def rounded_up(n: int, multiple: int) -> int:
+    """n to the next multiple."""
+    return math.ceil(n / multiple) * multiple

@@ -1,0 +1,87 @@
+"""Random crops, flips and colours inside the compiled step, one key per example.
+
+An example's augmentation depends on its own key alone: `fold_in(key, index)` gives the same picture in any batch, on any
+device, after any resume. There is no host work: uint8 goes in, floats in [0, 1] come out.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from clead_jax.types import Array, Key
+
+JITTER_PROBABILITY = 0.8  # SimCLR (arXiv 2002.05709), appendix A
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in every image library
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Crop and flip are C-LEAD's (section 4); colours are SimCLR's (appendix A), off by default.
+
+    `crop_padding`: black pixels added on each side before cropping back. `color_jitter`: strength s >= 0, SimCLR's CIFAR
+    value is 0.5. `grayscale`: the probability of losing the colours.
+    """
+
+    crop_padding: int = 4
+    flip: bool = True
+    color_jitter: float = 0.0
+    grayscale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0 or self.color_jitter < 0:
+            raise ValueError(
+                f"crop_padding {self.crop_padding} and color_jitter {self.color_jitter} must not be negative"
+            )
+        if not 0 <= self.grayscale <= 1:
+            raise ValueError(f"grayscale {self.grayscale} is a probability; allowed: 0 to 1")
+
+
+def to_float(images: Array) -> Array:
+    """uint8 0..255 -> float32 in [0, 1], any shape."""
+    return images.astype(jnp.float32) / 255
+
+
+def augment(keys: Key, images: Array, cfg: AugmentConfig) -> Array:
+    """keys [B], images uint8 [B, H, W, C] -> float32 [B, H, W, C] in [0, 1], each by its own key. C is 1 or 3."""
+    return jax.vmap(lambda key, image: _augment_one(key, image, cfg))(keys, images)
+
+
+def _augment_one(key: Key, image: Array, cfg: AugmentConfig) -> Array:
+    crop_key, flip_key, jitter_key, gray_key = jax.random.split(key, 4)
+    if cfg.crop_padding:
+        image = _crop(crop_key, image, cfg.crop_padding)
+    if cfg.flip:
+        image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+    image = to_float(image)
+    if cfg.color_jitter:
+        image = _jitter(jitter_key, image, cfg.color_jitter)
+    if cfg.grayscale:
+        image = jnp.where(jax.random.bernoulli(gray_key, cfg.grayscale), _luma(image), image)
+    return image
+
+
+def _crop(key: Key, image: Array, padding: int) -> Array:
+    top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+def _jitter(key: Key, image: Array, strength: float) -> Array:
+    """SimCLR's colour distortion without hue: brightness, contrast, saturation, each by a factor in 1 -+ 0.8 s."""
+    apply_key, factor_key = jax.random.split(key)
+    low, high = max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength
+    brightness, contrast, saturation = jax.random.uniform(factor_key, (3,), minval=low, maxval=high)
+    jittered = _mix(0, image, brightness)
+    jittered = _mix(_luma(jittered).mean(), jittered, contrast)
+    jittered = _mix(_luma(jittered), jittered, saturation)  # changes nothing where there is one channel
+    return jnp.where(jax.random.bernoulli(apply_key, JITTER_PROBABILITY), jittered, image)
+
+
+def _mix(origin: Array | int, image: Array, factor: Array) -> Array:
+    return jnp.clip(origin + factor * (image - origin), 0, 1)
+
+
+def _luma(image: Array) -> Array:
+    """[H, W, C] -> [H, W, 1], the brightness as the eye weighs it."""
+    return image if image.shape[-1] == 1 else image @ jnp.array(LUMA)[:, None]

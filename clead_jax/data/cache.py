@@ -1,0 +1,82 @@
+"""Decoded data sets kept on disk, so that the second start reads one file.
+
+One uncompressed .npz per source: NumPy checks its CRC while reading, and one rename makes it appear whole or not at all.
+The file remembers the fingerprint of what it was decoded from; when the source changes it is replaced.
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from clead_jax.data.dataset import Dataset, Options
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def cached(source: Path, name: str, options: Options, build: Callable[[], Dataset]) -> Dataset:
+    """`build()`, or what it returned for the same `source` files and options at an earlier start."""
+    source = source.resolve()
+    digest = hashlib.sha256(f"{source} {options.image_size}".encode()).hexdigest()[:12]
+    path = _folder(options) / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
+    fingerprint = _fingerprint(source)
+    dataset = _read(path, name, fingerprint)
+    if dataset is None:
+        dataset = build()
+        _write(path, dataset, fingerprint)
+    return dataset
+
+
+def _folder(options: Options) -> Path:
+    root = options.cache_dir or os.environ.get("CLEAD_JAX_CACHE") or "~/.cache/clead_jax"
+    return Path(root).expanduser() / "data"
+
+
+def _fingerprint(source: Path) -> str:
+    """Names, sizes and times of every file below `source`: changes whenever a file is added, removed or rewritten."""
+    lines = []
+    for folder, _, files in os.walk(source):
+        for file in files:
+            stat = os.stat(os.path.join(folder, file))
+            lines.append(f"{folder} {file} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _read(path: Path, name: str, fingerprint: str) -> Dataset | None:
+    """The cached data set; None where there is none of this fingerprint, or (saying so) where the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["fingerprint"]) != fingerprint:
+                return None
+            arrays = {key: stored[key] for key in ARRAYS}
+            return Dataset(name, **arrays, class_names=tuple(map(str, stored["class_names"])))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        print(f"cache {path} is damaged ({error}): rebuilding it", file=sys.stderr)
+        return None
+
+
+def _write(path: Path, dataset: Dataset, fingerprint: str) -> None:
+    """Best effort: without the cache every start decodes again, which is said but is no reason to stop."""
+    arrays = {key: getattr(dataset, key) for key in ARRAYS}
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            partial = file.name
+            np.savez(file, **arrays, class_names=np.array(dataset.class_names), fingerprint=np.array(fingerprint))
+        os.replace(partial, path)
+    except OSError as error:
+        print(
+            f"cannot cache {dataset.name} in {path.parent} ({error.strerror}): the next start decodes it again",
+            file=sys.stderr,
+        )
+    finally:
+        if partial and os.path.exists(partial):
+            os.remove(partial)

@@ -1,0 +1,123 @@
+"""A user's own images: one .npz file, or a folder with one subfolder of pictures per class.
+
+Either may bring a test split of its own; where there is none, `with_test_split` holds one out.
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from clead_jax.data.cache import cached
+from clead_jax.data.dataset import Dataset, Options
+from clead_jax.data.images import decode_all, is_gray
+from clead_jax.data.splits import with_test_split
+from clead_jax.registry import SOURCES
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@SOURCES.register("npz")
+def npz(argument: str, options: Options) -> Dataset:
+    """`npz:FILE` holding `train_images`, `train_labels`, `test_images`, `test_labels`, or just `images`, `labels`.
+
+    Images [N, H, W, C] are uint8, or float in [0, 1] (rounded to 8 bits); labels int [N] in 0..K-1; `class_names` [K] is
+    optional. Raises ValueError (one line) for anything else.
+    """
+    path, name = _existing(argument, "npz:FILE"), f"npz:{Path(argument).name}"
+    arrays = _read_npz(path)
+    whole = "images" in arrays
+    train, test = ("", "") if whole else ("train_", "test_")
+    images, labels = _images(arrays, f"{train}images", path), _labels(arrays, f"{train}labels", path)
+    class_names = tuple(map(str, arrays.get("class_names", range(labels.max(initial=0) + 1))))
+    if whole:
+        return with_test_split(name, images, labels, class_names)
+    test_images, test_labels = _images(arrays, f"{test}images", path), _labels(arrays, f"{test}labels", path)
+    return Dataset(name, images, labels, test_images, test_labels, class_names)
+
+
+def _existing(argument: str, usage: str) -> Path:
+    path = Path(argument).expanduser()
+    if not argument or not path.exists():
+        raise ValueError(f"no file or folder {argument!r}; allowed: {usage} with an existing path")
+    return path
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
+
+
+def _entry(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
+    if key not in arrays:
+        raise ValueError(f"{path}: no array {key!r} among {', '.join(arrays) or 'none'}")
+    return arrays[key]
+
+
+def _images(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
+    images = _entry(arrays, key, path)
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"{path}: {key} are {images.dtype}; allowed: uint8, or float in [0, 1]")
+    if not ((images >= 0) & (images <= 1)).all():
+        raise ValueError(
+            f"{path}: {key} are {images.dtype} from {images.min()} to {images.max()}; allowed: float in [0, 1], or uint8"
+        )
+    return np.round(images * 255).astype(np.uint8)
+
+
+def _labels(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
+    labels = _entry(arrays, key, path)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{path}: {key} are {labels.dtype}; allowed: integers 0..K-1")
+    return labels.astype(np.int32)
+
+
+@SOURCES.register("folder")
+def pictures(argument: str, options: Options) -> Dataset:
+    """`folder:DIR` with pictures in DIR/CLASS/, or in DIR/train/CLASS/ and DIR/test/CLASS/.
+
+    Grey if every picture is, else RGB. Raises ValueError (one line) naming an empty class, an unknown class under test, an
+    unreadable picture, or one of another size (unless `options.image_size` is given).
+    """
+    root = _existing(argument, "folder:DIR").resolve()
+    name = f"folder:{root.name}"
+    return cached(root, name, options, lambda: _decode_folder(root, name, options.image_size))
+
+
+def _decode_folder(root: Path, name: str, image_size: int | None) -> Dataset:
+    has_splits = bool(_subfolders(root / "train"))  # a class may be called "train" too: then it holds no subfolders
+    train = _pictures(root / "train" if has_splits else root)
+    test = _pictures(root / "test") if has_splits and (root / "test").is_dir() else []
+    class_names = tuple(dict.fromkeys(class_name for _, class_name in train))
+    unknown = {class_name for _, class_name in test} - set(class_names)
+    if unknown:
+        raise ValueError(f"{root / 'test'}: class {min(unknown)!r} is not in train; allowed: {', '.join(class_names)}")
+    files = [path for path, _ in train + test]
+    labels = np.array([class_names.index(class_name) for _, class_name in train + test], np.int32)
+    images = decode_all(files, name, 1 if all(map(is_gray, files)) else 3, image_size)
+    if not test:
+        return with_test_split(name, images, labels, class_names)
+    n = len(train)
+    return Dataset(name, images[:n], labels[:n], images[n:], labels[n:], class_names)
+
+
+def _pictures(root: Path) -> list[tuple[Path, str]]:
+    """Every picture with its class, sorted. Raises ValueError where there is no class, or one without pictures."""
+    pictures = []
+    for folder in _subfolders(root):
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise ValueError(f"{folder}: empty class; allowed: pictures ({' '.join(SUFFIXES)})")
+        pictures += [(path, folder.name) for path in paths]
+    if not pictures:
+        raise ValueError(f"{root}: no subfolders; allowed: one subfolder of pictures per class")
+    return pictures
+
+
+def _subfolders(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith("."))

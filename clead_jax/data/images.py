@@ -1,0 +1,53 @@
+"""Encoded pictures (files, or the PNG and JPEG bytes inside a data set) to one uint8 array."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+MODES = {1: "L", 3: "RGB"}
+DEEP = ("I", "F")  # 16 and 32 bits per pixel: squeezing them into 8 would guess their range
+
+
+def decode_all(encoded: Sequence[Path | bytes], title: str, channels: int, image_size: int | None) -> np.ndarray:
+    """uint8 [N, H, W, channels] with channels 1 or 3; `title` heads the progress bar and names images that are no files.
+
+    All images must have one size, unless `image_size` = S makes them S x S: the central square, resampled bilinearly.
+    Raises ValueError (one line) naming the first image that cannot be read or that differs in size from the first.
+    """
+    out = np.empty((0,), np.uint8)
+    for i, item in enumerate(tqdm(encoded, f"decoding {title}", disable=None, leave=False)):
+        name = str(item) if isinstance(item, Path) else f"{title}, image {i}"
+        image = _decode(item, name, channels, image_size)
+        if i == 0:
+            out = np.empty((len(encoded), *image.shape), np.uint8)
+        if image.shape != out.shape[1:]:
+            sizes = f"{image.shape[1]}x{image.shape[0]}, the first is {out.shape[2]}x{out.shape[1]}"
+            raise ValueError(f"{name}: images of several sizes (this is {sizes}); set image_size to make them one")
+        out[i] = image
+    return out
+
+
+def _decode(item: Path | bytes, name: str, channels: int, image_size: int | None) -> np.ndarray:
+    try:
+        with Image.open(BytesIO(item) if isinstance(item, bytes) else item) as image:
+            if image.mode.startswith(DEEP):
+                raise ValueError(f"{name}: pixels of mode {image.mode!r}; allowed: 8 bits per channel")
+            image = image.convert(MODES[channels])
+    except (OSError, SyntaxError) as error:  # Pillow's own: not an image, truncated, a broken PNG chunk
+        raise ValueError(f"{name}: unreadable image ({error})") from error
+    if image_size is not None:
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def is_gray(path: Path) -> bool:
+    """Whether a file holds grey levels only, by its header; unreadable ones are left to `decode_all` to report."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("1", "L", "LA")
+    except OSError:
+        return True

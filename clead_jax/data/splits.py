@@ -1,0 +1,61 @@
+"""Choosing examples: which are held out, which form a subset.
+
+One idea serves all: `stratified_order` shuffles the examples so that every beginning of the list holds the classes in
+their own proportions. A held-out split is such a beginning, and a subset of 1000 contains the subset of 500.
+"""
+
+import numpy as np
+
+from clead_jax.data.dataset import Dataset, Examples, check_split
+
+TEST_SHARE = 0.2
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A permutation [N] whose first n entries hold each class within one example of its share n/N; fixed by `seed`."""
+    random = np.random.RandomState(
+        seed
+    )  # its streams are frozen for good, default_rng's are not: a split must never move
+    shuffled = random.permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)  # each class spread evenly over (0, 1)
+    return shuffled[np.argsort(place[shuffled], kind="stable")]
+
+
+def hold_out(labels: np.ndarray, part: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Positions int32 (kept, held out), each sorted, stratified. `part` below 1 is a share, from 1 on a count.
+
+    Raises ValueError where either side would be empty or the count is not whole.
+    """
+    count = round(part * len(labels)) if part < 1 else part
+    if count != int(count) or not 0 < count < len(labels):
+        raise ValueError(
+            f"cannot hold out {part} of {len(labels)} examples; allowed: a share in (0, 1) or a smaller count"
+        )
+    order = stratified_order(labels, seed).astype(np.int32)
+    return np.sort(order[int(count) :]), np.sort(order[: int(count)])
+
+
+def train_validation_split(dataset: Dataset, validation: float, seed: int = 0) -> tuple[Examples, Examples]:
+    """The train split cut in (training, validation), stratified. `validation` is a share below 1 or a count."""
+    images, labels = dataset.train_images, dataset.train_labels
+    training, held_out = (Examples(images[i], labels[i], i) for i in hold_out(labels, validation, seed))
+    return training, held_out
+
+
+def with_test_split(name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Dataset:
+    """A data set that came without a test split: a fifth of every class is held out, the same one at every start."""
+    check_split(name, images, labels, len(class_names))
+    train, test = hold_out(labels, TEST_SHARE)
+    return Dataset(name, images[train], labels[train], images[test], labels[test], class_names)
+
+
+def subset(examples: Examples, count: int, seed: int = 0) -> Examples:
+    """`count` of the examples, classes in proportion, in their old order. ValueError unless 1 <= count <= N."""
+    total = len(examples.labels)
+    if not 1 <= count <= total:
+        raise ValueError(f"cannot take {count} of {total} examples; allowed: 1 to {total}")
+    chosen = np.sort(stratified_order(examples.labels, seed)[:count])
+    return Examples(*(field[chosen] for field in examples))

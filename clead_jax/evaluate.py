@@ -1,0 +1,59 @@
+"""Evaluate saved models again, with other attacks, radii, steps or images.
+
+    python -m clead_jax.evaluate --workdir=DIR [--attacks=fgsm,pgd(steps=100,restarts=5),cw] [--eps=4/255] ...
+
+Finished measurements are reused (--fresh discards them). Results of the same threat model, split and images are merged
+into evaluation/results.json; others go to evaluation/<tag>/.
+"""
+
+from absl import flags
+
+from clead_jax import cli, config
+
+OVERRIDES = {
+    "attacks": "attacks, e.g. fgsm,pgd(steps=100),cw",
+    "norm": "linf or l2",
+    "eps": "radius in [0, 1] units, e.g. 8/255",
+    "step_size": "step size of iterative attacks",
+    "steps": "steps of iterative attacks",
+    "restarts": "random restarts of iterative attacks",
+    "split": "test, validation or train",
+    "num_examples": "a class-balanced subset of this many images; 0: all",
+    "which": "checkpoint: latest or best",
+    "batch_size": "images per batch",
+    "curve": "radii of the curve; none: no curve",
+    "distances": "minimal-norm attacks to report distances of, e.g. cw_l2",
+}
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "work directory of a run", flag_values=values)
+    flags.DEFINE_string("models", "", "stages to evaluate, e.g. baseline,probe (default: baseline and defended)", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "where TFDS data lies", flag_values=values)
+    flags.DEFINE_bool("fresh", False, "discard earlier results", flag_values=values)
+    for name, text in OVERRIDES.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line, measures, prints the table."""
+    values = cli.parse(argv, _define, __doc__)
+    if not values.workdir:
+        raise ValueError("which run? write --workdir=DIR")
+    cfg, name = config.restore(values.workdir)
+    cfg.data.data_dir = values.data_dir
+    for field in OVERRIDES:
+        if (text := values[field].value) is not None:
+            whole = isinstance(cfg.evaluation[field], int)
+            cfg.evaluation[field] = config.whole(text, field) if whole else text.replace("none", "")
+    stages = {label: label for label in config.items(values.models)} or None
+    from clead_jax import build, measure, report  # after the flags: a typo should not wait for jax
+
+    build.check(cfg)
+    directory = measure.measure(measure.open_run(cfg, values.workdir, name), stages, values.fresh)
+    print(report.table(directory))
+    print(f"results: {directory / 'results.json'}; python -m clead_jax.report --workdir={values.workdir} shows them")
+
+
+if __name__ == "__main__":
+    cli.run(main)

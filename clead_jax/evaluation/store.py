@@ -1,0 +1,45 @@
+"""The files of an evaluation: results.json beside a few .npz, all replaced in one rename so that none is ever half."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no file. Raises ValueError naming a file that is no JSON."""
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); run again with --fresh") from None
+
+
+def save_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object; makes the directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(half, path)
+
+
+def load_arrays(path: Path) -> Arrays:
+    """Arrays by name, {} where there is no file."""
+    if not path.exists():
+        return {}
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
+    """Writes arrays by name; makes the directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    with open(half, "wb") as f:
+        np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
+    os.replace(half, path)

@@ -1,0 +1,163 @@
+"""Contrastive losses: one masked InfoNCE, and the masks that make it C-LEAD's, SimCLR's or SupCon's.
+
+For an anchor a, candidates C and positives P among them, and similarities s divided by the temperature:
+
+    nce(a) = -1/|P| sum_{p in P} log( exp s_ap / sum_{c in C} exp s_ac )      (SupCon, arXiv 2004.11362, Eq. 2)
+
+Everything else is who is who. `pairing` chooses anchors and candidates:
+
+    "anchor"   view 0 (clean) of an image looks for its view v among the views v of all images      (C-LEAD Eq. 2)
+    "all"      every view of every image looks among all other views of all images                  (SimCLR)
+
+and `positives` what to look for: the same "instance", or the same "class" (SupCon). The negatives come from the global
+batch: under a jit sharded over devices, nothing here knows of them.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clead_jax.registry import LOSSES
+from clead_jax.types import Array, Objective
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Temperature, similarity, and who is who. A value that is not known or not possible raises ValueError.
+
+    `weights`: one number >= 0 per anchoring column of [B, V]: views 1 .. V-1 with "anchor", all V with "all". They are
+    divided by their sum; () weighs all alike.
+    """
+
+    temperature: float = 0.1
+    similarity: str = "cosine"
+    pairing: str = "anchor"
+    positives: str = "instance"
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field, known in (("similarity", SIMILARITIES), ("pairing", PAIRINGS), ("positives", POSITIVES)):
+            if (value := getattr(self, field)) not in known:
+                raise ValueError(f"unknown {field} {value!r}: known: {', '.join(known)}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+
+
+@dataclass(frozen=True)
+class SupConConfig(ContrastiveConfig):
+    """`ContrastiveConfig` with SupCon's defaults."""
+
+    pairing: str = "all"
+    positives: str = "class"
+
+
+@LOSSES.register("supcon", SupConConfig)
+@LOSSES.register("info_nce", ContrastiveConfig)
+def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | None = None) -> Array:
+    """Weighted NCE of every anchor: row i sums to the loss of image i, and sum(result) / B is the batch's.
+
+    With "anchor" and two perturbed views that is C-LEAD's Eq. 2, L(x) = 1/2 [NCE(x, x_1) + NCE(x, x_2)]; column 0 is 0.
+    With "all" it is the mean over the B * V anchors.
+
+    Args:
+        z: embeddings [B, V, D], of any length.
+        labels: int [B]; read only if `cfg.positives` is "class".
+        cfg: which loss. `weights` of a wrong count or without a positive sum, and views too few to hold any positive,
+            raise ValueError.
+        where: bool [B]; False takes an image out, as anchor, positive and negative: divide by sum(where), not by B.
+
+    Returns:
+        float32 [B, V], finite whatever the labels; 0 where there is no anchor or no positive.
+    """
+    batch, views, _ = z.shape
+    shares = _shares(cfg, views)
+    where = jnp.ones(batch, bool) if where is None else where
+    z = jnp.where(where[:, None, None], z.astype(jnp.float32), 0)  # what is masked may be NaN
+    group = labels if cfg.positives == "class" else jnp.arange(batch)
+    return PAIRINGS[cfg.pairing](z, group, where, cfg) * shares
+
+
+def contrastive_objective(
+    anchors: Array, group: Array, cfg: ContrastiveConfig, where: Array | None = None
+) -> Objective:
+    """What a perturbed view ascends when no label is used: its own NCE against the clean views of the batch.
+
+    `anchors` [M, D] are clean embeddings, `group` int [M] says which belong together (arange(M), or labels) and `where`
+    bool [M] which count. The objective maps embeddings [B, D] and their groups int [B] to [B]. The anchors being fixed,
+    no example depends on another's perturbation: Eq. 2 with the roles of x and x_v exchanged.
+    """
+    where = jnp.ones(len(anchors), bool) if where is None else where
+
+    def objective(outputs: Array, target: Array) -> Array:
+        return masked_nce(_similarity(outputs, anchors, cfg), target[:, None] == group, where)
+
+    return objective
+
+
+def masked_nce(similarity: Array, positives: Array, candidates: Array) -> Array:
+    """The core: NCE of each row, averaged over its positives.
+
+    `similarity` float [A, C], temperature included; `positives` and `candidates` bool, broadcast to [A, C]; a positive
+    that is no candidate does not count. Returns [A], always finite: 0, with zero gradient, for a row without positives.
+    """
+    positives = positives & candidates
+    count = jnp.sum(positives, axis=-1)
+    competing = candidates | (count == 0)[:, None]  # an empty sum has a NaN gradient, even behind `where`
+    partition = jax.nn.logsumexp(jnp.where(competing, similarity, -jnp.inf), axis=-1)
+    aligned = jnp.sum(jnp.where(positives, similarity, 0), axis=-1) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, partition - aligned, 0)
+
+
+def _anchor_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
+    positives = (group[:, None] == group) & where[:, None]
+    nce = lambda view: masked_nce(_similarity(z[:, 0], view, cfg), positives, where)
+    return jax.vmap(nce, in_axes=1, out_axes=1)(z)
+
+
+def _all_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
+    batch, views, dim = z.shape
+    z, group, where = z.reshape(-1, dim), jnp.repeat(group, views), jnp.repeat(where, views)
+    positives = (group[:, None] == group) & where[:, None]
+    others = where & ~jnp.eye(batch * views, dtype=bool)
+    return masked_nce(_similarity(z, z, cfg), positives, others).reshape(batch, views)
+
+
+def _shares(cfg: ContrastiveConfig, views: int) -> np.ndarray:
+    """The weight of each column of [B, V], summing to 1."""
+    if views < 2 and (cfg.pairing, cfg.positives) != ("all", "class"):
+        raise ValueError(f"{cfg.pairing!r} pairs with positives by {cfg.positives} need at least 2 views, not {views}")
+    skipped = 1 if cfg.pairing == "anchor" else 0
+    weights = np.array(cfg.weights or (1.0,) * (views - skipped), np.float32)
+    if len(weights) != views - skipped or not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
+        raise ValueError(f"weights must be {views - skipped} numbers >= 0, not all 0, not {cfg.weights}")
+    return np.pad(weights / weights.sum(), (skipped, 0))
+
+
+def _similarity(a: Array, b: Array, cfg: ContrastiveConfig) -> Array:
+    return SIMILARITIES[cfg.similarity](a, b) / cfg.temperature
+
+
+def cosine(a: Array, b: Array) -> Array:
+    """Cosines of a [A, D] with b [C, D] -> [A, C] in [-1, 1]. A zero vector gives 0 and a finite gradient."""
+    return _inner(*(z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12) for z in (a, b)))
+
+
+def negative_euclidean(a: Array, b: Array) -> Array:
+    """Minus the distances of a [A, D] to b [C, D] -> [A, C]. Equal vectors give -0.001 or so and a finite gradient.
+
+    By |a|^2 + |b|^2 - 2ab, which needs no [A, C, D]; distances below 0.001 |a| drown in its rounding.
+    """
+    squared = jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1) - 2 * _inner(a, b)
+    return -jnp.sqrt(jnp.maximum(squared, 0) + 1e-6)
+
+
+def _inner(a: Array, b: Array) -> Array:
+    """a b^T in true float32: TF32, a GPU's default, would be off by 0.01 after division by the temperature."""
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+
+
+SIMILARITIES = {"cosine": cosine, "euclidean": negative_euclidean}
+PAIRINGS = {"anchor": _anchor_pairs, "all": _all_pairs}
+POSITIVES = ("instance", "class")

@@ -1,0 +1,34 @@
+"""Train and evaluate: the whole experiment of a config.
+
+    python -m clead_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.pretrain.epochs=1 ...]
+
+Runs the stages of `config.stages` in order. The same command goes on where a killed run was; finished stages are not run
+again. Without --workdir the run lies in runs/<name of the config file>.
+"""
+
+import os
+from pathlib import Path
+
+from absl import flags
+
+from clead_jax import cli
+
+
+def _define(values: flags.FlagValues) -> None:
+    cli.define_config(values)
+    flags.DEFINE_string("workdir", "", "where everything is written (default: runs/<config name>)", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "join a cluster (SLURM, or JAX_COORDINATOR_ADDRESS)", flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line and runs the stages."""
+    values = cli.parse(cli.with_checked_config(argv), _define, __doc__)
+    name = Path(cli.config_path(argv)).stem
+    from clead_jax import experiment, parallel  # after the flags: a typo should not wait for jax
+
+    parallel.initialize(values.distributed)
+    experiment.run(values.config, values.workdir or os.path.join("runs", name), name)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,87 @@
+"""The whole model: pixels in [0, 1] -> normalise -> backbone -> features -> projector | head.
+
+Normalisation lives inside, so that an attack's ball and a checkpoint's meaning never depend on who prepared the images.
+One module holds all three parts, so that every stage shares one tree of variables:
+
+    {"params": {"backbone", "projector", "head"}, "batch_stats": {"backbone"}}
+
+    network = Network("resnet18", num_classes=10)
+    variables = network.init(key, images, train=False)
+    features = network.apply(variables, images, train=False, method="features")
+    logits = network.apply(variables, features, method="classify")
+
+With `train=True`, `apply(..., mutable=["batch_stats"])` returns the new batch statistics beside the output.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clead_jax.models.heads import Projector
+from clead_jax.registry import BACKBONES
+from clead_jax.types import Array
+
+DTYPES = ("float32", "bfloat16")
+
+
+class Network(nn.Module):
+    """A registered backbone between pixel normalisation and two heads.
+
+    `mean` and `std` hold one value per channel, or one for all. `dtype` is what the backbone computes in: parameters,
+    batch statistics and outputs stay float32. Raises ValueError for an unknown backbone, stem or dtype, and for a mean
+    and std that do not fit the images.
+    """
+
+    backbone: str
+    num_classes: int
+    width: int = 64
+    stem: str = "cifar"
+    dtype: str = "float32"
+    projection_dim: int = 128
+    projection_hidden: int = 0
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    def setup(self) -> None:
+        """Name the three parts; `backbone` by hand, since that attribute is the architecture's name."""
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}: known: {', '.join(DTYPES)}")
+        make_backbone = BACKBONES[self.backbone].value
+        self.encoder = make_backbone(width=self.width, stem=self.stem, dtype=self.dtype, name="backbone")
+        self.projector = Projector(self.projection_dim, self.projection_hidden)
+        self.head = nn.Dense(self.num_classes)
+
+    def features(self, x: Array, train: bool) -> Array:
+        """Images [B, H, W, C] in [0, 1] -> features [B, F]. `train` uses, and updates, the statistics of the batch."""
+        return self.encoder(self.normalize(x), train)
+
+    def project(self, features: Array) -> Array:
+        """Features [B, F] -> projections [B, projection_dim]."""
+        return self.projector(features)
+
+    def classify(self, features: Array) -> Array:
+        """Features [B, F] -> logits [B, num_classes]."""
+        return self.head(features)
+
+    def logits(self, x: Array, train: bool) -> Array:
+        """Images [B, H, W, C] in [0, 1] -> logits [B, num_classes]: the classifier, end to end."""
+        return self.classify(self.features(x, train))
+
+    def embed(self, x: Array, train: bool) -> Array:
+        """Images [B, H, W, C] in [0, 1] -> projections [B, projection_dim]: what the contrastive losses compare."""
+        return self.project(self.features(x, train))
+
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
+        """Images [B, H, W, C] in [0, 1] -> (features, projections, logits). What `init` calls: it meets every part."""
+        features = self.features(x, train)
+        return features, self.project(features), self.classify(features)
+
+    @nn.nowrap
+    def normalize(self, x: Array) -> Array:
+        """Images [B, H, W, C] in [0, 1] -> (x - mean) / std, per channel."""
+        channels = x.shape[-1]
+        if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels) or min(self.std) <= 0:
+            raise ValueError(
+                f"images of {channels} channels need 1 or {channels} means and positive stds, "
+                f"not mean={self.mean} and std={self.std}"
+            )
+        return (x.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)

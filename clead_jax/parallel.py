@@ -1,0 +1,118 @@
+"""Many devices and many hosts: a one-dimensional mesh, two shardings, and attacks spread over the devices.
+
+Everything compiled here is written for the global batch: under `jit`, data split over the mesh and a replicated state
+are enough. XLA adds the sums over devices, BatchNorm and contrastive negatives see the whole batch, and the result does
+not depend on the number of devices. Hence no axis name, no pmean, and no case for one device or for one host:
+
+    mesh = data_mesh()
+    state, batch = put(state, replicated(mesh)), put(batch, split(mesh))
+    state, metrics = step(state, frozen, batch, key)
+
+An attack on labels treats every example by itself, so its compiled form holds no communication at all: `sharded` and
+`pmapped` give, bit for bit, what one device gives.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from clead_jax.types import Array, PyTree
+
+SPLIT, REPLICATED = P("data"), P()
+"""How an argument lies on the mesh: its leading axis cut over the devices, or whole on each of them."""
+
+
+def initialize(distributed: bool) -> None:
+    """Join the other processes if `distributed`; must come before any other use of jax.
+
+    The cluster is found from SLURM's variables (one task per GPU), or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID. ValueError, one line, where there is no cluster or it cannot be joined.
+    """
+    if not distributed:
+        return
+    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    try:
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(index) if index else None
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"cannot start --distributed: {str(error).splitlines()[0]}") from error
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and writes files."""
+    return jax.process_index() == 0
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with one axis, "data", over `devices` (default: all devices of all hosts)."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole: model, optimizer state, resident data."""
+    return NamedSharding(mesh, REPLICATED)
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: its leading axis cut over the devices (a multiple of their number)."""
+    return NamedSharding(mesh, SPLIT)
+
+
+def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Lay arrays out by `sharding`. Every host passes the same, whole arrays, and copies only its devices' parts."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    # device_put would first send the whole array between the hosts to compare it
+    place = lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda index: x[index])
+    return jax.tree.map(place, tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Whole numpy arrays on every host, also of arrays whose parts lie on several (then all hosts must call)."""
+
+    def fetch(x: Any) -> np.ndarray:
+        whole = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+        return np.asarray(x) if whole else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(fetch, tree)
+
+
+def pad_to_multiple(tree: PyTree, multiple: int) -> tuple[PyTree, np.ndarray]:
+    """Repeat the last of N rows up to the next multiple: (arrays [M, ...], where bool [M], true for real rows)."""
+    rows = len(jax.tree.leaves(tree)[0])
+    total = -(-rows // multiple) * multiple
+    pad = lambda x: np.pad(x, [(0, total - rows)] + [(0, 0)] * (np.ndim(x) - 1), mode="edge")
+    return jax.tree.map(pad, tree), np.arange(total) < rows
+
+
+def sharded(fn: Callable[..., PyTree], mesh: Mesh, in_specs: Sequence[P]) -> Callable[..., PyTree]:
+    """Compile `fn` over the mesh; one of SPLIT and REPLICATED per argument, results [B, ...] split.
+
+    A contrastive attack takes the whole batch's anchors as a REPLICATED argument: gathered once, before its steps.
+    """
+    return jax.jit(fn, in_shardings=tuple(NamedSharding(mesh, spec) for spec in in_specs), out_shardings=split(mesh))
+
+
+def pmapped(fn: Callable[..., PyTree], in_specs: Sequence[P]) -> Callable[..., PyTree]:
+    """The `jax.pmap` form of `sharded`, over this host's devices: same arguments, same results.
+
+    Kept for callers with pmapped programs of their own; `sharded` is the form that the package itself uses.
+    """
+    mapped = jax.pmap(fn, in_axes=tuple(0 if spec == SPLIT else None for spec in in_specs))
+    devices = jax.local_device_count()
+    fold = lambda x: x.reshape(devices, -1, *x.shape[1:])
+    unfold: Callable[[Array], Array] = lambda x: x.reshape(-1, *x.shape[2:])
+
+    def call(*args: PyTree) -> PyTree:
+        folded = [jax.tree.map(fold, a) if s == SPLIT else a for a, s in zip(args, in_specs, strict=True)]
+        return jax.tree.map(unfold, mapped(*folded))
+
+    return call

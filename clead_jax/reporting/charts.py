@@ -1,0 +1,109 @@
+"""Pictures of numbers: accuracy before and after, accuracy over the radius of the attack, training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from clead_jax.reporting import style, wording
+from clead_jax.reporting.intervals import wilson
+
+
+@style.styled
+def before_after(results: dict[str, Any]) -> Figure:
+    """A row per attack, a point per model with its 95 % interval."""
+    attacks, models = wording.attacks_of(results), results["models"]
+    figure, axes = style.panels(1.1 + 0.5 * len(attacks))
+    ax = axes[0, 0]
+    for number, (name, model) in enumerate(models.items()):
+        measured = [attack for attack in attacks if attack in model["accuracy"]]
+        shares = [model["accuracy"][attack] for attack in measured]
+        intervals = [model.get("interval95", {}).get(a, (s, s)) for a, s in zip(measured, shares, strict=True)]
+        rows = np.array([attacks.index(attack) for attack in measured]) + 0.26 * (number - (len(models) - 1) / 2)
+        look = style.model_line(name)._replace(linestyle="none")._asdict()
+        title = wording.model_title(name, results)
+        ax.errorbar(100 * np.array(shares), rows, xerr=_bars(shares, intervals), label=title, **look)
+    ax.set_yticks(range(len(attacks)), [wording.attack_title(attack, results) for attack in attacks], color=style.INK)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(attacks) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+    style.percent(ax, "x", f"accuracy in %; attacks with {wording.radius(**results['threat_model'])}")
+    figure.legend(loc="outside upper center", ncols=len(models))
+    return figure
+
+
+@style.styled
+def accuracy_over_eps(results: dict[str, Any]) -> Figure:
+    """Accuracy under one attack as its radius grows, a line per model with 95 % intervals (Wilson)."""
+    curves, data, threat = results["curves"], results["dataset"], results["threat_model"]
+    unit = 255 if threat["norm"] == "linf" else 1
+    count = curves.get("num_examples", data["num_examples"])
+    eps = unit * np.array(curves["eps"])
+    figure, axes = style.panels(3.8)
+    ax = axes[0, 0]
+    for name, shares in curves["accuracy"].items():
+        bars = _bars(shares, [wilson(share, count) for share in shares])
+        look = style.model_line(name)._asdict()
+        ax.errorbar(eps, 100 * np.array(shares), yerr=bars, label=wording.model_title(name, results), **look)
+    # The interesting radii are the small ones, the telling one (is it 0 in the end?) is far out: hence the square root.
+    ax.set_xscale("function", functions=(_signed_root, _signed_square))
+    ax.set_xticks(eps, [f"{value:.3g}" for value in eps])
+    ax.grid(False, axis="x")
+    note = {"color": style.GREY, "fontsize": 9, "textcoords": "offset points", "xytext": (4, 3)}
+    ax.axvline(unit * threat["eps"], color=style.GREY, linewidth=1, zorder=1)
+    ax.annotate("ε of the table", (unit * threat["eps"], 100), **note)
+    if data.get("num_classes"):
+        ax.axhline(100 / data["num_classes"], color=style.GREY, linewidth=1, linestyle=":", zorder=1)
+        ax.annotate("guessing", (1, 100 / data["num_classes"]), xycoords=("axes fraction", "data"), ha="right", **note)
+    norm = wording.norm_title(threat["norm"])
+    ax.set_xlabel(f"{norm} radius ε{' in units of 1/255' if unit == 255 else ''} (square-root scale)")
+    style.percent(ax, "y", f"accuracy under {wording.attack_title(curves['attack'], results)}, %")
+    ax.legend(loc="upper right")
+    return figure
+
+
+@style.styled
+def training_curves(metrics: list[dict[str, Any]]) -> Figure:
+    """A row per stage: its loss, and the accuracy on validation images it did not train on."""
+    stages = list(dict.fromkeys(line["stage"] for line in metrics))
+    figure, axes = style.panels(0.8 + 1.7 * len(stages), len(stages), 2)
+    legend = {}
+    for stage, (left, right) in zip(stages, axes, strict=True):
+        lines = [line for line in metrics if line["stage"] == stage]
+        left.plot(*_series(lines, "loss"), color=style.INK, linewidth=1.4)
+        left.set(title=stage, ylabel="training loss")
+        for key, label, look in (("val_clean", "clean", style.CLEAN), ("val_robust", "under attack", style.ROBUST)):
+            steps, shares = _series(lines, key)
+            if len(steps):
+                legend[label] = right.plot(steps, 100 * shares, **look._asdict())[0]
+        if right.lines:
+            right.set_xlim(left.get_xlim())
+            style.percent(right, "y", "validation acc., %")
+        else:
+            style.bare(right)
+            right.text(0.5, 0.5, "no validation in this stage", color=style.GREY, ha="center", va="center")
+    figure.supxlabel("optimizer step", fontsize=10, color=style.INK)
+    figure.legend(legend.values(), legend.keys(), loc="outside upper right", ncols=2)
+    return figure
+
+
+def _signed_root(x: np.ndarray) -> np.ndarray:
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def _signed_square(x: np.ndarray) -> np.ndarray:
+    return x * np.abs(x)
+
+
+def _series(lines: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the lines that carry `key`."""
+    pairs = [(line["step"], line[key]) for line in lines if key in line]
+    steps, values = np.array(pairs, float).reshape(-1, 2).T
+    return steps, values
+
+
+def _bars(shares: Sequence[float], intervals: Sequence[Any]) -> np.ndarray:
+    """Lengths of the error bars in %, [2, n]: below and above the point."""
+    low, high = np.array(intervals, float).reshape(-1, 2).T
+    return 100 * np.maximum(0, [shares - low, high - shares])

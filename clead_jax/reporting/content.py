@@ -1,0 +1,187 @@
+"""What the report says: one function per section, from the inputs to blocks. Checks that failed come first.
+
+A section that lacks its data says what is missing; it never vanishes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from clead_jax.reporting import charts, pictures, tables, wording
+from clead_jax.reporting.inputs import Inputs
+from clead_jax.reporting.render import Block, Bullets, Code, Heading, Picture, Table, Text
+
+
+def title(results: dict[str, Any]) -> str:
+    """The page's title."""
+    return f"Robustness before and after: {results['dataset']['name']}"
+
+
+def compose(inputs: Inputs) -> list[Block]:
+    """All blocks of the report, in order."""
+    alarming = any(check["status"] in ("warn", "fail") for check in inputs.results["checks"])
+    sections = (checks, *SECTIONS) if alarming else (*SECTIONS, checks)
+    opening: list[Block] = [Text(tables.measured(inputs.results))]
+    return opening + [block for section in sections for block in section(inputs)]
+
+
+def checks(inputs: Inputs) -> list[Block]:
+    """The evaluation's doubts about itself: failures and warnings with what to do, the rest in a table."""
+    found = inputs.results["checks"]
+    if not found:
+        return [Heading("Checks"), Text("None were made (results.json lists no checks).")]
+    raised = [check for status in ("fail", "warn") for check in found if check["status"] == status]
+    alarms = [f"{c['status'].upper()}: {c['name']} = {wording.scalar(c['value'])}. {c['hint']}" for c in raised]
+    quiet = [check for check in found if check not in raised]
+    blocks: list[Block] = [Heading("Checks"), *([Bullets(alarms, alarm=True)] if alarms else [])]
+    rows = [[c["name"], c["status"], wording.scalar(c["value"]), c["hint"]] for c in quiet]
+    return blocks + ([Table(["Check", "Status", "Value", "Note"], rows, numeric=False)] if quiet else [])
+
+
+def accuracy(inputs: Inputs) -> list[Block]:
+    """The table the report exists for, its sentence and its picture."""
+    results = inputs.results
+    config = (inputs.config or {}).get("config", {})
+    table = tables.before_after(results, inputs.per_example)
+    blocks: list[Block] = [
+        Heading("Accuracy before and after"),
+        *_headline(results),
+        tables.with_paper(table, results, config.get("model", {}).get("backbone", "")),
+        Bullets(_table_notes(inputs)),
+        Picture(
+            "before_after",
+            charts.before_after(results),
+            "Accuracy of every model under every attack, as points with intervals.",
+            "The table as a picture. Bars are 95 % intervals.",
+        ),
+    ]
+    return blocks
+
+
+def _headline(results: dict[str, Any]) -> list[Block]:
+    """The table in one sentence."""
+    models = results["models"]
+    if not {"baseline", "defended"} <= models.keys():
+        return []
+    before, after = (models[name]["accuracy"] for name in ("baseline", "defended"))
+    if not {"clean", "worst_case"} <= before.keys() & after.keys():
+        return []
+    worst, clean = ([wording.percent(accuracy[attack]) for accuracy in (after, before)] for attack in ("worst_case", "clean"))
+    return [
+        Text(
+            f"In the worst case over all attacks {worst[0]} % of the images are still classified correctly, against {worst[1]} % "
+            f"before. On clean images it is {clean[0]} % against {clean[1]} %."
+        )
+    ]
+
+
+def _table_notes(inputs: Inputs) -> list[str]:
+    results, paper = inputs.results, tables.paper()
+    labels = "; ".join(
+        f"{wording.model_title(model, results)}: {', '.join(uses) or 'none'}"
+        for model, uses in results["label_use"].items()
+    )
+    notes = [
+        "Worst case: an image counts only if it withstands every attack of the table. C&W: the margin loss of Carlini and Wagner, "
+        "climbed inside the same ball.",
+        "Seen: the attack also made images the defended model was trained on, so a gain there says less than under an unseen one.",
+        f"Where labels were used. {labels}.",
+        f"{tables.PAPER_COLUMN}: without → with, from {paper['source']}. {paper['status']} A dash: not an entry of that table.",
+    ]
+    if inputs.per_example is None:
+        notes.append("Gains carry no intervals: evaluation/per_example.npz is missing.")
+    return notes
+
+
+def over_eps(inputs: Inputs) -> list[Block]:
+    """Robust accuracy as the attack grows."""
+    heading = Heading("Accuracy as the attack grows")
+    if not inputs.results.get("curves"):
+        return [heading, Text("Not measured: results.json holds no curves.")]
+    figure = charts.accuracy_over_eps(inputs.results)
+    alt = "Accuracy of every model over the radius of the attack."
+    caption = "A sound evaluation falls to guessing, or below, as the radius grows. Bars are 95 % intervals."
+    return [heading, Picture("accuracy_over_eps", figure, alt, caption)]
+
+
+def images(inputs: Inputs) -> list[Block]:
+    """What the attacks did to single images."""
+    heading = Heading("What the attack changes")
+    if inputs.samples is None:
+        return [heading, Text("Not shown: evaluation/samples.npz is missing.")]
+    figure, factor = pictures.perturbations(inputs.samples, inputs.results)
+    attack = wording.attack_title(pictures.shown_attack(inputs.samples, inputs.results), inputs.results)
+    caption = (
+        f"The first images evaluated, not chosen, under {attack} against each model. Changes are shown {factor:.2g} times as "
+        "strong, around grey. Below the attacked image: what the model takes it for (✓ right, ✗ wrong)."
+    )
+    return [heading, Picture("perturbations", figure, "Images, amplified changes and attacked images.", caption)]
+
+
+def features(inputs: Inputs) -> list[Block]:
+    """Where the encoders put clean and attacked images."""
+    heading = Heading("Features before and after")
+    if inputs.embeddings is None:
+        return [heading, Text("Not shown: evaluation/embeddings.npz is missing.")]
+    figure = pictures.embeddings(inputs.embeddings, inputs.results)
+    caption = (
+        "Features in two dimensions (t-SNE; one projection per model, fitted to clean and attacked images together). "
+        "Names stand where the clean images of a class are, colours are true classes: an image attacked with success leaves its "
+        "name. Distances between clusters mean little."
+    )
+    return [heading, Picture("embeddings", figure, "Features of clean and attacked images, per model.", caption)]
+
+
+def training(inputs: Inputs) -> list[Block]:
+    """How the stages went, and what they cost."""
+    blocks: list[Block] = [Heading("Training")]
+    if inputs.metrics:
+        figure = charts.training_curves(inputs.metrics)
+        caption = "Losses of different stages are different functions. Validation images come from the training split."
+        blocks.append(Picture("training_curves", figure, "Loss and validation accuracy of every stage.", caption))
+    else:
+        blocks.append(Text("No curves: metrics.jsonl is missing."))
+    if inputs.results.get("training_cost"):
+        return [*blocks, tables.cost(inputs.results)]
+    return [*blocks, Text("No cost: results.json holds none.")]
+
+
+def distances(inputs: Inputs) -> list[Block]:
+    """Minimal-norm attacks: how far is the nearest error."""
+    heading = Heading("Distance to the nearest error")
+    if not inputs.results.get("distances"):
+        return [heading, Text("Not measured: no minimal-norm attack was run.")]
+    return [heading, tables.distances(inputs.results)]
+
+
+def origin(inputs: Inputs) -> list[Block]:
+    """Where the numbers come from, and how to get them again."""
+    environment = dict(inputs.results["environment"])
+    command = environment.pop("command", "python -m clead_jax.main --config=CONFIG --workdir=DIR")
+    blocks: list[Block] = [Heading("How to get these numbers again"), Code(command)]
+    if inputs.config is None:
+        blocks.append(Text("The settings are unknown: config.json is missing."))
+    else:
+        blocks.append(Code(_indented(inputs.config), summary="All settings (config.json)"))
+    blocks.append(Code(_indented(inputs.results.get("attacks", {})), summary="Settings of the attacks"))
+    return [*blocks, tables.facts(environment)]
+
+
+def _indented(value: dict[str, Any], depth: int = 0) -> str:
+    """Nested settings as an outline, which reads better than JSON."""
+    lines = []
+    for name, part in value.items():
+        nested = isinstance(part, dict) and part
+        lines.append(f"{'  ' * depth}{name}:" + ("" if nested else f" {wording.scalar(part)}"))
+        lines += [_indented(part, depth + 1)] if nested else []
+    return "\n".join(lines)
+
+
+SECTIONS: tuple[Callable[[Inputs], list[Block]], ...] = (
+    accuracy,
+    over_eps,
+    images,
+    features,
+    distances,
+    training,
+    origin,
+)

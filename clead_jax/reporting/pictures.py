@@ -1,0 +1,102 @@
+"""Pictures of images and features: what the attack changed, and where the encoder puts the images."""
+
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+
+from clead_jax.reporting import style, wording
+
+ROWS = 4
+MAX_POINTS = 500  # images per model in the embedding: t-SNE then takes seconds
+MAX_CLASSES = len(style.PALETTE)
+
+
+def shown_attack(samples: dict[str, np.ndarray], results: dict[str, Any]) -> str:
+    """The attack whose images are shown: that of the curves if it is there, else the first. ValueError if none is."""
+    attacks = [name.split("/")[1] for name in samples if name.endswith("/prediction") and "/clean/" not in name]
+    if not attacks:
+        raise ValueError(f"samples.npz holds no attacked images; it holds {', '.join(samples)}")
+    preferred = results.get("curves", {}).get("attack", "pgd")
+    return preferred if preferred in attacks else attacks[0]
+
+
+@style.styled
+def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any]) -> tuple[Figure, float]:
+    """The first images; for every model what the attack adds, amplified, and the sum. Also returns the amplification."""
+    attack = shown_attack(samples, results)
+    models = [model for model in results["models"] if f"{model}/{attack}" in samples]
+    clean = samples["clean"][:ROWS]
+    deltas = {model: samples[f"{model}/{attack}"][:ROWS] - clean for model in models}
+    factor = 0.5 / max(1e-6, *(float(np.abs(delta).max()) for delta in deltas.values()))
+    figure, axes = style.panels(1.28 * len(clean) + 0.5, len(clean), 1 + 2 * len(models))
+    for row, (image, label) in enumerate(zip(clean, samples["label"], strict=False)):
+        _show(axes[row, 0], image, f"label: {wording.class_title(label, results)}")
+        for column, model in enumerate(models):
+            left, right = axes[row, 1 + 2 * column : 3 + 2 * column]
+            predicted = int(samples[f"{model}/{attack}/prediction"][row])
+            mark = "✓" if predicted == label else "✗"
+            _show(left, 0.5 + factor * deltas[model][row])
+            _show(right, image + deltas[model][row], f"{mark} {wording.class_title(predicted, results)}")
+    for ax, title in zip(axes[0], ["image", *len(models) * [f"change × {factor:.2g}", "attacked"]], strict=True):
+        ax.set_title(title, fontsize=9, fontweight="normal")
+    for ax, model in zip(axes[0, 1::2], models, strict=True):
+        ax.text(0, 1.2, wording.model_title(model, results), transform=ax.transAxes, fontweight="bold", in_layout=False)
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.2 / figure.get_figheight()))  # room for the models' names
+    return figure, factor
+
+
+def _show(ax: Axes, image: np.ndarray, caption: str = "") -> None:
+    """An image [H, W, C] in [0, 1] with a line below it; one channel is shown in grey."""
+    image = np.clip(image, 0, 1)
+    ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    style.bare(ax)
+    ax.set_xlabel(caption, fontsize=8.5, labelpad=3)
+
+
+@style.styled
+def embeddings(features: dict[str, np.ndarray], results: dict[str, Any]) -> Figure:
+    """Features in two dimensions (t-SNE): a column per model, above the images as they are, below under attack.
+
+    One projection per model holds both, so that a cluster that falls apart under attack is seen to fall apart.
+    """
+    models = [model for model in results["models"] if model in features]
+    label = features["label"]
+    classes = np.unique(label)[:MAX_CLASSES]
+    keep = np.flatnonzero(np.isin(label, classes))[:MAX_POINTS]
+    figure, axes = style.panels(6.2 if len(models) > 1 else 10.5, 2, len(models), sharex="col", sharey="col")
+    for column, model in enumerate(models):
+        both = np.stack([features[model][keep], features[f"{model}/adversarial"][keep]])
+        clean, attacked = project(both.reshape(2 * len(keep), -1)).reshape(2, len(keep), 2)
+        title = wording.model_title(model, results)
+        for ax, points, state in ((axes[0, column], clean, "clean"), (axes[1, column], attacked, "attacked")):
+            _scatter(ax, points, label[keep], classes)
+            for name in classes:
+                _tag(ax, clean[label[keep] == name], wording.class_title(int(name), results))
+            ax.set_title(f"{title}: {state}")
+    return figure
+
+
+def project(features: np.ndarray) -> np.ndarray:
+    """[n, F] -> [n, 2] by t-SNE, started from the principal components: the same input gives the same picture."""
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    with threadpoolctl.threadpool_limits(1):  # a few seconds; on a busy machine many threads wait minutes for each other
+        return TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(features.astype(np.float32))
+
+
+def _scatter(ax: Axes, points: np.ndarray, label: np.ndarray, classes: np.ndarray) -> None:
+    for color, name in zip(style.PALETTE, classes, strict=False):
+        ax.scatter(*points[label == name].T, s=10, color=color, alpha=0.75, linewidths=0)
+    style.bare(ax)
+
+
+def _tag(ax: Axes, cluster: np.ndarray, text: str) -> None:
+    """The class's name above its clean images [n, 2]: colour alone would not do for ten classes."""
+    where = np.median(cluster[:, 0]), np.quantile(cluster[:, 1], 0.9)
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    ax.annotate(text, where, xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=9,
+                fontweight="bold", color=style.INK, path_effects=halo)  # fmt: skip

@@ -1,0 +1,119 @@
+"""The before/after table in the layout of C-LEAD's Table 1 (a row per attack, without and with), and the small tables."""
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from clead_jax.reporting import render, wording
+from clead_jax.reporting.intervals import paired_difference
+from clead_jax.reporting.render import Cell, Table
+
+PAPER_COLUMN = "Paper, not measured here"
+
+
+@cache
+def paper() -> dict[str, Any]:
+    """The paper's own figures, as far as they are known: null is an unknown one. Source and status included."""
+    return json.loads(resources.files("clead_jax.reporting").joinpath("paper.json").read_text())
+
+
+def before_after(results: dict[str, Any], per_example: dict[str, np.ndarray] | None = None) -> Table:
+    """Accuracy in % with its 95 % interval: a row per attack, a column per model, and the gain where there are two.
+
+    With the per-example records the gain gets an interval of its own, over the same images before and after.
+    """
+    models = results["models"]
+    compared = {"baseline", "defended"} <= models.keys()
+    header = ["Attack", *(wording.model_title(model, results) for model in models), *(["Gain"] if compared else [])]
+    rows: list[list[Cell]] = []
+    for attack in wording.attacks_of(results):
+        row: list[Cell] = [(wording.attack_title(attack, results), _seen(attack, results))]
+        row += [_accuracy(model, attack) for model in models.values()]
+        rows.append(row + ([_gain(attack, models, per_example)] if compared else []))
+    return Table(header, rows)
+
+
+def with_paper(table: Table, results: dict[str, Any], backbone: str) -> Table:
+    """The table with one more column: what the paper reports for this data set, backbone and attack."""
+    reported = paper()["accuracy"].get(backbone, {}) if results["dataset"]["name"] == paper()["dataset"] else {}
+    attacks = wording.attacks_of(results)
+    rows = [[*row, _paper_cell(reported.get(name))] for row, name in zip(table.rows, attacks, strict=True)]
+    return Table([*table.header, PAPER_COLUMN], rows)
+
+
+def table_text(results: dict[str, Any]) -> str:
+    """The before/after table for the terminal, under one line that says what was measured."""
+    return f"{measured(results)}\n\n{render.text(before_after(results))}"
+
+
+def measured(results: dict[str, Any]) -> str:
+    """What the numbers are about: data set, examples, threat model, unit."""
+    data, threat = results["dataset"], results["threat_model"]
+    note = " (preliminary: fewer than 1,000)" if data["num_examples"] < wording.PRELIMINARY else ""
+    return (
+        f"{data['name']}, {data['num_examples']:,} {data['split']} images{note}; "
+        f"{wording.radius(threat['norm'], threat['eps'])}; accuracy in % with 95 % intervals."
+    )
+
+
+def distances(results: dict[str, Any]) -> Table:
+    """How far minimal-norm attacks had to move an image, per attack and model."""
+    rows: list[list[Cell]] = [
+        [
+            f"{wording.attack_title(attack, results)}: {wording.model_title(model, results)}",
+            f"{found['median']:.3f}",
+            f"{found['mean']:.3f}",
+            wording.percent(found["success"]),
+        ]
+        for attack, by_model in results["distances"].items()
+        for model, found in by_model.items()
+    ]
+    return Table(["Attack and model", "Median distance", "Mean distance", "Found, %"], rows)
+
+
+def cost(results: dict[str, Any]) -> Table:
+    """What every stage cost."""
+    rows: list[list[Cell]] = [
+        [stage, f"{spent['forward_backward_passes']:,}", wording.duration(spent["seconds"])]
+        for stage, spent in results["training_cost"].items()
+    ]
+    return Table(["Stage", "Forward and backward passes", "Time"], rows)
+
+
+def facts(values: dict[str, Any]) -> Table:
+    """Names and values, as they are."""
+    return Table(["", "Value"], [[name, wording.scalar(value)] for name, value in values.items()], numeric=False)
+
+
+def _seen(attack: str, results: dict[str, Any]) -> str:
+    if attack in results["seen_attacks"]:
+        return "(seen)"
+    return "(unseen)" if attack in results["unseen_attacks"] else ""
+
+
+def _accuracy(model: dict[str, Any], attack: str) -> Cell:
+    if attack not in model["accuracy"]:
+        return "not measured"
+    interval = model.get("interval95", {}).get(attack)
+    return wording.percent(model["accuracy"][attack]), wording.span(interval) if interval else ""
+
+
+def _gain(attack: str, models: dict[str, Any], per_example: dict[str, np.ndarray] | None) -> Cell:
+    before, after = (models[model]["accuracy"].get(attack) for model in ("baseline", "defended"))
+    if before is None or after is None:
+        return "not measured"
+    records = [(per_example or {}).get(f"{model}/{attack}") for model in ("baseline", "defended")]
+    if records[0] is None or records[1] is None or len(records[0]) != len(records[1]):
+        return wording.points(after - before), ""
+    return wording.points(after - before), wording.span(paired_difference(*records), wording.points)
+
+
+def _paper_cell(reported: dict[str, float | None] | None) -> Cell:
+    if reported is None:
+        return "—"
+    if reported["without"] is None or reported["with"] is None:
+        return "not available to us"
+    return f"{wording.percent(reported['without'])} → {wording.percent(reported['with'])}"

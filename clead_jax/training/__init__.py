@@ -1,0 +1,1 @@
+"""Training: a state, three kinds of step, one loop. Networks, attacks and losses come in as arguments."""

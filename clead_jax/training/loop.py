@@ -1,0 +1,104 @@
+"""The one training loop. Every stage is this loop over another `Step`; everything it does besides goes through hooks.
+
+Resuming needs nothing but the number of the next step: the order of an epoch and the key of a step are functions of
+(seed key, epoch) and (seed key, step).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from clead_jax.types import Array, Key, PyTree, Step
+
+
+class Plan(NamedTuple):
+    """How long a stage trains: `epochs` passes over `num_examples` in whole batches; an epoch's ragged tail waits."""
+
+    num_examples: int
+    batch_size: int
+    epochs: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return self.num_examples // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Steps in the whole stage."""
+        return self.epochs * self.steps_per_epoch
+
+    def order(self, key: Key, epoch: int) -> np.ndarray:
+        """A fresh permutation for this epoch, cut into rows [steps_per_epoch, batch_size] of example indices."""
+        permutation = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), self.num_examples))
+        return permutation[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+
+
+class Hooks(Protocol):
+    """What happens beside the training itself."""
+
+    def on_log(self, step: int, means: dict[str, float]) -> None:
+        """After `step` steps; `means` over the steps since the last call."""
+
+    def on_epoch(self, epoch: int, step: int, state: PyTree, means: dict[str, float]) -> None:
+        """After `epoch` whole epochs; `means` over the steps of this epoch that this process ran."""
+
+
+class Diverged(FloatingPointError):
+    """The loss is no longer a finite number; the message names the step."""
+
+
+def fit(
+    step_fn: Step,
+    state: PyTree,
+    frozen: PyTree,
+    *,
+    plan: Plan,
+    key: Key,
+    first_step: int,
+    place: Callable[[np.ndarray], Array],
+    fetch: Callable[[PyTree], PyTree],
+    hooks: Hooks,
+    log_every: int,
+) -> PyTree:
+    """Runs steps `first_step` .. `plan.total_steps` - 1 and returns the last state.
+
+    `place` puts an index row [batch_size] on the devices, `fetch` brings metrics to the host. The loss is fetched every `log_every` steps only, so that the
+    devices never wait for the host. Raises Diverged at the first step whose loss is not finite.
+    """
+    order_key, step_key = jax.random.split(key)
+    pending, epoch_sums = [], {}
+    for number in range(first_step, plan.total_steps):
+        epoch, row = divmod(number, plan.steps_per_epoch)
+        if row == 0 or number == first_step:
+            order, epoch_sums = plan.order(order_key, epoch), {}
+        state, metrics = step_fn(state, frozen, place(order[row]), jax.random.fold_in(step_key, number))
+        pending.append(metrics)
+        done = number + 1
+        if done % log_every == 0 or done % plan.steps_per_epoch == 0:
+            sums = _sum(fetch(pending), done)
+            epoch_sums, pending = _add(epoch_sums, sums), []
+            hooks.on_log(done, _means(sums))
+        if done % plan.steps_per_epoch == 0:
+            hooks.on_epoch(epoch + 1, done, state, _means(epoch_sums))
+    return state
+
+
+def _sum(fetched: list, done: int) -> dict[str, tuple[float, float]]:
+    for number, metrics in enumerate(fetched, start=done - len(fetched) + 1):
+        if not np.isfinite(metrics["loss"][0]):
+            raise Diverged(f"the loss is {metrics['loss'][0]} at step {number}")
+    sums: dict[str, tuple[float, float]] = {}
+    for metrics in fetched:
+        sums = _add(sums, metrics)
+    return sums
+
+
+def _add(a: dict, b: dict) -> dict:
+    return {k: tuple(float(x) + float(y) for x, y in zip(a.get(k, (0.0, 0.0)), b[k], strict=True)) for k in b}
+
+
+def _means(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
+    return {k: total / count for k, (total, count) in sums.items()}

@@ -1,0 +1,49 @@
+"""Optimizers by name, as the papers use them: SGD with momentum and coupled weight decay, Adam; cosine or constant rate."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+SCHEDULES = ("cosine", "constant")
+
+
+def sgd(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+    """SGD as in PyTorch and the papers: the decay is added to the gradient, before the momentum."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum))
+
+
+def adam(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+    """Adam (arXiv 1412.6980) with the decay added to the gradient; `momentum` is not its business."""
+    del momentum
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(rate))
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adam": adam}
+
+
+def rate(schedule: str, lr: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then constant or a cosine down to 0 at `total_steps`. Raises ValueError for other names."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
+    if schedule == "cosine":
+        after = optax.cosine_decay_schedule(lr, max(1, total_steps - warmup_steps))
+    else:
+        after = optax.constant_schedule(lr)
+    return optax.join_schedules([optax.linear_schedule(0.0, lr, max(1, warmup_steps)), after], [warmup_steps])
+
+
+def make(cfg: Any, total_steps: int, steps_per_epoch: int, online_lr: float = 0.0) -> optax.GradientTransformation:
+    """The optimizer of one stage's config; the `head` part gets Adam at `online_lr` of its own if that is above 0.
+
+    Raises ValueError for an unknown optimizer or schedule.
+    """
+    if cfg.optimizer not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {cfg.optimizer!r}; known: {', '.join(sorted(OPTIMIZERS))}")
+    schedule = rate(cfg.schedule, cfg.lr, total_steps, round(cfg.warmup_epochs * steps_per_epoch))
+    main = OPTIMIZERS[cfg.optimizer](schedule, cfg.momentum, cfg.weight_decay)
+    if not online_lr:
+        return main
+    label = lambda params: {part: jax.tree.map(lambda _: part == "head", leaves) for part, leaves in params.items()}
+    return optax.partition({True: optax.adam(online_lr), False: main}, label)

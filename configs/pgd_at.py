@@ -1,0 +1,20 @@
+"""The control: PGD adversarial training (Madry et al., arXiv 1706.06083) in the same loop, evaluated in the same way.
+
+    python -m clead_jax.main --config=configs/pgd_at.py                      ResNet-18 on CIFAR-10
+    python -m clead_jax.main --config=configs/pgd_at.py:digits               the quickstart's network and data, minutes
+
+Full-length CIFAR-10 numbers: not measured yet.
+"""
+
+from clead_jax import config
+
+DIGITS = "quickstart.py"
+
+
+def get_config(on="cifar10"):
+    cfg = config.preset(__file__, DIGITS) if on == "digits" else config.base()
+    cfg.stages = "baseline,supervised,evaluate,report"
+    cfg.defended = "supervised"
+    if on == "digits":
+        cfg.supervised.update({"epochs": 30, "batch_size": 64, "lr": 0.1})
+    return cfg

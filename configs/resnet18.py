@@ -1,0 +1,12 @@
+"""C-LEAD (arXiv 2510.27249), Table 1, ResNet-18 on CIFAR-10. The base config is this one; see clead_jax/config.py.
+
+    python -m clead_jax.main --config=configs/resnet18.py --config.data.data_dir=DIR
+
+Full-length numbers: not measured yet.
+"""
+
+from clead_jax import config
+
+
+def get_config():
+    return config.base()

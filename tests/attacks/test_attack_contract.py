@@ -1,0 +1,190 @@
+"""What every registered attack owes its caller. A new entry of ATTACKS is tested by being registered."""
+
+import dataclasses
+import re
+
+import attack_problems
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from clead_jax import attacks
+from clead_jax.attacks.norms import NORMS
+from clead_jax.registry import ATTACKS
+from clead_jax.types import Targeted
+
+EPS = 8 / 255
+
+
+def in_a_ball(name: str) -> bool:
+    """Whether the attack stays in a ball; the others look for the smallest perturbation."""
+    return hasattr(ATTACKS[name].config(), "eps")
+
+
+CASES = [(name, norm) for name in ATTACKS for norm in (NORMS if in_a_ball(name) else [ATTACKS[name].config.norm])]
+IN_A_BALL = [case for case in CASES if in_a_ball(case[0])]
+every_attack = pytest.mark.parametrize(("name", "norm"), CASES)
+every_attack_in_a_ball = pytest.mark.parametrize(("name", "norm"), IN_A_BALL)
+
+
+def config(name, norm, **changes):
+    cfg = ATTACKS[name].config()
+    return dataclasses.replace(cfg, norm=norm, **changes) if in_a_ball(name) else cfg
+
+
+def solve(name, problem, cfg, target=None, jit=True, forward=None):
+    attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
+    run = lambda x, target, keys, cfg: attacks.run(attack, forward or problem.forward, objective, x, target, keys, cfg)
+    target = problem.labels if target is None else target
+    return (jax.jit(run) if jit else run)(problem.x, target, problem.keys, cfg)
+
+
+def size(delta, norm):
+    order = {"linf": np.inf, "l2": 2}[norm]
+    return np.linalg.norm(np.asarray(delta).reshape(len(delta), -1), ord=order, axis=1)
+
+
+def check_strength(name, norm, share=1.0):
+    """The attack, scaled down to `share`, reaches the optimum on a linear model of two classes.
+
+    In a ball: 97 % of what x + eps sign(w), or x + eps w / |w|, adds to the objective. Else: the other side of the
+    decision boundary, at a distance within 1 % of the true one.
+    """
+    problem, cfg = attack_problems.linear(), config(name, norm)
+    x_adv = problem.x + share * (solve(name, problem, cfg) - problem.x)
+    w = problem.weights @ jnp.array([-1.0, 1.0])
+    if not in_a_ball(name):
+        true = jnp.abs(problem.forward(problem.x) @ jnp.array([-1.0, 1.0])) / jnp.linalg.norm(w)
+        assert attacks.fooled(problem.forward(x_adv), problem.labels).all()
+        np.testing.assert_allclose(attacks.distance(problem.x, x_adv), true, rtol=0.01)
+        return
+    away = jnp.where(problem.labels[:, None] == 0, w, -w).reshape(problem.x.shape)
+    step = jnp.sign(away) if norm == "linf" else away / jnp.linalg.norm(w)
+    reached, optimum, clean = (
+        ATTACKS[name].info["objective"](problem.forward(x), problem.labels)
+        for x in (x_adv, problem.x + EPS * step, problem.x)
+    )
+    assert (reached - clean >= 0.97 * (optimum - clean)).all()
+
+
+@every_attack
+def test_it_reaches_the_optimum_of_a_linear_model(name, norm):
+    check_strength(name, norm)
+
+
+@every_attack
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_an_attack_that_does_nothing_or_half_would_not_pass(name, norm, share):
+    with pytest.raises(AssertionError):
+        check_strength(name, norm, share)
+
+
+@every_attack
+def test_it_stays_in_the_ball_and_the_box(name, norm):
+    problem, cfg = attack_problems.mlp(), config(name, norm)
+    x_adv = solve(name, problem, cfg)
+    assert (x_adv.shape, x_adv.dtype) == (problem.x.shape, jnp.float32)
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    if in_a_ball(name):
+        assert (size(x_adv - problem.x, norm) <= cfg.eps + 1e-6).all()
+
+
+@every_attack_in_a_ball
+def test_eps_0_changes_nothing(name, norm):
+    problem = attack_problems.mlp()
+    np.testing.assert_array_equal(solve(name, problem, config(name, norm, eps=0.0)), problem.x)
+
+
+@every_attack
+def test_targeted_reaches_the_goal(name, norm):
+    problem = attack_problems.linear(classes=3)
+    goal = (problem.labels + 1) % 3
+    changes = {"eps": {"linf": EPS, "l2": 0.25}[norm]} if in_a_ball(name) else {}
+    x_adv = solve(name, problem, config(name, norm, **changes), Targeted(problem.labels, goal))
+    assert (problem.forward(x_adv).argmax(-1) == goal).all()
+    assert not (problem.forward(solve(name, problem, config(name, norm, **changes))).argmax(-1) == goal).all()
+
+
+@every_attack
+def test_an_example_does_not_depend_on_its_batch(name, norm):
+    problem, cfg = attack_problems.mlp(), config(name, norm)
+    rows = jnp.array([5, 2])
+    part = problem._replace(x=problem.x[rows], labels=problem.labels[rows], keys=problem.keys[rows])
+    np.testing.assert_allclose(solve(name, part, cfg), solve(name, problem, cfg)[rows], atol=1e-4)
+
+
+@every_attack
+def test_it_is_a_function_of_its_keys(name, norm):
+    problem, cfg = attack_problems.mlp(), config(name, norm)
+    x_adv = solve(name, problem, cfg)
+    np.testing.assert_array_equal(x_adv, solve(name, problem, cfg))
+    other = solve(name, problem._replace(keys=problem.keys[::-1]), cfg)
+    assert bool((x_adv == other).all()) != getattr(cfg, "random_start", False)
+
+
+@every_attack
+def test_jit_changes_nothing(name, norm):
+    problem, cfg = attack_problems.mlp(), config(name, norm)
+    np.testing.assert_allclose(solve(name, problem, cfg, jit=False), solve(name, problem, cfg), atol=1e-4)
+
+
+@every_attack_in_a_ball
+def test_a_curve_over_eps_is_one_program(name, norm):
+    problem, traces = attack_problems.mlp(), []
+
+    def forward(x):
+        traces.append(1)
+        return problem.forward(x)
+
+    attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
+    run = jax.jit(lambda cfg: attacks.run(attack, forward, objective, problem.x, problem.labels, problem.keys, cfg))
+    run(config(name, norm, eps=0.01))
+    once = len(traces)
+    further = [size(run(config(name, norm, eps=eps)) - problem.x, norm).max() for eps in (0.02, 0.03)]
+    assert len(traces) == once and further[0] < further[1]
+
+
+@every_attack
+def test_rows_can_be_dropped_between_steps(name, norm):
+    """Every leaf of the state is [B, ...], and a gathered state goes on as if the others had never been there."""
+    problem, cfg = attack_problems.mlp(), config(name, norm)
+    attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
+    step = jax.jit(lambda state: attack.step(problem.forward, objective, state, cfg))
+    state = attack.init(problem.forward, objective, problem.x, problem.labels, problem.keys, cfg)
+    kept = jnp.array([6, 1])
+    whole = state
+    for made in range(min(attack.num_steps(cfg), 4)):
+        whole = step(whole)
+        if made == 0:
+            assert {leaf.shape[:1] for leaf in jax.tree.leaves(whole)} == {(8,)}
+            state = jax.tree.map(lambda leaf: leaf[kept], whole)
+        else:
+            state = step(state)
+    assert attack.done(whole).shape == (8,) and attack.done(whole).dtype == bool
+    np.testing.assert_allclose(attack.result(state), attack.result(whole)[kept], atol=1e-4)
+
+
+@every_attack
+def test_spread_over_devices_it_does_not_communicate(name, norm):
+    problem, cfg = attack_problems.mlp(), config(name, norm)
+    attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
+    run = lambda x, labels, keys: attacks.run(attack, problem.forward, objective, x, labels, keys, cfg)
+    mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+    args = jax.device_put((problem.x, problem.labels, problem.keys), NamedSharding(mesh, PartitionSpec("data")))
+    program = jax.jit(run).lower(*args).compile()
+    assert not re.search(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter", program.as_text())
+    np.testing.assert_allclose(program(*args), solve(name, problem, cfg), atol=1e-4)
+
+
+@every_attack
+def test_no_gradient_flows_through_it(name, norm):
+    problem, cfg = attack_problems.mlp(), config(name, norm)
+    if ATTACKS[name].value.num_steps(cfg) > 100:
+        cfg = dataclasses.replace(cfg, steps=5, rounds=2)
+
+    def through(scale):
+        return solve(name, problem, cfg, forward=lambda x: scale * problem.forward(x)).sum()
+
+    assert jax.grad(through)(2.0) == 0

@@ -1,0 +1,93 @@
+"""Answers known without an oracle, the objective of label-free attacks, and what a config may say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clead_jax.losses import ContrastiveConfig, SupConConfig, contrastive_objective, info_nce, masked_nce
+from clead_jax.registry import LOSSES
+
+ALL = ContrastiveConfig(pairing="all")
+
+
+def batch_loss(z, cfg):
+    return float(info_nce(z, jnp.arange(len(z)), cfg).sum() / len(z))
+
+
+@pytest.mark.parametrize("cfg, candidates", [(ContrastiveConfig(), 8), (ALL, 8 * 3 - 1)])
+def test_equal_embeddings_leave_a_guess_among_the_candidates(cfg, candidates):
+    assert batch_loss(jnp.ones((8, 3, 4)), cfg) == pytest.approx(np.log(candidates), rel=1e-5)
+
+
+def test_perfect_embeddings_leave_the_negatives_only():
+    z = jnp.repeat(jnp.eye(8)[:, None], 3, axis=1)  # the views of an image agree, images are orthogonal
+    assert batch_loss(z, ContrastiveConfig(temperature=0.5)) == pytest.approx(np.log(1 + 7 * np.exp(-2)), rel=1e-5)
+
+
+def test_equation_2_is_the_mean_over_the_perturbed_views():
+    z = jax.random.normal(jax.random.key(0), (8, 3, 4))
+    pgd, cw = batch_loss(z[:, :2], ContrastiveConfig()), batch_loss(z[:, ::2], ContrastiveConfig())
+    assert batch_loss(z, ContrastiveConfig()) == pytest.approx((pgd + cw) / 2, rel=1e-5)
+    assert batch_loss(z, ContrastiveConfig(weights=(3.0, 1.0))) == pytest.approx((3 * pgd + cw) / 4, rel=1e-5)
+
+
+def test_cosine_ignores_length_and_euclidean_position():
+    z = jax.random.normal(jax.random.key(0), (8, 3, 4))
+    assert batch_loss(3 * z, ALL) == pytest.approx(batch_loss(z, ALL), rel=1e-5)
+    euclidean = ContrastiveConfig(similarity="euclidean")
+    assert batch_loss(z + 2, euclidean) == pytest.approx(batch_loss(z, euclidean), rel=1e-4)
+
+
+def test_a_row_without_positives_costs_nothing():
+    similarity, positives = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[True, False], [False, False]])
+    losses, pull = jax.vjp(lambda s: masked_nce(s, positives, jnp.array([True, False])), similarity)
+    np.testing.assert_array_equal(losses, 0)
+    np.testing.assert_array_equal(pull(jnp.ones(2))[0], 0)
+
+
+def test_the_attack_objective_is_equation_2_with_roles_exchanged():
+    clean, perturbed = jax.random.normal(jax.random.key(0), (2, 8, 4))
+    objective = contrastive_objective(clean, jnp.arange(8), ContrastiveConfig())
+    values = objective(perturbed, jnp.arange(8))
+    expected = info_nce(jnp.stack([perturbed, clean], axis=1), jnp.arange(8), ContrastiveConfig())[:, 1]
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    np.testing.assert_allclose(objective(perturbed[2:3], jnp.array([2])), values[2:3], rtol=1e-5)  # whatever the batch
+
+
+def test_the_attack_objective_leaves_masked_anchors_out():
+    clean, perturbed = jax.random.normal(jax.random.key(0), (2, 8, 4))
+    masked = contrastive_objective(clean, jnp.arange(8), ContrastiveConfig(), where=jnp.arange(8) < 5)
+    sliced = contrastive_objective(clean[:5], jnp.arange(5), ContrastiveConfig())
+    np.testing.assert_allclose(masked(perturbed[:5], jnp.arange(5)), sliced(perturbed[:5], jnp.arange(5)), rtol=1e-5)
+
+
+def test_supcon_defaults_to_all_pairs_by_class():
+    assert LOSSES["supcon"].config() == SupConConfig(pairing="all", positives="class")
+
+
+@pytest.mark.parametrize(
+    "field, message",
+    [
+        ({"similarity": "dot"}, "unknown similarity 'dot': known: cosine, euclidean"),
+        ({"pairing": "some"}, "unknown pairing 'some': known: anchor, all"),
+        ({"positives": "none"}, "unknown positives 'none': known: instance, class"),
+        ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
+        ({"temperature": float("nan")}, "temperature must be positive, not nan"),
+    ],
+)
+def test_a_config_refuses_what_it_does_not_know(field, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        ContrastiveConfig(**field)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (0.0, 0.0), (2.0, -1.0), (1.0, float("nan"))])
+def test_weights_must_fit_the_views(weights):
+    with pytest.raises(ValueError, match="weights must be 2 numbers >= 0, not all 0"):
+        batch_loss(jnp.ones((8, 3, 4)), ContrastiveConfig(weights=weights))
+
+
+@pytest.mark.parametrize("cfg", [ContrastiveConfig(), ALL, ContrastiveConfig(positives="class")])
+def test_one_view_holds_no_positive(cfg):
+    with pytest.raises(ValueError, match="need at least 2 views, not 1"):
+        batch_loss(jnp.ones((8, 1, 4)), cfg)

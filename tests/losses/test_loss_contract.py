@@ -1,0 +1,135 @@
+"""What every registered loss owes: its oracle's value, right gradients, symmetry, honest masks, finite on odd batches.
+
+All but the oracle applies to a new loss by itself; the oracle, slow loops in float64, comes with the loss.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+import clead_jax.losses  # noqa: F401
+from clead_jax.losses.contrastive import PAIRINGS, POSITIVES, SIMILARITIES, ContrastiveConfig
+from clead_jax.registry import LOSSES
+
+LABELS = np.array([0, 1, 0, 2, 1, 0, 3, 1])
+
+
+def contrastive_oracle(z, labels, cfg, where):
+    """Eq. 2 and its relatives, one anchor and one candidate at a time."""
+    batch, views, _ = z.shape
+    losses = np.zeros((batch, views))
+    columns = range(1, views) if cfg.pairing == "anchor" else range(views)
+    weights = dict(zip(columns, cfg.weights or [1] * len(columns), strict=True))
+    images = [j for j in range(batch) if where[j]]
+    for i, v in itertools.product(images, columns):
+        if cfg.pairing == "anchor":
+            anchor, candidates = z[i, 0], [(j, v) for j in images]
+        else:
+            anchor, candidates = z[i, v], [(j, w) for j in images for w in range(views) if (j, w) != (i, v)]
+        scores = {c: oracle_similarity(anchor, z[c], cfg.similarity) / cfg.temperature for c in candidates}
+        same = labels == labels[i] if cfg.positives == "class" else np.arange(batch) == i
+        logs = [scores[c] - np.log(np.sum(np.exp(list(scores.values())))) for c in candidates if same[c[0]]]
+        losses[i, v] = -np.mean(logs) * weights[v] / sum(weights.values()) if logs else 0
+    return losses
+
+
+def oracle_similarity(a, b, kind):
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b) if kind == "cosine" else -np.linalg.norm(a - b)
+
+
+ORACLES = {"info_nce": contrastive_oracle, "supcon": contrastive_oracle}
+
+DEFAULTS = [(name, LOSSES[name].config()) for name in LOSSES]
+VARIANTS = [
+    ("info_nce", ContrastiveConfig(0.5, *choice, weights=(1, 3) if choice[1] == "anchor" else (0, 1, 3)))
+    for choice in itertools.product(SIMILARITIES, PAIRINGS, POSITIVES)
+]
+every_loss = pytest.mark.parametrize("name, cfg", DEFAULTS + VARIANTS, ids=str)
+
+
+def embeddings(batch=8, views=3, dim=5, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(batch, views, dim)), jnp.float32)
+
+
+def evaluate(name, cfg, z, labels, where=None):
+    """-> (losses [B, V], gradient of their sum [B, V, D])."""
+    return compiled(name, cfg)(z, jnp.asarray(labels), np.ones(len(z), bool) if where is None else where)[::-1]
+
+
+@functools.cache
+def compiled(name, cfg):
+    def value(z, labels, where):
+        losses = LOSSES[name].value(z, labels, cfg, where)
+        return jnp.sum(losses), losses
+
+    return jax.jit(jax.grad(value, has_aux=True))
+
+
+@every_loss
+def test_equals_its_oracle(name, cfg):
+    z, where = embeddings(), np.arange(8) != 3
+    losses, _ = evaluate(name, cfg, z, LABELS, where)
+    assert losses.shape == z.shape[:2] and losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, ORACLES[name](np.float64(z), LABELS, cfg, where), rtol=1e-5, atol=1e-5)
+
+
+@every_loss
+def test_gradient_is_that_of_finite_differences(name, cfg):
+    loss = jax.jit(lambda z: jnp.sum(LOSSES[name].value(z, jnp.asarray(LABELS), cfg)))
+    check_grads(loss, (embeddings(),), order=1, modes="rev", rtol=2e-2, atol=2e-2, eps=1e-3)
+
+
+@every_loss
+def test_order_of_the_images_does_not_matter(name, cfg):
+    z, order = embeddings(), np.random.default_rng(1).permutation(8)
+    straight, shuffled = evaluate(name, cfg, z, LABELS), evaluate(name, cfg, z[order], LABELS[order])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[order], b, rtol=1e-4, atol=1e-5), straight, shuffled)
+
+
+@every_loss
+def test_masking_equals_slicing(name, cfg):
+    where = np.array([1, 1, 0, 1, 1, 0, 0, 1], bool)
+    z = jnp.where(where[:, None, None], embeddings(), jnp.nan)
+    masked, sliced = evaluate(name, cfg, z, LABELS, where), evaluate(name, cfg, z[where], LABELS[where])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[where], b, rtol=1e-4, atol=1e-5), masked, sliced)
+    assert all((np.asarray(a)[~where] == 0).all() for a in masked)
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "labels", [np.zeros(8, int), np.arange(8), np.zeros(1, int)], ids=["equal", "different", "one"]
+)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_finite_on_odd_batches(name, cfg, labels, scale):
+    z = scale * embeddings(batch=len(labels))
+    for where in (np.ones(len(labels), bool), np.zeros(len(labels), bool)):
+        assert all(np.isfinite(a).all() for a in evaluate(name, cfg, z, labels, where))
+
+
+@every_loss
+@pytest.mark.parametrize("temperature", [0.01, 10.0])
+def test_temperatures(name, cfg, temperature):
+    if not hasattr(cfg, "temperature"):
+        pytest.skip("this loss has no temperature")
+    cfg = dataclasses.replace(cfg, temperature=temperature)
+    losses, gradient = evaluate(name, cfg, embeddings(), LABELS)
+    expected = ORACLES[name](np.float64(embeddings()), LABELS, cfg, np.ones(8, bool))
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(gradient).all()
+
+
+@every_loss
+def test_eight_devices_give_the_loss_of_one(name, cfg):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    z, labels, where = embeddings(batch=16), np.tile(LABELS, 2), np.arange(16) < 13
+    one = evaluate(name, cfg, z, labels, where)
+    eight = evaluate(name, cfg, *jax.device_put((z, labels, where), NamedSharding(mesh, PartitionSpec("data"))))
+    assert len(eight[1].sharding.device_set) == 8
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, eight)

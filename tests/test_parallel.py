@@ -1,0 +1,143 @@
+"""One device, eight devices and two processes must be the same program."""
+
+import functools
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parallel_program
+import pytest
+
+from clead_jax import checkpoint, parallel
+from clead_jax.parallel import REPLICATED, SPLIT
+
+COLLECTIVE = re.compile(r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast")
+
+
+def _mesh(devices):
+    return parallel.data_mesh(jax.devices()[:devices])
+
+
+def _assert_close(a, b):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), a, b)
+
+
+def test_put_lays_out_and_to_host_gathers():
+    x, keys = np.arange(16.0).reshape(8, 2), jax.random.split(jax.random.key(0), 8)
+    mesh = _mesh(8)
+    split, whole = parallel.put((x, x), parallel.split(mesh)), parallel.put({"a": x}, parallel.replicated(mesh))
+    assert [shard.data.shape for shard in split[0].addressable_shards] == [(1, 2)] * 8
+    assert [shard.data.shape for shard in whole["a"].addressable_shards] == [(8, 2)] * 8
+    gathered = parallel.to_host({"split": split, "whole": whole, "numpy": x})
+    for leaf in jax.tree.leaves(gathered):
+        assert isinstance(leaf, np.ndarray) and np.array_equal(leaf, x)
+    assert np.array_equal(jax.random.key_data(parallel.put(keys, parallel.split(mesh))), jax.random.key_data(keys))
+
+
+@pytest.mark.parametrize(("rows", "padded"), [(1, 8), (8, 8), (9, 16)])
+def test_pad_to_multiple(rows, padded):
+    tree = {"image": np.random.default_rng(0).uniform(size=(rows, 2, 2)), "label": np.arange(rows)}
+    (image, label), where = (lambda t, w: ((t["image"], t["label"]), w))(*parallel.pad_to_multiple(tree, 8))
+    assert where.tolist() == [True] * rows + [False] * (padded - rows)
+    assert np.array_equal(image[:rows], tree["image"]) and (image[rows:] == tree["image"][-1]).all()
+    assert label.tolist() == [*range(rows), *[rows - 1] * (padded - rows)]
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "cw"])
+def test_attacks_are_the_same_bits_on_any_devices(name):
+    attack_fn, args = functools.partial(parallel_program.attack, name), parallel_program.example()
+    alone = np.asarray(jax.jit(attack_fn)(*args))
+    assert np.abs(alone - args[1]).max() > 0.01
+    for devices in (1, 2, 8):
+        spread = parallel.sharded(attack_fn, _mesh(devices), parallel_program.ATTACK_SPECS)(*args)
+        assert len(spread.sharding.device_set) == devices
+        assert np.array_equal(alone, np.asarray(spread))
+    mapped = parallel.pmapped(attack_fn, parallel_program.ATTACK_SPECS)(*args)
+    assert np.array_equal(alone, np.asarray(mapped))
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "cw"])
+def test_an_attack_on_labels_holds_no_collective(name):
+    attack_fn = functools.partial(parallel_program.attack, name)
+    spread = parallel.sharded(attack_fn, _mesh(8), parallel_program.ATTACK_SPECS)
+    assert not COLLECTIVE.search(spread.lower(*parallel_program.example()).compile().as_text())
+
+
+def test_a_contrastive_attack_takes_its_anchors_whole():
+    """The negatives are other rows' anchors: right on any devices, and without communication, if passed REPLICATED."""
+    variables, x, _, _ = parallel_program.example()
+    anchors = parallel_program.NET.apply(variables, x, train=False)
+
+    def ascend(x, own, anchors):
+        def objective(x):
+            similarity = parallel_program.NET.apply(variables, x, train=False) @ anchors.T
+            return (jax.nn.logsumexp(similarity, axis=1) - similarity[jnp.arange(len(x)), own]).sum()
+
+        return x + 0.1 * jnp.sign(jax.grad(objective)(x))
+
+    args, specs = (x, np.arange(len(x)), anchors), (SPLIT, SPLIT, REPLICATED)
+    alone, spread = jax.jit(ascend)(*args), parallel.sharded(ascend, _mesh(8), specs)
+    assert np.array_equal(alone, spread(*args)) and np.array_equal(alone, parallel.pmapped(ascend, specs)(*args))
+    assert not COLLECTIVE.search(spread.lower(*args).compile().as_text())
+    gathering = parallel.sharded(ascend, _mesh(8), (SPLIT, SPLIT, SPLIT)).lower(*args).compile()
+    assert COLLECTIVE.search(gathering.as_text())  # the pattern does find what it looks for
+
+
+def test_training_is_the_same_on_any_devices():
+    """Loss, gradients, BatchNorm statistics and the updated state, over two steps on attacked images."""
+    one = parallel_program.program(_mesh(1))
+    _assert_close(one, parallel_program.program(_mesh(8)))
+    (_, loss, _, first, _), (_, next_loss, _, second, _) = one
+    assert next_loss < loss and not np.allclose(*jax.tree.leaves((first["batch_stats"], second["batch_stats"]))[::2])
+
+
+def _start(process, port, out):
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(process),
+    }
+    command = [sys.executable, pathlib.Path(parallel_program.__file__), out]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_two_processes_are_one_program(tmp_path):
+    """Two processes of two devices each, over gloo, against one process with four; then their checkpoint, read here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [_start(i, port, tmp_path / "out") for i in range(2)]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, output[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
+    log = parallel_program.program(_mesh(4))
+    *_, variables, opt = log[-1]
+    with np.load(tmp_path / "out.npz") as found:
+        _assert_close(jax.tree.leaves((log, (variables, opt))), list(found.values()))
+        assert np.array_equal(found["arr_0"], log[0][0])  # x_adv of the first step: bit for bit
+    assert checkpoint.steps(tmp_path / "out-checkpoints") == [10, 30, 40]
+    _assert_close(checkpoint.restore_model(tmp_path / "out-checkpoints")[0], variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [({}, "coordinator_address should be defined"), ({"JAX_NUM_PROCESSES": "two"}, "invalid literal for int.*'two'")],
+)
+def test_distributed_without_a_cluster_is_one_line(monkeypatch, variables, text):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^cannot start --distributed: .*{text}[^\n]*$"):
+        parallel.initialize(distributed=True)
+    parallel.initialize(distributed=False)

@@ -217,8 +217,7 @@ def stage(cfg: Any, name: str, net: Network, num_examples: int) -> Stage:
     if own.batch_size > num_examples:
         raise ValueError(f"{name}.batch_size is {own.batch_size}, but there are only {num_examples} training images")
     plan = Plan(num_examples, own.batch_size, own.epochs)
-    augment_cfg = data.AugmentConfig(**cfg.augment)
-    augment = lambda keys, images: data.augment(keys, images, augment_cfg)
+    augment = _augment(cfg, own.get("augment", True))
     if name == "pretrain":
         tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch, own.online_lr)
         make_views = views.make_views(view_list(cfg), _target(cfg, net), augment)
@@ -230,6 +229,13 @@ def stage(cfg: Any, name: str, net: Network, num_examples: int) -> Stage:
         step = supervised.make_step(net, tx, augment, _perturb(cfg, own.attack, net) if own.attack else None)
         passes = 1 + (attack_cost(own.attack, cfg) if own.attack else 0)
     return Stage(step, tx, TRAINED_PARTS[name], plan, passes)
+
+
+def _augment(cfg: Any, wanted: bool) -> supervised.Augment:
+    if not wanted:
+        return lambda keys, images: data.to_float(images)
+    augment_cfg = data.AugmentConfig(**cfg.augment)
+    return lambda keys, images: data.augment(keys, images, augment_cfg)
 
 
 def _target(cfg: Any, net: Network) -> views.Target:

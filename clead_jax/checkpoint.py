@@ -1,4 +1,4 @@
-"""Checkpoints: a directory with one complete sub-directory per step, and four functions over it.
+"""Checkpoints: a directory with one complete sub-directory per step, and functions over it.
 
     <directory>/120/model       params and batch statistics: all that evaluation reads, without an optimizer
     <directory>/120/train       what resuming needs besides: optimizer state, step
@@ -68,7 +68,7 @@ def save(
             checkpointer.save(part, args=items)
         if jax.process_index() == 0:
             record = {"meta": meta, "score": score, "sha256": _checksums(part)}
-            (part / "step.json").write_text(json.dumps(record, indent=1))
+            (part / "step.json").write_text(json.dumps(record, indent=1, default=float))
             part.rename(root / str(step))
             _retire(root, keep_latest)
     except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
@@ -96,6 +96,12 @@ def restore_model(directory: str | Path, which: int | str = "latest") -> tuple[P
     return _read(path / "model", jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)), meta
 
 
+def latest_meta(directory: str | Path) -> dict[str, Any] | None:
+    """`meta` of the newest step that still tells it, or None; cheap: reads no arrays and checks none."""
+    root = Path(directory)
+    return next((found["meta"] for step in steps(root)[::-1] if (found := _record(root / str(step)))), None)
+
+
 def _read(path: Path, template: PyTree) -> PyTree:
     return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(template))
 
@@ -109,6 +115,7 @@ def _first_sound(directory: str | Path, which: int | str) -> tuple[Path, dict[st
         damage = _damage(path)
         if multihost_utils.process_allgather(np.array(damage is None)).all():
             return path, _record(path)["meta"]
+        damage = damage or "another process cannot read it"
         if jax.process_index() == 0:
             print(f"checkpoint {step} in {directory} is damaged, passing it over: {damage}", flush=True)
     raise ValueError(f"no checkpoint to read in {directory}: {damage}")

@@ -77,7 +77,11 @@ def base() -> ConfigDict:
             },
             # Sec. 4: Adam, lr 1e-4, batch 128, backbone frozen.
             "probe": _training(epochs=100, batch_size=128, lr=1e-4, optimizer="adam", schedule="constant")
-            | {"start": "latest", "attack": ""},
+            | {
+                "start": "latest",  # or "best" by validation
+                "augment": True,  # whether the linear layer sees crops and flips, or the plain images; unsaid: see README
+                "attack": "",
+            },
             # Choices made during training look at this many validation images only, never at the test split.
             "validation": {"every": 10, "num_examples": 1000, "attack": "pgd(steps=10)"},
             "evaluation": {

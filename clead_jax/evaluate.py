@@ -47,10 +47,10 @@ def main(argv: list[str]) -> None:
             whole = isinstance(cfg.evaluation[field], int)
             cfg.evaluation[field] = config.whole(text, field) if whole else text.replace("none", "")
     stages = {label: label for label in config.items(values.models)} or None
-    from clead_jax import build, measure, report  # after the flags: a typo should not wait for jax
+    from clead_jax import build, measure, report, run  # after the flags: a typo should not wait for jax
 
     build.check(cfg)
-    directory = measure.measure(measure.open_run(cfg, values.workdir, name), stages, values.fresh)
+    directory = measure.measure(run.open_run(cfg, values.workdir, name), stages, values.fresh)
     print(report.table(directory))
     print(f"results: {directory / 'results.json'}; python -m clead_jax.report --workdir={values.workdir} shows them")
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from clead_jax import build, checkpoint, config, data, measure, parallel, report
-from clead_jax.measure import Run
+from clead_jax.run import Run, open_run
 from clead_jax.training import state as states
 from clead_jax.training.loop import Diverged, fit
 from clead_jax.training.progress import Progress
@@ -32,7 +32,7 @@ def run(cfg: Any, workdir: str, name: str) -> None:
     build.check(cfg)
     stages = config.items(cfg.stages)
     refuse_changes(cfg, workdir, stages)
-    context = measure.open_run(cfg, workdir, name)
+    context = open_run(cfg, workdir, name)
     if parallel.is_main():
         os.makedirs(workdir, exist_ok=True)
         config.save(cfg, workdir, name)
@@ -51,8 +51,7 @@ def refuse_changes(cfg: Any, workdir: str, stages: tuple[str, ...]) -> None:
     """Raises ValueError if a stage to be run was started with other values of the fields its weights depend on."""
     for stage in config.TRAINED_STAGES:
         directory = build.checkpoint_dir(workdir, stage)
-        if stage in stages and checkpoint.steps(directory):
-            _, meta = checkpoint.restore_model(directory)
+        if stage in stages and (meta := checkpoint.latest_meta(directory)):
             if differing := config.changed(meta["fields"], config.portable(config.stage_fields(cfg, stage), workdir)):
                 raise ValueError(
                     f"{workdir} holds a {stage} stage with other values ({differing}); "
@@ -100,6 +99,8 @@ def train(context: Run, name: str) -> None:
     except Diverged as error:
         good = checkpoint.steps(directory)
         raise Diverged(f"{name}: {error}; last good checkpoint: {f'step {good[-1]}' if good else 'none'}") from None
+    finally:
+        hooks.close()
 
 
 def restore(context: Run, stage: build.Stage, directory: str) -> checkpoint.Restored | None:
@@ -163,11 +164,17 @@ class Hooks:
             means |= self._validate(state)
         seconds = time.monotonic() - self._epoch_started
         line = {"stage": self._name, "step": step, "epoch": epoch, "epochs": self._stage.plan.epochs, **means}
-        self._writer.write(line | {"images_per_s": self._progress.images_per_second, "seconds": round(seconds, 3)})
+        passes = self._stage.plan.steps_per_epoch * self._stage.plan.batch_size * self._stage.passes
+        speed = self._progress.images_per_second
+        self._writer.write(line | {"images_per_s": speed, "seconds": round(seconds, 3), "passes": passes})
         self._progress.epoch(epoch, step, means)
         if validated or epoch % self._context.cfg.checkpoint.every == 0:
             self._save(step, epoch, state, means.get("val_robust"))
         self._epoch_started = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes what is written in the background."""
+        self._writer.close()
 
     def _validate(self, state: PyTree) -> dict[str, float]:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""

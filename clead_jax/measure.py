@@ -11,35 +11,20 @@ attack is written at once. Another threat model, split or set of images goes to 
 
 import dataclasses
 import hashlib
-import json
-import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from clead_jax import build, checkpoint, config, data, parallel
+from clead_jax import build, checkpoint, config, data, parallel, provenance
 from clead_jax.evaluation import checks, store
 from clead_jax.evaluation.intervals import interval95
-from clead_jax.evaluation.robust import Evaluator, NamedAttack, Outcome
+from clead_jax.evaluation.robust import NamedAttack, Outcome
+from clead_jax.run import Run
 from clead_jax.types import PyTree
 
 SHOWN, EMBEDDED = 8, 512  # images in the report's grid, and points in its projection
-
-
-class Run(NamedTuple):
-    """What all stages of a run share."""
-
-    cfg: Any
-    workdir: str
-    name: str
-    mesh: jax.sharding.Mesh
-    dataset: data.Dataset
-    splits: build.Splits
-    network_fields: dict[str, Any]
-    network: Any
-    evaluator: Evaluator
 
 
 class Model(NamedTuple):
@@ -48,22 +33,6 @@ class Model(NamedTuple):
     label: str
     variables: PyTree
     identity: dict[str, Any]  # stage, step, fingerprint of the weights
-
-
-def open_run(cfg: Any, workdir: str, name: str) -> Run:
-    """Reads the data, makes network, mesh and evaluator. Writes nothing."""
-    dataset = build.dataset(cfg)
-    splits = build.splits(cfg, dataset)
-    fields = build.network_fields(cfg, dataset, splits.train)
-    net, mesh = build.network(fields), parallel.data_mesh()
-    batch = min(cfg.evaluation.batch_size, len(splits.test.labels))
-    evaluator = Evaluator(
-        build.forward(net),
-        batch_size=build.rounded_up(batch, mesh.size),
-        place=lambda x: parallel.put(x, parallel.split(mesh)),
-        fetch=parallel.to_host,
-    )
-    return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, evaluator)
 
 
 def measure(run: Run, stages: dict[str, str] | None = None, fresh: bool = False) -> Path:
@@ -268,14 +237,14 @@ class _Session:
         self._results |= {
             "seen_attacks": [n for n in names if config.spec(n)[0] in trained_on],
             "unseen_attacks": [n for n in names if config.spec(n)[0] not in trained_on],
-            "label_use": {m: label_use(cfg, v["checkpoint"]["stage"]) for m, v in self._results["models"].items()},
-            "training_cost": training_cost(self._run),
+            "label_use": {m: provenance.label_use(cfg, v["checkpoint"]["stage"]) for m, v in self._results["models"].items()},
+            "training_cost": provenance.training_cost(self._run.workdir),
             "checks": [
                 checks.sample_size(len(self._examples.labels)),
                 *(checks.iterative_weaker_than_one_step(records, m) for m in self._results["models"]),
                 checks.undefended_falls(records, "baseline", self._run.dataset.num_classes),
             ],
-            "environment": environment(self._run),
+            "environment": provenance.environment(self._run),
         }
         self._save()
 
@@ -286,50 +255,6 @@ def _at(attack: NamedAttack, eps: float, step_size: float) -> NamedAttack:
 
 def _settings(attack: NamedAttack) -> dict[str, Any]:
     return {"objective": attack.objective.__name__, **dataclasses.asdict(attack.cfg)}
-
-
-def label_use(cfg: Any, stage: str) -> list[str]:
-    """Where class labels entered a stage's model: training, probe, attacks (on training images), initial weights, positives."""
-    if stage in ("baseline", "supervised"):
-        return ["training"]
-    used = ["probe"] if stage == "probe" else []
-    if cfg.pretrain.ascend != "contrastive":
-        used.append("attacks")
-    if cfg.pretrain.start == "baseline":
-        used.append("initial weights")
-    if cfg.pretrain.positives == "class" or cfg.pretrain.loss == "supcon":
-        used.append("positives")
-    return used
-
-
-def training_cost(run: Run) -> dict[str, Any]:
-    """Forward+backward passes and seconds of every stage that was trained, the latter from metrics.jsonl."""
-    cost: dict[str, Any] = {}
-    path = Path(run.workdir) / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        row = json.loads(line)
-        stage = build.stage(run.cfg, row["stage"], run.network, len(run.splits.train.labels)) if row["stage"] not in cost else None
-        if stage:
-            per_epoch = stage.plan.steps_per_epoch * stage.plan.batch_size * stage.passes
-            cost[row["stage"]] = {"forward_backward_passes": 0, "seconds": 0.0, "per_epoch": per_epoch}
-        cost[row["stage"]]["forward_backward_passes"] += cost[row["stage"]]["per_epoch"]
-        cost[row["stage"]]["seconds"] += row.get("seconds", 0.0)
-    return {name: {k: v for k, v in entry.items() if k != "per_epoch"} for name, entry in cost.items()}
-
-
-def environment(run: Run) -> dict[str, Any]:
-    """What the numbers were made on and with."""
-    device = jax.devices()[0]
-    return {
-        "config_name": run.name,
-        "seed": run.cfg.seed,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
 
 
 def _say(line: str) -> None:

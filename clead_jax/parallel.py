@@ -1,8 +1,8 @@
 """Many devices and many hosts: a one-dimensional mesh, two shardings, and attacks spread over the devices.
 
 Everything compiled here is written for the global batch: under `jit`, data split over the mesh and a replicated state
-are enough. XLA adds the sums over devices, BatchNorm and contrastive negatives see the whole batch, and the result does
-not depend on the number of devices. Hence no axis name, no pmean, and no case for one device or for one host:
+are enough. XLA adds the sums over devices, BatchNorm and contrastive negatives see the whole batch, and results differ
+between device counts by rounding only. Hence no axis name, no pmean, and no case for one device or for one host:
 
     mesh = data_mesh()
     state, batch = put(state, replicated(mesh)), put(batch, split(mesh))
@@ -32,17 +32,16 @@ def initialize(distributed: bool) -> None:
     """Join the other processes if `distributed`; must come before any other use of jax.
 
     The cluster is found from SLURM's variables (one task per GPU), or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
-    and JAX_PROCESS_ID. ValueError, one line, where there is no cluster or it cannot be joined.
+    and JAX_PROCESS_ID. ValueError, one line, where there is none or it cannot be joined.
     """
     if not distributed:
         return
-    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    from_env = lambda name: int(os.environ[name]) if name in os.environ else None
     try:
-        jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(index) if index else None
-        )
+        jax.distributed.initialize(num_processes=from_env("JAX_NUM_PROCESSES"), process_id=from_env("JAX_PROCESS_ID"))
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"cannot start --distributed: {str(error).splitlines()[0]}") from error
+        needs = "run under SLURM, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        raise ValueError(f"cannot start --distributed: {str(error).splitlines()[0]} ({needs})") from error
 
 
 def is_main() -> bool:
@@ -67,11 +66,14 @@ def split(mesh: Mesh) -> NamedSharding:
 
 
 def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """Lay arrays out by `sharding`. Every host passes the same, whole arrays, and copies only its devices' parts."""
-    if sharding.is_fully_addressable:
-        return jax.device_put(tree, sharding)
-    # device_put would first send the whole array between the hosts to compare it
-    place = lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda index: x[index])
+    """Lay arrays out by `sharding`; what lies so already stays. Each of several hosts passes the same, whole arrays."""
+
+    def place(x: Any) -> Array:
+        if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+            return jax.device_put(x, sharding)
+        # For an array of this host's, device_put would first send it whole between the hosts, to compare.
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda index: x[index])
+
     return jax.tree.map(place, tree)
 
 
@@ -104,12 +106,12 @@ def sharded(fn: Callable[..., PyTree], mesh: Mesh, in_specs: Sequence[P]) -> Cal
 def pmapped(fn: Callable[..., PyTree], in_specs: Sequence[P]) -> Callable[..., PyTree]:
     """The `jax.pmap` form of `sharded`, over this host's devices: same arguments, same results.
 
-    Kept for callers with pmapped programs of their own; `sharded` is the form that the package itself uses.
+    For callers with pmapped programs of their own; `sharded` is the form that the package itself uses.
     """
     mapped = jax.pmap(fn, in_axes=tuple(0 if spec == SPLIT else None for spec in in_specs))
     devices = jax.local_device_count()
     fold = lambda x: x.reshape(devices, -1, *x.shape[1:])
-    unfold: Callable[[Array], Array] = lambda x: x.reshape(-1, *x.shape[2:])
+    unfold = lambda x: x.reshape(-1, *x.shape[2:])
 
     def call(*args: PyTree) -> PyTree:
         folded = [jax.tree.map(fold, a) if s == SPLIT else a for a, s in zip(args, in_specs, strict=True)]

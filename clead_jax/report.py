@@ -1,15 +1,20 @@
-"""python -m clead_jax.report --workdir=DIR: writes DIR/report/ again from what DIR holds. Imports no jax."""
+"""Write the report of a run again, from what its work directory holds.
 
-import sys
+    python -m clead_jax.report --workdir=DIR
+
+Writes DIR/report/: report.md, index.html, and the pictures beside them. Imports no jax: any machine will do.
+"""
+
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from clead_jax.reporting import content, inputs, render
+from clead_jax import cli
+from clead_jax.reporting import content, inputs, render, tables
 
 
 def build(workdir: str | Path) -> Path:
-    """Writes report.md, index.html and their pictures to `workdir`/report. Returns the path of index.html.
+    """Writes `workdir`/report/ and returns the path of its index.html.
 
     Raises ValueError, in one line, for missing results or an unreadable file; OSError if it cannot write.
     """
@@ -27,20 +32,22 @@ def build(workdir: str | Path) -> Path:
     return folder / "index.html"
 
 
-def main() -> None:
-    """Entry point: prints where the report is; an error is one line and exit status 1."""
-    flags.DEFINE_string("workdir", None, "the work directory of a run")
-    app.run(_run)
+def table(directory: str | Path) -> str:
+    """The before/after table of an evaluation directory, for the terminal. Raises ValueError as `build` does."""
+    return tables.table_text(inputs.results(Path(directory)))
 
 
-def _run(argv: list[str]) -> None:
-    if len(argv) > 1 or not flags.FLAGS.workdir:
-        sys.exit("error: usage: python -m clead_jax.report --workdir=DIR")
-    try:
-        print(build(flags.FLAGS.workdir))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "work directory of a run", flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line, writes the report, prints where it is."""
+    values = cli.parse(argv, _define, __doc__)
+    if not values.workdir:
+        raise ValueError("which run? write --workdir=DIR")
+    print(build(values.workdir))
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

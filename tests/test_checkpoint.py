@@ -48,7 +48,8 @@ def _is_step(restored, step):
 
 
 def test_round_trip(tmp_path):
-    assert checkpoint.steps(tmp_path / "new") == [] and _restore(tmp_path / "new") is None
+    assert checkpoint.steps(tmp_path / "new") == []
+    assert _restore(tmp_path / "new") is None and checkpoint.latest_meta(tmp_path / "new") is None
     model, train = _state(10)
     checkpoint.save(tmp_path / "new", 10, model, train, {"epoch": 1, "nested": {"a": [1, None, "x"]}})
     expected = jax.tree.map(np.copy, (model, train))
@@ -59,10 +60,11 @@ def test_round_trip(tmp_path):
 
 
 def test_model_is_restored_without_template_and_without_writing(tmp_path):
-    _save(tmp_path, 10)
+    model, train = _state(10)
+    checkpoint.save(tmp_path, 10, model, train, {"epoch": np.float32(1)}, score=np.float32(0.5))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    model, meta = checkpoint.restore_model(tmp_path)
-    assert _equal(model, _state(10)[0]) and meta == {"epoch": 1}
+    restored, meta = checkpoint.restore_model(tmp_path, "best")
+    assert _equal(restored, model) and meta == {"epoch": 1}
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
@@ -136,7 +138,9 @@ def test_nothing_to_read_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"no checkpoint to read in .*: it holds no step"):
         checkpoint.restore_model(tmp_path)
     _save(tmp_path, 10)
+    assert checkpoint.latest_meta(tmp_path) == {"epoch": 1}
     (tmp_path / "10" / "step.json").write_text("[1]")
+    assert checkpoint.latest_meta(tmp_path) is None
     with pytest.raises(ValueError, match=r"^no checkpoint to read in .*: step.json is missing or unreadable$"):
         _restore(tmp_path)
 

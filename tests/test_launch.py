@@ -17,7 +17,7 @@ COMMANDS = ("bash", "dirname", "cat", "cksum", "grep", "head", "tail")
 FAKE_PYTHON = """echo "$*" >>"{log}"
 case "$*" in
   "-c "*ensurepip*) exit {ensurepip} ;;
-  -c*|--version) exec {python} "$@" ;;
+  -c*|--version) exec "{python}" "$@" ;;
   "-m venv"*) {mkdir} -p "${{@: -1}}/bin" && {cp} "$0" "${{@: -1}}/bin/python" ;;
   "-m pip install"*) echo "{pip_output}"; exit {pip} ;;
   "-m ruff check"*) exit {ruff} ;;

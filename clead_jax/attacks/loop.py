@@ -23,7 +23,7 @@ class Iterative(NamedTuple):
 
 
 # Longer programs would compile for minutes. A long attack on a CPU is better driven from the host, one step at a time.
-_MOST_UNROLLED = 200
+MOST_UNROLLED = 50
 
 
 def repeat(n: int, body: Callable[[PyTree], PyTree], state: PyTree, forward_only: bool = False) -> PyTree:
@@ -32,5 +32,5 @@ def repeat(n: int, body: Callable[[PyTree], PyTree], state: PyTree, forward_only
     XLA:CPU does not see gradients of convolutions inside a loop as convolutions, and takes up to 30 times longer.
     Bodies without gradients (`forward_only`) do not suffer and stay rolled.
     """
-    unroll = jax.default_backend() == "cpu" and not forward_only and n <= _MOST_UNROLLED
+    unroll = jax.default_backend() == "cpu" and not forward_only and n <= MOST_UNROLLED
     return jax.lax.fori_loop(0, n, lambda _, state: body(state), state, unroll=unroll)

@@ -1,7 +1,7 @@
 """Random crops, flips and colours inside the compiled step, one key per example.
 
-An example's augmentation depends on its own key alone: `fold_in(key, index)` gives the same picture in any batch, on any
-device, after any resume. There is no host work: uint8 goes in, floats in [0, 1] come out.
+An example's augmentation depends on its own key alone: with `fold_in(key, index)` it gets the same picture in any
+batch, on any device, after any resume. There is no host work: uint8 goes in, floats in [0, 1] come out.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in every image library
 class AugmentConfig:
     """Crop and flip are C-LEAD's (section 4); colours are SimCLR's (appendix A), off by default.
 
-    `crop_padding`: black pixels added on each side before cropping back. `color_jitter`: strength s >= 0, SimCLR's CIFAR
-    value is 0.5. `grayscale`: the probability of losing the colours.
+    `crop_padding`: black pixels added on each side before cropping back. `color_jitter`: strength s >= 0 (SimCLR has
+    0.5 for CIFAR). `grayscale`: the probability of losing the colours (0.2 in SimCLR).
     """
 
     crop_padding: int = 4

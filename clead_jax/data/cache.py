@@ -1,7 +1,7 @@
 """Decoded data sets kept on disk, so that the second start reads one file.
 
-One uncompressed .npz per source: NumPy checks its CRC while reading, and one rename makes it appear whole or not at all.
-The file remembers the fingerprint of what it was decoded from; when the source changes it is replaced.
+One uncompressed .npz per source: its checksums are verified while reading, and one rename makes it appear whole or not
+at all. The file remembers the fingerprint of what it was decoded from; when the source changes it is replaced.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100, downloaded and prepared for TFDS without TensorFlow.
 
-TFDS's own builders need TensorFlow to open the archive and to encode the pictures. `prepare` keeps all else of them (name,
-version, features, example ids, checksum) and does those two with `tarfile` and Pillow. What it writes is the folder
-TFDS itself would have written, in array_record format.
+TFDS's own builders need TensorFlow to open the archive and to encode the pictures. `prepare` keeps all else of them
+(name, version, features, example ids, checksum) and does those two with `tarfile` and Pillow. What it writes is the
+folder TFDS itself would have written, in array_record format.
 """
 
 import functools
@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ from clead_jax.data import tfds
 from clead_jax.data.dataset import Dataset, Options
 from clead_jax.registry import SOURCES
 
-SHAPE = (3, 32, 32)  # planar in the archive
+PIXELS = 3 * 32 * 32
 
 
 def cifar(name: str, argument: str, options: Options) -> Dataset:
-    """`cifar10` or `cifar100`, prepared first where missing. ValueError (one line) where it is missing and may not be."""
+    """`cifar10` or `cifar100`, prepared first where missing. ValueError (one line) where that fails or is forbidden."""
     if argument:
         raise ValueError(f"data set {name!r} takes no argument, not {argument!r}")
     if tfds.find(name, options) is None:
@@ -43,22 +44,21 @@ for _name in ("cifar10", "cifar100"):
     SOURCES.register(_name)(functools.partial(cifar, _name))
 
 
-def prepare(name: str, data_dir: Path, mirror: str | None = None) -> None:
+def prepare(name: str, data_dir: Path, url: str | None = None) -> None:
     """Downloads the official archive and writes DATA_DIR/NAME/VERSION, with progress bars where there is a terminal.
 
-    `mirror`: another URL to fetch the archive from, taken at its word; the official one is held to TFDS's checksum. An
-    archive already in DATA_DIR/downloads is used instead. Raises ValueError (one line) where it cannot be had.
+    `url`: another place of the archive, taken at its word; the official one is held to TFDS's checksum. An archive
+    already in DATA_DIR/downloads is used instead. Raises ValueError (one line) where none can be had or read.
     """
     import tensorflow_datasets
 
     official = tensorflow_datasets.core.registered.imported_builder_cls(name)
-    [(url, known)] = official.url_infos.items()
+    [(official_url, known)] = official.url_infos.items()
     archive = data_dir / "downloads" / known.filename
     if not archive.exists():
-        download(mirror or url, archive, None if mirror else known.checksum)
+        download(url or official_url, archive, None if url else known.checksum)
     tensorflow_datasets.display_progress_bar(sys.stderr.isatty())
-    builder = _without_tensorflow(official, archive)(data_dir=data_dir, file_format="array_record")
-    builder.download_and_prepare()
+    _without_tensorflow(official, archive)(data_dir=data_dir, file_format="array_record").download_and_prepare()
 
 
 def download(url: str, file: Path, sha256: str | None) -> None:
@@ -75,12 +75,12 @@ def download(url: str, file: Path, sha256: str | None) -> None:
         except (OSError, http.client.HTTPException) as error:
             raise ValueError(f"cannot download {url} ({error}); try again, or put the archive at {file}") from error
         if sha256 not in (None, digest.hexdigest()):
-            raise ValueError(f"{url} came with sha256 {digest.hexdigest()}, expected {sha256}; try again")
+            raise ValueError(f"{url} has sha256 {digest.hexdigest()}, not {sha256}: damaged on the way, try again")
         os.replace(partial, file)
 
 
 def _chunks(response: http.client.HTTPResponse, title: str) -> Iterator[bytes]:
-    """The body of `response`, a MiB at a time under a progress bar. Raises OSError where it ends too early."""
+    """The body of `response` under a progress bar. Raises OSError where it ends too early."""
     total = response.length
     with tqdm(desc=f"downloading {title}", total=total, unit="B", unit_scale=True, disable=None) as bar:
         while chunk := response.read(1 << 20):
@@ -92,31 +92,41 @@ def _chunks(response: http.client.HTTPResponse, title: str) -> Iterator[bytes]:
 
 def _without_tensorflow(official: Any, archive: Path) -> Any:
     """A builder class that is `official` in all but how it reads `archive`."""
+    import tensorflow_datasets
 
-    class Builder(official):
-        name = official.name
+    with tensorflow_datasets.core.registered.skip_registration():
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
-            del dl_manager
-            layout = self._cifar_info
-            with tarfile.open(archive) as tar:
-                read = lambda file: tar.extractfile(layout.prefix + file).read()
-                for key, file in zip(layout.label_keys, layout.label_files, strict=True):
-                    self.info.features[key].names = read(file).decode().split()
-                train, test = (b"".join(map(read, files)) for files in (layout.train_files, layout.test_files))
-            return {
-                "train": _examples("train", train, layout.label_keys),
-                "test": _examples("test", test, layout.label_keys),
-            }
+        class Builder(official):
+            name = official.name
 
-    Builder.__module__ = official.__module__
+            def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+                del dl_manager
+                layout = self._cifar_info
+                read = functools.partial(_extract, archive, layout.prefix)
+                for key, names in zip(layout.label_keys, read(layout.label_files), strict=True):
+                    self.info.features[key].names = names.decode().split()
+                return {
+                    "train": _examples("train", b"".join(read(layout.train_files)), layout.label_keys),
+                    "test": _examples("test", b"".join(read(layout.test_files)), layout.label_keys),
+                }
+
+    Builder.__module__ = official.__module__  # where TFDS looks for the data set's description
     return Builder
 
 
+def _extract(archive: Path, folder: str, files: list[str]) -> list[bytes]:
+    """The contents of `files` in the archive's `folder`. ValueError where the archive is damaged or another one."""
+    try:
+        with tarfile.open(archive) as tar:
+            return [tar.extractfile(folder + file).read() for file in files]  # type: ignore[union-attr]
+    except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:
+        raise ValueError(f"{archive}: not the archive it should be ({error}); delete it and start again") from error
+
+
 def _examples(split: str, data: bytes, label_keys: list[str]) -> Iterator[tuple[int, dict]]:
-    """Records of one byte per label and 3072 of pixels -> TFDS examples; a Pillow image is encoded without TensorFlow."""
-    n = len(label_keys)
-    for i, record in enumerate(np.frombuffer(data, np.uint8).reshape(-1, n + np.prod(SHAPE))):
-        labels = dict(zip(label_keys, record[:n].tolist(), strict=True))
-        image = Image.fromarray(record[n:].reshape(SHAPE).transpose(1, 2, 0))
+    """Records of one byte per label and 3072 of planar pixels -> TFDS examples with Pillow images."""
+    count = len(label_keys)
+    for i, record in enumerate(np.frombuffer(data, np.uint8).reshape(-1, count + PIXELS)):
+        labels = dict(zip(label_keys, record[:count].tolist(), strict=True))
+        image = Image.fromarray(record[count:].reshape(3, 32, 32).transpose(1, 2, 0))
         yield i, {"id": f"{split}_{i:05d}", "image": image, **labels}

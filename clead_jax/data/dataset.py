@@ -5,14 +5,13 @@ on the device once; cropping and scaling to [0, 1] happen there (`augment`).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to load, the same for every source; each reads what concerns it. The fields are explained at `sources.load`."""
+    """How to load: the same for every source, each reads what concerns it. `sources.load` explains the fields."""
 
     data_dir: str | None = None
     cache_dir: str | None = None
@@ -20,7 +19,8 @@ class Options:
     image_size: int | None = None
 
 
-class Examples(NamedTuple):
+@dataclass(frozen=True)
+class Examples:
     """Some examples of one split. `index` is their position in it: it keys their randomness, whoever else is chosen."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
@@ -30,7 +30,7 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8 [N, H, W, C], C = 1 or 3, and labels int32 [N] in 0..K-1: to train on, and for the last table only."""
+    """Images uint8 [N, H, W, C], C = 1 or 3, and labels int32 [N] in 0..K-1. The test split is for the last table."""
 
     name: str
     train_images: np.ndarray

@@ -1,4 +1,4 @@
-"""The embedded data set: 1797 handwritten digits of 8 x 8 pixels that come with scikit-learn. Small enough for a CPU."""
+"""The embedded data set: 1797 handwritten digits of 8 x 8 pixels, which come with scikit-learn. Made for a CPU."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ TEST_COUNT = 360
 
 @SOURCES.register("digits")
 def digits(argument: str, options: Options) -> Dataset:
-    """Images uint8 [N, 8, 8, 1]: 1437 to train on, 360 to test (UCI optical digits, test part; 17 grey levels over 0..255)."""
+    """Images uint8 [N, 8, 8, 1] of 17 grey levels: 1437 to train on, 360 to test (from the UCI optical digits)."""
     from sklearn.datasets import load_digits  # a second of import that other data sets need not pay
 
     if argument:

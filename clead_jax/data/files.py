@@ -21,8 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 def npz(argument: str, options: Options) -> Dataset:
     """`npz:FILE` holding `train_images`, `train_labels`, `test_images`, `test_labels`, or just `images`, `labels`.
 
-    Images [N, H, W, C] are uint8, or float in [0, 1] (rounded to 8 bits); labels int [N] in 0..K-1; `class_names` [K] is
-    optional. Raises ValueError (one line) for anything else.
+    Images [N, H, W, C] are uint8, or float in [0, 1] (rounded to 8 bits); labels int [N] in 0..K-1; `class_names` [K]
+    may name the classes. Raises ValueError (one line) for anything else.
     """
     path, name = _existing(argument, "npz:FILE"), f"npz:{Path(argument).name}"
     arrays = _read_npz(path)
@@ -63,9 +63,9 @@ def _images(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
         return images
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"{path}: {key} are {images.dtype}; allowed: uint8, or float in [0, 1]")
-    if not ((images >= 0) & (images <= 1)).all():
+    if not ((images >= 0) & (images <= 1)).all():  # written so that NaN fails too
         raise ValueError(
-            f"{path}: {key} are {images.dtype} from {images.min()} to {images.max()}; allowed: float in [0, 1], or uint8"
+            f"{path}: {key} reach from {images.min()} to {images.max()}; allowed: float in [0, 1], or uint8"
         )
     return np.round(images * 255).astype(np.uint8)
 
@@ -81,8 +81,8 @@ def _labels(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
 def pictures(argument: str, options: Options) -> Dataset:
     """`folder:DIR` with pictures in DIR/CLASS/, or in DIR/train/CLASS/ and DIR/test/CLASS/.
 
-    Grey if every picture is, else RGB. Raises ValueError (one line) naming an empty class, an unknown class under test, an
-    unreadable picture, or one of another size (unless `options.image_size` is given).
+    Grey if every picture is, else RGB. Raises ValueError (one line) naming an empty class, a class that only test has,
+    an unreadable picture, or one of another size (unless `options.image_size` is given).
     """
     root = _existing(argument, "folder:DIR").resolve()
     name = f"folder:{root.name}"

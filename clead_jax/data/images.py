@@ -13,31 +13,33 @@ DEEP = ("I", "F")  # 16 and 32 bits per pixel: squeezing them into 8 would guess
 
 
 def decode_all(encoded: Sequence[Path | bytes], title: str, channels: int, image_size: int | None) -> np.ndarray:
-    """uint8 [N, H, W, channels] with channels 1 or 3; `title` heads the progress bar and names images that are no files.
+    """uint8 [N, H, W, channels], channels 1 or 3. `title` heads the progress bar, and names images that are not files.
 
     All images must have one size, unless `image_size` = S makes them S x S: the central square, resampled bilinearly.
     Raises ValueError (one line) naming the first image that cannot be read or that differs in size from the first.
     """
-    out = np.empty((0,), np.uint8)
+    out: np.ndarray | None = None
     for i, item in enumerate(tqdm(encoded, f"decoding {title}", disable=None, leave=False)):
         name = str(item) if isinstance(item, Path) else f"{title}, image {i}"
         image = _decode(item, name, channels, image_size)
-        if i == 0:
+        if out is None:
             out = np.empty((len(encoded), *image.shape), np.uint8)
         if image.shape != out.shape[1:]:
-            sizes = f"{image.shape[1]}x{image.shape[0]}, the first is {out.shape[2]}x{out.shape[1]}"
-            raise ValueError(f"{name}: images of several sizes (this is {sizes}); set image_size to make them one")
+            sizes = " and ".join(f"{width}x{height}" for height, width, _ in (out.shape[1:], image.shape))
+            raise ValueError(f"{name}: images of several sizes ({sizes}); set image_size to make them one")
         out[i] = image
+    if out is None:
+        raise ValueError(f"{title}: no images")
     return out
 
 
 def _decode(item: Path | bytes, name: str, channels: int, image_size: int | None) -> np.ndarray:
     try:
-        with Image.open(BytesIO(item) if isinstance(item, bytes) else item) as image:
-            if image.mode.startswith(DEEP):
-                raise ValueError(f"{name}: pixels of mode {image.mode!r}; allowed: 8 bits per channel")
-            image = image.convert(MODES[channels])
-    except (OSError, SyntaxError) as error:  # Pillow's own: not an image, truncated, a broken PNG chunk
+        with Image.open(BytesIO(item) if isinstance(item, bytes) else item) as file:
+            if file.mode.startswith(DEEP):
+                raise ValueError(f"{name}: pixels of mode {file.mode!r}; allowed: 8 bits per channel")
+            image = file.convert(MODES[channels])
+    except (OSError, SyntaxError) as error:  # Pillow's own for no image at all, a truncated one, a broken PNG chunk
         raise ValueError(f"{name}: unreadable image ({error})") from error
     if image_size is not None:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)

@@ -1,7 +1,7 @@
 """One door to every data set: `load("digits")`, `load("cifar10")`, `load("npz:mine.npz")`, `load("folder:pictures")`.
 
-A source is a function `(argument, options) -> Dataset`, registered under the word before the colon; what follows it is the
-argument. To add one, decorate it with `@SOURCES.register("word")`; `load` checks what it returns.
+A source is a function `(argument, options) -> Dataset`, registered under the word before the colon; the argument is
+what follows. To add one, decorate it with `@SOURCES.register("word")`; `load` checks what it returns.
 """
 
 from clead_jax.data import cifar, digits, files, tfds  # noqa: F401 (importing a source registers it)
@@ -19,9 +19,9 @@ def load(
     """The data set `name`, decoded and in memory. Raises ValueError (one line) naming what is wrong with it.
 
     A name that is no source of ours is looked up in TensorFlow Datasets: `svhn_cropped`, `mnist_corrupted/fog:1.0.0`.
-    `data_dir`: prepared TFDS sets (default $TFDS_DATA_DIR or ~/tensorflow_datasets). `cache_dir`: decoded arrays (default
-    $CLEAD_JAX_CACHE or ~/.cache/clead_jax). `download`: whether a missing CIFAR may be fetched. `image_size`: resize
-    encoded pictures to this square; without it all must have one size already.
+    `data_dir`: where TFDS sets are prepared (default $TFDS_DATA_DIR or ~/tensorflow_datasets). `cache_dir`: where
+    decoded arrays are kept (default $CLEAD_JAX_CACHE or ~/.cache/clead_jax). `download`: whether a missing CIFAR may be
+    fetched. `image_size`: the square that encoded pictures are resized to; without it all must have one size already.
     """
     options = Options(data_dir, cache_dir, download, image_size)
     source, _, argument = name.partition(":")

@@ -58,4 +58,4 @@ def subset(examples: Examples, count: int, seed: int = 0) -> Examples:
     if not 1 <= count <= total:
         raise ValueError(f"cannot take {count} of {total} examples; allowed: 1 to {total}")
     chosen = np.sort(stratified_order(examples.labels, seed)[:count])
-    return Examples(*(field[chosen] for field in examples))
+    return Examples(examples.images[chosen], examples.labels[chosen], examples.index[chosen])

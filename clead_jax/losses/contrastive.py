@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clead_jax.registry import LOSSES
-from clead_jax.types import Array, Objective
+from clead_jax.types import Array
 
 
 @dataclass(frozen=True)
@@ -79,23 +79,6 @@ def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | Non
     return PAIRINGS[cfg.pairing](z, group, where, cfg) * shares
 
 
-def contrastive_objective(
-    anchors: Array, group: Array, cfg: ContrastiveConfig, where: Array | None = None
-) -> Objective:
-    """What a perturbed view ascends when no label is used: its own NCE against the clean views of the batch.
-
-    `anchors` [M, D] are clean embeddings, `group` int [M] says which belong together (arange(M), or labels) and `where`
-    bool [M] which count. The objective maps embeddings [B, D] and their groups int [B] to [B]. The anchors being fixed,
-    no example depends on another's perturbation: Eq. 2 with the roles of x and x_v exchanged.
-    """
-    where = jnp.ones(len(anchors), bool) if where is None else where
-
-    def objective(outputs: Array, target: Array) -> Array:
-        return masked_nce(_similarity(outputs, anchors, cfg), target[:, None] == group, where)
-
-    return objective
-
-
 def masked_nce(similarity: Array, positives: Array, candidates: Array) -> Array:
     """The core: NCE of each row, averaged over its positives.
 
@@ -104,8 +87,7 @@ def masked_nce(similarity: Array, positives: Array, candidates: Array) -> Array:
     """
     positives = positives & candidates
     count = jnp.sum(positives, axis=-1)
-    competing = candidates | (count == 0)[:, None]  # an empty sum has a NaN gradient, even behind `where`
-    partition = jax.nn.logsumexp(jnp.where(competing, similarity, -jnp.inf), axis=-1)
+    partition = jax.nn.logsumexp(jnp.where(candidates, similarity, -jnp.inf), axis=-1)  # -inf if there are none
     aligned = jnp.sum(jnp.where(positives, similarity, 0), axis=-1) / jnp.maximum(count, 1)
     return jnp.where(count > 0, partition - aligned, 0)
 

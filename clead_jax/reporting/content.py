@@ -1,6 +1,6 @@
 """What the report says: one function per section, from the inputs to blocks. Checks that failed come first.
 
-A section that lacks its data says what is missing; it never vanishes.
+A section that lacks its data says what is missing.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def checks(inputs: Inputs) -> list[Block]:
     if not found:
         return [Heading("Checks"), Text("None were made (results.json lists no checks).")]
     raised = [check for status in ("fail", "warn") for check in found if check["status"] == status]
-    alarms = [f"{c['status'].upper()}: {c['name']} = {wording.scalar(c['value'])}. {c['hint']}" for c in raised]
+    alarms = [f"{c['status'].upper()}: {c['name']} = {wording.scalar(c['value'])} — {c['hint']}" for c in raised]
     quiet = [check for check in found if check not in raised]
     blocks: list[Block] = [Heading("Checks"), *([Bullets(alarms, alarm=True)] if alarms else [])]
     rows = [[c["name"], c["status"], wording.scalar(c["value"]), c["hint"]] for c in quiet]
@@ -42,19 +42,14 @@ def accuracy(inputs: Inputs) -> list[Block]:
     results = inputs.results
     config = (inputs.config or {}).get("config", {})
     table = tables.before_after(results, inputs.per_example)
-    blocks: list[Block] = [
+    alt = "Accuracy of every model under every attack, as points with intervals."
+    return [
         Heading("Accuracy before and after"),
         *_headline(results),
         tables.with_paper(table, results, config.get("model", {}).get("backbone", "")),
         Bullets(_table_notes(inputs)),
-        Picture(
-            "before_after",
-            charts.before_after(results),
-            "Accuracy of every model under every attack, as points with intervals.",
-            "The table as a picture. Bars are 95 % intervals.",
-        ),
+        Picture("before_after", charts.before_after(results), alt, "The table as a picture. Bars are 95 % intervals."),
     ]
-    return blocks
 
 
 def _headline(results: dict[str, Any]) -> list[Block]:
@@ -65,12 +60,12 @@ def _headline(results: dict[str, Any]) -> list[Block]:
     before, after = (models[name]["accuracy"] for name in ("baseline", "defended"))
     if not {"clean", "worst_case"} <= before.keys() & after.keys():
         return []
-    worst, clean = ([wording.percent(accuracy[attack]) for accuracy in (after, before)] for attack in ("worst_case", "clean"))
+    worst, clean = (
+        f"{wording.percent(after[attack])} % against {wording.percent(before[attack])} %"
+        for attack in ("worst_case", "clean")
+    )
     return [
-        Text(
-            f"In the worst case over all attacks {worst[0]} % of the images are still classified correctly, against {worst[1]} % "
-            f"before. On clean images it is {clean[0]} % against {clean[1]} %."
-        )
+        Text(f"Images still classified correctly in the worst case over all attacks: {worst} before. Clean: {clean}.")
     ]
 
 
@@ -78,14 +73,14 @@ def _table_notes(inputs: Inputs) -> list[str]:
     results, paper = inputs.results, tables.paper()
     labels = "; ".join(
         f"{wording.model_title(model, results)}: {', '.join(uses) or 'none'}"
-        for model, uses in results["label_use"].items()
+        for model, uses in results.get("label_use", {}).items()
     )
     notes = [
-        "Worst case: an image counts only if it withstands every attack of the table. C&W: the margin loss of Carlini and Wagner, "
-        "climbed inside the same ball.",
-        "Seen: the attack also made images the defended model was trained on, so a gain there says less than under an unseen one.",
-        f"Where labels were used. {labels}.",
-        f"{tables.PAPER_COLUMN}: without → with, from {paper['source']}. {paper['status']} A dash: not an entry of that table.",
+        "Worst case: an image counts only if it withstands every attack of the table.",
+        "C&W: the margin loss of Carlini and Wagner, climbed inside the same ball.",
+        "Seen: the defended model was trained on images made by this attack, so a gain there says less.",
+        f"Where labels were used. {labels or 'Not recorded'}.",
+        f"{tables.PAPER_COLUMN}: {paper['source']}, without → with. {paper['status']} A dash: no entry of that table.",
     ]
     if inputs.per_example is None:
         notes.append("Gains carry no intervals: evaluation/per_example.npz is missing.")
@@ -95,7 +90,7 @@ def _table_notes(inputs: Inputs) -> list[str]:
 def over_eps(inputs: Inputs) -> list[Block]:
     """Robust accuracy as the attack grows."""
     heading = Heading("Accuracy as the attack grows")
-    if not inputs.results.get("curves"):
+    if not inputs.results.get("curves", {}).get("accuracy"):
         return [heading, Text("Not measured: results.json holds no curves.")]
     figure = charts.accuracy_over_eps(inputs.results)
     alt = "Accuracy of every model over the radius of the attack."
@@ -111,8 +106,8 @@ def images(inputs: Inputs) -> list[Block]:
     figure, factor = pictures.perturbations(inputs.samples, inputs.results)
     attack = wording.attack_title(pictures.shown_attack(inputs.samples, inputs.results), inputs.results)
     caption = (
-        f"The first images evaluated, not chosen, under {attack} against each model. Changes are shown {factor:.2g} times as "
-        "strong, around grey. Below the attacked image: what the model takes it for (✓ right, ✗ wrong)."
+        f"The first images evaluated, not chosen, under {attack} against each model. Changes are shown {factor:.2g} "
+        "times as strong, around grey. Below the attacked image: what the model takes it for (✓ right, ✗ wrong)."
     )
     return [heading, Picture("perturbations", figure, "Images, amplified changes and attacked images.", caption)]
 
@@ -125,9 +120,11 @@ def features(inputs: Inputs) -> list[Block]:
     figure = pictures.embeddings(inputs.embeddings, inputs.results)
     caption = (
         "Features in two dimensions (t-SNE; one projection per model, fitted to clean and attacked images together). "
-        "Names stand where the clean images of a class are, colours are true classes: an image attacked with success leaves its "
-        "name. Distances between clusters mean little."
+        "Names stand where the clean images of a class are, colours are true classes: an image attacked with success "
+        "leaves its name. Distances between clusters mean little."
     )
+    if inputs.results["dataset"].get("num_classes", 0) > pictures.MAX_CLASSES:
+        caption += f" Only the first {pictures.MAX_CLASSES} classes are shown."
     return [heading, Picture("embeddings", figure, "Features of clean and attacked images, per model.", caption)]
 
 
@@ -150,14 +147,27 @@ def distances(inputs: Inputs) -> list[Block]:
     heading = Heading("Distance to the nearest error")
     if not inputs.results.get("distances"):
         return [heading, Text("Not measured: no minimal-norm attack was run.")]
-    return [heading, tables.distances(inputs.results)]
+    unit = Text("Smallest changes found, in the norm of the attack, for pixels in [0, 1].")
+    return [heading, unit, tables.distances(inputs.results)]
+
+
+def elsewhere(inputs: Inputs) -> list[Block]:
+    """Evaluations under another threat model, or of other images: their tables."""
+    if not inputs.others:
+        return []
+    blocks: list[Block] = [Heading("Other evaluations of this run")]
+    for results in inputs.others.values():
+        blocks += [Text(tables.measured(results)), tables.before_after(results)]
+    return blocks
 
 
 def origin(inputs: Inputs) -> list[Block]:
     """Where the numbers come from, and how to get them again."""
     environment = dict(inputs.results["environment"])
-    command = environment.pop("command", "python -m clead_jax.main --config=CONFIG --workdir=DIR")
-    blocks: list[Block] = [Heading("How to get these numbers again"), Code(command)]
+    command = environment.pop("command", None)
+    preset = environment.get("config_name", "CONFIG")
+    unknown = Text(f"The command was not recorded. The preset was configs/{preset}.py; all settings follow.")
+    blocks: list[Block] = [Heading("How to get these numbers again"), Code(command) if command else unknown]
     if inputs.config is None:
         blocks.append(Text("The settings are unknown: config.json is missing."))
     else:
@@ -182,6 +192,7 @@ SECTIONS: tuple[Callable[[Inputs], list[Block]], ...] = (
     images,
     features,
     distances,
+    elsewhere,
     training,
     origin,
 )

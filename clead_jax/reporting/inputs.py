@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SCHEMA = 1
+REQUIRED = ("dataset", "threat_model", "models", "seen_attacks", "unseen_attacks", "checks", "environment")
 
 
 class Inputs(NamedTuple):
@@ -23,6 +24,7 @@ class Inputs(NamedTuple):
     per_example: dict[str, np.ndarray] | None  # "<model>/<attack>" bool [N]
     samples: dict[str, np.ndarray] | None  # "clean", "<model>/<attack>" float [n, H, W, C]
     embeddings: dict[str, np.ndarray] | None  # "<model>", "<model>/adversarial" float [m, F]
+    others: dict[str, dict[str, Any]]  # tag -> results of evaluation/<tag>/: another threat model, split or subset
 
 
 def read(workdir: str | Path) -> Inputs:
@@ -31,21 +33,28 @@ def read(workdir: str | Path) -> Inputs:
     if not workdir.is_dir():
         raise ValueError(f"work directory {workdir} does not exist")
     evaluation = workdir / "evaluation"
-    results = _json(evaluation / "results.json")
-    if results is None:
-        raise ValueError(
-            f"{evaluation / 'results.json'} does not exist: run python -m clead_jax.evaluate --workdir={workdir} first"
-        )
-    if results.get("schema") != SCHEMA:
-        raise ValueError(f"{evaluation / 'results.json'} has schema {results.get('schema')!r}; this report reads {SCHEMA}")
     return Inputs(
-        results=results,
+        results=results(evaluation),
         config=_json(workdir / "config.json"),
         metrics=_json_lines(workdir / "metrics.jsonl"),
         per_example=_arrays(evaluation / "per_example.npz"),
         samples=_arrays(evaluation / "samples.npz"),
         embeddings=_arrays(evaluation / "embeddings.npz"),
+        others={path.parent.name: results(path.parent) for path in sorted(evaluation.glob("*/results.json"))},
     )
+
+
+def results(directory: Path) -> dict[str, Any]:
+    """The results.json of an evaluation directory. Raises ValueError, in one line, unless it is complete."""
+    path = directory / "results.json"
+    found = _json(path)
+    if found is None:
+        raise ValueError(f"{path} does not exist: evaluate first (python -m clead_jax.evaluate --workdir=DIR)")
+    if found.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has schema {found.get('schema')!r}; this report reads {SCHEMA}")
+    if missing := [key for key in REQUIRED if key not in found]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: the evaluation has not finished, run it again")
+    return found
 
 
 def _json(path: Path) -> dict[str, Any] | None:

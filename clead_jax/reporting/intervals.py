@@ -1,4 +1,4 @@
-"""95 % intervals for shares of examples. Both keep their meaning at 0 % and 100 %, where the textbook one has no width."""
+"""95 % intervals for shares of examples. Both keep a width at 0 % and 100 %, where the textbook one has none."""
 
 import math
 

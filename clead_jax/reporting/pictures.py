@@ -27,7 +27,7 @@ def shown_attack(samples: dict[str, np.ndarray], results: dict[str, Any]) -> str
 
 @style.styled
 def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any]) -> tuple[Figure, float]:
-    """The first images; for every model what the attack adds, amplified, and the sum. Also returns the amplification."""
+    """The first images; for every model what the attack adds, amplified, and the sum. Returns the amplification too."""
     attack = shown_attack(samples, results)
     models = [model for model in results["models"] if f"{model}/{attack}" in samples]
     clean = samples["clean"][:ROWS]
@@ -46,7 +46,7 @@ def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any]) -> tu
         ax.set_title(title, fontsize=9, fontweight="normal")
     for ax, model in zip(axes[0, 1::2], models, strict=True):
         ax.text(0, 1.2, wording.model_title(model, results), transform=ax.transAxes, fontweight="bold", in_layout=False)
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.2 / figure.get_figheight()))  # room for the models' names
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.2 / figure.get_figheight()))  # room for those names
     return figure, factor
 
 
@@ -64,19 +64,21 @@ def embeddings(features: dict[str, np.ndarray], results: dict[str, Any]) -> Figu
 
     One projection per model holds both, so that a cluster that falls apart under attack is seen to fall apart.
     """
-    models = [model for model in results["models"] if model in features]
-    label = features["label"]
-    classes = np.unique(label)[:MAX_CLASSES]
-    keep = np.flatnonzero(np.isin(label, classes))[:MAX_POINTS]
+    models = [model for model in results["models"] if f"{model}/adversarial" in features]
+    if not models:
+        raise ValueError(f"embeddings.npz holds features of none of the models; it holds {', '.join(features)}")
+    keep = np.flatnonzero(np.isin(features["label"], np.unique(features["label"])[:MAX_CLASSES]))[:MAX_POINTS]
+    label = features["label"][keep]
+    classes = np.unique(label)
     figure, axes = style.panels(6.2 if len(models) > 1 else 10.5, 2, len(models), sharex="col", sharey="col")
     for column, model in enumerate(models):
         both = np.stack([features[model][keep], features[f"{model}/adversarial"][keep]])
         clean, attacked = project(both.reshape(2 * len(keep), -1)).reshape(2, len(keep), 2)
         title = wording.model_title(model, results)
         for ax, points, state in ((axes[0, column], clean, "clean"), (axes[1, column], attacked, "attacked")):
-            _scatter(ax, points, label[keep], classes)
+            _scatter(ax, points, label, classes)
             for name in classes:
-                _tag(ax, clean[label[keep] == name], wording.class_title(int(name), results))
+                _tag(ax, clean[label == name], wording.class_title(int(name), results))
             ax.set_title(f"{title}: {state}")
     return figure
 
@@ -84,13 +86,15 @@ def embeddings(features: dict[str, np.ndarray], results: dict[str, Any]) -> Figu
 def project(features: np.ndarray) -> np.ndarray:
     """[n, F] -> [n, 2] by t-SNE, started from the principal components: the same input gives the same picture."""
     perplexity = min(30.0, (len(features) - 1) / 3)
-    with threadpoolctl.threadpool_limits(1):  # a few seconds; on a busy machine many threads wait minutes for each other
+    with threadpoolctl.threadpool_limits(
+        1
+    ):  # a few seconds; on a busy machine many threads wait minutes for each other
         return TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(features.astype(np.float32))
 
 
 def _scatter(ax: Axes, points: np.ndarray, label: np.ndarray, classes: np.ndarray) -> None:
     for color, name in zip(style.PALETTE, classes, strict=False):
-        ax.scatter(*points[label == name].T, s=10, color=color, alpha=0.75, linewidths=0)
+        ax.scatter(points[label == name, 0], points[label == name, 1], s=10, color=color, alpha=0.75, linewidths=0)
     style.bare(ax)
 
 

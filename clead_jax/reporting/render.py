@@ -83,7 +83,7 @@ def _markdown_block(block: Block) -> str:
 
 
 def _md(text: str) -> str:
-    for mark in "\\`*_|<>[]":
+    for mark in ("\\", "`", "*", "|", "<", "](", "_"):
         text = text.replace(mark, "\\" + mark)
     return text
 
@@ -154,14 +154,17 @@ h2 { font-size: 1.2rem; margin: 2.8rem 0 .6rem; padding-top: .8rem; border-top: 
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e7eb; }
-th { font-weight: 600; }
+th { font-weight: 600; white-space: nowrap; }
 th[scope=col] { vertical-align: bottom; border-bottom: 2px solid #1d2126; font-size: .9rem; }
+th[scope=col]:last-child { white-space: normal; }
 .numeric td, .numeric th + th { text-align: right; }
-small { display: block; color: #5b6470; font-size: .8rem; font-weight: 400; white-space: nowrap; }
+.numeric td { white-space: nowrap; }
+small { display: block; color: #5b6470; font-size: .8rem; font-weight: 400; }
 @media (max-width: 32rem) {
   .alarm { padding-left: 1.6rem; }
   table { font-size: .85rem; }
   th, td { padding: .4rem .35rem; }
+  th[scope=col] { white-space: normal; }
   small { font-size: .68rem; }
 }
 figure { margin: 1rem 0; }

@@ -49,6 +49,7 @@ styled = matplotlib.rc_context(
         "lines.linewidth": 1.8,
         "lines.markersize": 5.5,
         "legend.frameon": False,
+        "errorbar.capsize": 2.5,
     }
 )
 """Decorator of every function that draws a figure: the settings hold inside it and nowhere else."""

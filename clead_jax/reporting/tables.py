@@ -1,4 +1,4 @@
-"""The before/after table in the layout of C-LEAD's Table 1 (a row per attack, without and with), and the small tables."""
+"""The before/after table in the layout of C-LEAD's Table 1 (a row per attack, without and with), and the small ones."""
 
 import json
 from functools import cache
@@ -64,8 +64,7 @@ def distances(results: dict[str, Any]) -> Table:
     rows: list[list[Cell]] = [
         [
             f"{wording.attack_title(attack, results)}: {wording.model_title(model, results)}",
-            f"{found['median']:.3f}",
-            f"{found['mean']:.3f}",
+            *("none found" if found[kind] is None else f"{found[kind]:.3f}" for kind in ("median", "mean")),
             wording.percent(found["success"]),
         ]
         for attack, by_model in results["distances"].items()
@@ -105,10 +104,17 @@ def _gain(attack: str, models: dict[str, Any], per_example: dict[str, np.ndarray
     before, after = (models[model]["accuracy"].get(attack) for model in ("baseline", "defended"))
     if before is None or after is None:
         return "not measured"
-    records = [(per_example or {}).get(f"{model}/{attack}") for model in ("baseline", "defended")]
-    if records[0] is None or records[1] is None or len(records[0]) != len(records[1]):
+    if per_example is None:
         return wording.points(after - before), ""
+    records = (_record(per_example, name, models[name]["accuracy"], attack) for name in ("baseline", "defended"))
     return wording.points(after - before), wording.span(paired_difference(*records), wording.points)
+
+
+def _record(per_example: dict[str, np.ndarray], model: str, accuracy: dict[str, float], attack: str) -> np.ndarray:
+    """Which images stand, bool [N]. The worst case has no record of its own: it is all others together."""
+    if attack != "worst_case":
+        return per_example[f"{model}/{attack}"]
+    return np.logical_and.reduce([per_example[f"{model}/{name}"] for name in accuracy if name != "worst_case"])
 
 
 def _paper_cell(reported: dict[str, float | None] | None) -> Cell:

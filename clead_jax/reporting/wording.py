@@ -24,7 +24,8 @@ _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 def model_title(name: str, results: dict[str, Any]) -> str:
     """The heading of a model's column; a name we do not know stands for itself."""
-    return _STAGES.get(results["models"][name].get("stage", ""), _MODELS.get(name, name))
+    stage = results["models"][name].get("checkpoint", {}).get("stage", "")
+    return _STAGES.get(stage, _MODELS.get(name, name))
 
 
 def attack_title(name: str, results: dict[str, Any]) -> str:
@@ -67,7 +68,7 @@ def radius(norm: str, eps: float) -> str:
 
 
 def norm_title(norm: str) -> str:
-    """"linf" -> "L∞"."""
+    """ "linf" -> "L∞"."""
     return _NORMS.get(norm, norm)
 
 

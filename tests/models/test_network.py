@@ -34,6 +34,8 @@ def test_each_part_can_be_run_alone():
     np.testing.assert_array_equal(apply(IMAGES, train=False, method="features"), features)
     np.testing.assert_array_equal(apply(features, method="project"), projections)
     np.testing.assert_array_equal(apply(features, method="classify"), logits)
+    np.testing.assert_array_equal(apply(IMAGES, train=False, method="logits"), logits)
+    np.testing.assert_array_equal(apply(IMAGES, train=False, method="embed"), projections)
     head, projector = variables["params"]["head"], variables["params"]["projector"]
     np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], rtol=1e-5, atol=1e-6)
     hidden = np.maximum(features @ projector["Dense_0"]["kernel"] + projector["Dense_0"]["bias"], 0)

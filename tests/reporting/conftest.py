@@ -29,15 +29,25 @@ def _records(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
         noisy = np.clip(difficulty + 0.05 * rng.standard_normal(n), 0, None)
         for attack, share in shares.items():
             records[f"{model}/{attack}"] = noisy <= np.quantile(noisy, share)
-        records[f"{model}/worst_case"] = np.logical_and.reduce([records[f"{model}/{attack}"] for attack in ATTACKS])
     return records
 
 
 def _results(records: dict[str, np.ndarray], n: int) -> dict:
     models = {}
     for model in SHARES:
-        accuracy = {attack: float(records[f"{model}/{attack}"].mean()) for attack in ("clean", *ATTACKS, "worst_case")}
-        models[model] = {"accuracy": accuracy, "interval95": {a: _interval(s, n) for a, s in accuracy.items()}}
+        hits = {attack: records[f"{model}/{attack}"] for attack in ("clean", *ATTACKS)}
+        hits["worst_case"] = np.logical_and.reduce(list(hits.values()))
+        accuracy = {attack: float(standing.mean()) for attack, standing in hits.items()}
+        checkpoint = {
+            "stage": "probe" if model == "defended" else model,
+            "epoch": 30,
+            "fingerprint": "0123456789abcdef",
+        }
+        models[model] = {
+            "checkpoint": checkpoint,
+            "accuracy": accuracy,
+            "interval95": {a: _interval(s, n) for a, s in accuracy.items()},
+        }
     eps = [0.0, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3]
     return {
         "schema": 1,
@@ -52,7 +62,11 @@ def _results(records: dict[str, np.ndarray], n: int) -> dict:
         "models": models,
         "seen_attacks": ["pgd", "cw"],
         "unseen_attacks": ["fgsm"],
-        "attacks": {"fgsm": {"steps": 1, "eps": 0.1}, "pgd": {"steps": 20, "eps": 0.1, "step_size": 0.025}, "cw": {"steps": 20}},
+        "attacks": {
+            "fgsm": {"steps": 1, "eps": 0.1},
+            "pgd": {"steps": 20, "eps": 0.1, "step_size": 0.025},
+            "cw": {"steps": 20},
+        },
         "label_use": {"baseline": ["training"], "defended": ["probe"]},
         "curves": {
             "attack": "pgd",
@@ -64,8 +78,8 @@ def _results(records: dict[str, np.ndarray], n: int) -> dict:
         },
         "distances": {
             "cw_l2": {
-                "baseline": {"median": 0.41, "mean": 0.44, "success": 1.0},
-                "defended": {"median": 0.93, "mean": 0.99, "success": 0.99},
+                "baseline": {"norm": "l2", "num_examples": 100, "median": 0.41, "mean": 0.44, "success": 1.0},
+                "defended": {"norm": "l2", "num_examples": 100, "median": 0.93, "mean": 0.99, "success": 0.99},
             }
         },
         "training_cost": {
@@ -89,7 +103,11 @@ def _results(records: dict[str, np.ndarray], n: int) -> dict:
 
 def _metrics() -> list[dict]:
     lines = []
-    for stage, epochs, loss, robust in (("baseline", 20, 2.3, 0.2), ("pretrain", 30, 4.1, 0.6), ("probe", 10, 1.1, None)):
+    for stage, epochs, loss, robust in (
+        ("baseline", 20, 2.3, 0.2),
+        ("pretrain", 30, 4.1, 0.6),
+        ("probe", 10, 1.1, None),
+    ):
         for epoch in range(1, epochs + 1):
             decay = math.exp(-4 * epoch / epochs)
             line = {"stage": stage, "step": 11 * epoch, "epoch": epoch, "epochs": epochs, "loss": loss * (0.1 + decay)}

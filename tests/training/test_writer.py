@@ -15,7 +15,6 @@ def _records(path):
 
 def test_records_are_appended(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    resumed.close()
     first, second = {"stage": "a", "step": 1, "loss": 0.5}, {"stage": "a", "step": 2, "epoch": 1, "val_clean": 0.25}
     MetricWriter(path).write({**first, "loss": np.float32(0.5)})
     assert _records(path) == [first]

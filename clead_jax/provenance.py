@@ -1,0 +1,51 @@
+"""What the report says about where numbers come from: labels used, training cost, machine."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from clead_jax.run import Run
+
+
+def label_use(cfg: Any, stage: str) -> list[str]:
+    """Where class labels entered a stage's model: training, probe, attacks (on training images), initial weights, positives."""
+    if stage in ("baseline", "supervised"):
+        return ["training"]
+    used = ["probe"] if stage == "probe" else []
+    if cfg.pretrain.ascend != "contrastive":
+        used.append("attacks")
+    if cfg.pretrain.start == "baseline":
+        used.append("initial weights")
+    if cfg.pretrain.positives == "class" or cfg.pretrain.loss == "supcon":
+        used.append("positives")
+    return used
+
+
+def training_cost(workdir: str) -> dict[str, dict[str, float]]:
+    """Forward+backward passes and seconds of every trained stage, added up from metrics.jsonl."""
+    cost: dict[str, dict[str, float]] = {}
+    path = Path(workdir) / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        epoch = json.loads(line)
+        spent = cost.setdefault(epoch["stage"], {"forward_backward_passes": 0, "seconds": 0.0})
+        spent["forward_backward_passes"] += epoch["passes"]
+        spent["seconds"] += epoch["seconds"]
+    return cost
+
+
+def environment(run: Run) -> dict[str, Any]:
+    """What the numbers were made on and with."""
+    device = jax.devices()[0]
+    return {
+        "config_name": run.name,
+        "seed": run.cfg.seed,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }

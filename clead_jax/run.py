@@ -1,0 +1,38 @@
+"""A run as its stages share it: config, data, network, mesh, evaluator. Opening one reads the data and writes nothing."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from clead_jax import build, data, parallel
+from clead_jax.evaluation.robust import Evaluator
+
+
+class Run(NamedTuple):
+    """What all stages of a run share."""
+
+    cfg: Any
+    workdir: str
+    name: str
+    mesh: jax.sharding.Mesh
+    dataset: data.Dataset
+    splits: build.Splits
+    network_fields: dict[str, Any]
+    network: Any
+    evaluator: Evaluator
+
+
+def open_run(cfg: Any, workdir: str, name: str) -> Run:
+    """Reads the data, makes network, mesh and evaluator. Writes nothing."""
+    dataset = build.dataset(cfg)
+    splits = build.splits(cfg, dataset)
+    fields = build.network_fields(cfg, dataset, splits.train)
+    net, mesh = build.network(fields), parallel.data_mesh()
+    batch = min(cfg.evaluation.batch_size, len(splits.test.labels))
+    evaluator = Evaluator(
+        build.forward(net),
+        batch_size=build.rounded_up(batch, mesh.size),
+        place=lambda x: parallel.put(x, parallel.split(mesh)),
+        fetch=parallel.to_host,
+    )
+    return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, evaluator)

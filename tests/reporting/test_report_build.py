@@ -1,0 +1,189 @@
+"""The front door: work directory in, pages and pictures out."""
+
+import html.parser
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clead_jax import report
+
+PICTURES = {"before_after", "accuracy_over_eps", "perturbations", "embeddings", "training_curves"}
+
+
+@pytest.fixture
+def pages(workdir):
+    """report.md and index.html of a complete work directory, and their folder."""
+    folder = report.build(workdir).parent
+    return (folder / "report.md").read_text(), (folder / "index.html").read_text(), folder
+
+
+def edit_results(workdir, **changes):
+    path = workdir / "evaluation" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects attributes by tag and insists that every tag is closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.open = {}, []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.found.setdefault(tag, []).append(dict(attributes))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_pictures_hold_something_and_both_pages_show_them(pages):
+    markdown, page, folder = pages
+    assert {path.stem for path in folder.glob("*.png")} == PICTURES
+    for name in PICTURES:
+        with Image.open(folder / f"{name}.png") as image:
+            assert image.width == 1200
+            assert np.asarray(image.convert("L")).std() > 10
+        assert f"({name}.png)" in markdown
+    images = Tags(page).found["img"]
+    assert {image["src"] for image in images} == {f"{name}.png" for name in PICTURES}
+    assert all(len(image["alt"]) > 20 for image in images)
+
+
+def test_page_is_whole_and_needs_nothing_from_elsewhere(pages):
+    _, page, _ = pages
+    tags = Tags(page)
+    assert not tags.open
+    assert not {"link", "script"} & tags.found.keys()
+    assert any(meta.get("name") == "viewport" for meta in tags.found["meta"])
+    assert "http" not in page
+
+
+def test_both_pages_carry_the_numbers_and_no_path_of_this_machine(pages, workdir):
+    for text in pages[:2]:
+        for said in ("20.0", "61.9", "preliminary", "25.5/255", "PGD-20", "Paper, not measured here", "517,000"):
+            assert said in text, said
+        assert "python -m clead_jax.main --config=configs/quickstart.py" in text
+        assert str(workdir) not in text
+
+
+def test_building_again_changes_nothing(pages, workdir):
+    folder = pages[2]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report.build(workdir)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_says_what_is_missing_and_leaves_no_outdated_picture(workdir):
+    report.build(workdir)
+    for name in ("per_example", "samples", "embeddings"):
+        (workdir / "evaluation" / f"{name}.npz").unlink()
+    (workdir / "metrics.jsonl").unlink()
+    (workdir / "config.json").unlink()
+    edit_results(workdir, curves={}, distances={}, training_cost={}, attacks={}, label_use={})
+    folder = report.build(workdir).parent
+    markdown = (folder / "report.md").read_text().replace("\\", "")
+    for name in ("per_example.npz", "samples.npz", "embeddings.npz", "metrics.jsonl", "config.json", "curves"):
+        assert name in markdown, name
+    assert {path.stem for path in folder.glob("*.png")} == {"before_after"}
+
+
+def test_alarms_come_first_and_quiet_checks_last(workdir):
+    text = (report.build(workdir).parent / "report.md").read_text()
+    assert text.index("## Checks") > text.index("## How to get")
+    alarm = {"name": "zero_gradients", "status": "fail", "value": 0.3125, "hint": "Attack with a margin loss."}
+    quiet = {"name": "transfer", "status": "skipped", "value": None, "hint": "one model only"}
+    edit_results(workdir, checks=[quiet, alarm | {"name": "small", "status": "warn"}, alarm])
+    text = (report.build(workdir).parent / "report.md").read_text().replace("\\", "")
+    assert text.index("FAIL: zero_gradients = 0.3125 — Attack") < text.index("WARN: small") < text.index("| transfer")
+    assert text.index("| transfer") < text.index("## Accuracy before and after")
+
+
+def test_other_evaluations_are_shown_with_their_own_radius(workdir, results):
+    results["threat_model"]["eps"] = 4 / 255
+    (workdir / "evaluation" / "linf-0.01569").mkdir()
+    (workdir / "evaluation" / "linf-0.01569" / "results.json").write_text(json.dumps(results))
+    text = (report.build(workdir).parent / "report.md").read_text()
+    assert "ε = 4/255" in text.split("## Other evaluations")[1]
+
+
+def test_class_names_and_data_set_names_are_never_markup(workdir, results):
+    edit_results(workdir, dataset=results["dataset"] | {"name": "<b>|cats*"})
+    folder = report.build(workdir).parent
+    assert "<b>" not in (folder / "index.html").read_text()
+    assert "\\<b>\\|cats\\*" in (folder / "report.md").read_text()
+
+
+def test_a_torn_last_line_is_a_running_training_any_other_is_damage(workdir):
+    path = workdir / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"stage": "pro')
+    report.build(workdir)
+    path.write_text('{"stage": "pro\n' + whole)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1"):
+        report.build(workdir)
+
+
+@pytest.mark.parametrize("name", ["results.json", "samples.npz", "embeddings.npz", "per_example.npz"])
+def test_a_damaged_file_is_named(workdir, name):
+    path = workdir / "evaluation" / name
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=name) as caught:
+        report.build(workdir)
+    assert "\n" not in str(caught.value)
+
+
+def test_results_of_another_schema_or_half_an_evaluation_are_refused(workdir):
+    edit_results(workdir, schema=7)
+    with pytest.raises(ValueError, match=r"schema 7.*reads 1"):
+        report.build(workdir)
+    (workdir / "evaluation" / "results.json").write_text('{"schema": 1, "models": {}}')
+    with pytest.raises(ValueError, match=r"lacks dataset.*not finished"):
+        report.build(workdir)
+
+
+def test_embeddings_or_samples_of_no_model_are_refused(workdir):
+    np.savez(workdir / "evaluation" / "embeddings.npz", label=np.zeros(3))
+    with pytest.raises(ValueError, match=r"embeddings\.npz"):
+        report.build(workdir)
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_command_line_writes_the_report_without_jax(workdir):
+    code = (
+        "import sys; from clead_jax import report; report.main(['report', f'--workdir={sys.argv[1]}'])\n"
+        "assert not {'jax', 'tensorflow', 'matplotlib.pyplot'} & sys.modules.keys()"
+    )
+    done = run("-c", code, str(workdir))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(workdir / "report" / "index.html")
+    assert (workdir / "report" / "index.html").exists()
+
+
+def test_command_line_errors_are_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for arguments, said in (
+        ([f"--workdir={tmp_path / 'absent'}"], "absent does not exist"),
+        ([f"--workdir={tmp_path}"], "clead_jax.evaluate"),
+        ([], "--workdir"),
+    ):
+        done = run("-m", "clead_jax.report", *arguments)
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_an_os_error(workdir):
+    (workdir / "report").touch()
+    with pytest.raises(OSError, match="report"):
+        report.build(workdir)

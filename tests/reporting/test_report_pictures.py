@@ -1,0 +1,98 @@
+"""What is drawn, read back from the figures: positions, units, marks. Looks are judged by eye."""
+
+import numpy as np
+import pytest
+
+from clead_jax.reporting import charts, pictures, style
+
+
+def texts(figure):
+    return [text.get_text() for ax in figure.axes for text in (*ax.texts, ax.xaxis.label, ax.title, ax._left_title)]
+
+
+def test_radii_are_in_grey_levels_under_linf_and_plain_under_l2(results):
+    results["threat_model"] = {"norm": "linf", "eps": 8 / 255}
+    results["curves"]["eps"] = [value / 255 for value in (0, 1, 2, 4, 8, 16, 32, 64)]
+    ax = charts.accuracy_over_eps(results).axes[0]
+    assert list(ax.lines[0].get_xdata()) == pytest.approx([0, 1, 2, 4, 8, 16, 32, 64])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "2", "4", "8", "16", "32", "64"]
+    assert "1/255" in ax.get_xlabel() and "L∞" in ax.get_xlabel()
+    results["threat_model"] = {"norm": "l2", "eps": 0.5}
+    ax = charts.accuracy_over_eps(results).axes[0]
+    assert list(ax.lines[0].get_xdata()) == pytest.approx(results["curves"]["eps"])
+    assert "255" not in ax.get_xlabel()
+
+
+def test_accuracy_is_in_percent_with_wilson_bars_of_the_curves_own_examples(results):
+    def bars(count):
+        results["curves"]["num_examples"] = count
+        container = charts.accuracy_over_eps(results).axes[0].containers[0]
+        assert list(container[0].get_ydata()) == pytest.approx([98, 92, 74, 43, 20, 3, 0, 0])
+        return container[2][0].get_segments()
+
+    (_, low), (_, high) = bars(100)[4]
+    assert (low, high) == pytest.approx((13.3, 28.9), abs=0.1)  # Wilson, 20 of 100
+    (_, low), (_, high) = bars(10_000)[4]
+    assert high - low < 2
+
+
+def test_before_after_shows_every_measurement_with_its_interval(results):
+    ax = charts.before_after(results).axes[0]
+    for container, model in zip(ax.containers, ("baseline", "defended"), strict=True):
+        measured = results["models"][model]
+        assert list(container[0].get_xdata()) == pytest.approx([100 * a for a in measured["accuracy"].values()])
+        ends = np.array([segment[:, 0] for segment in container[2][0].get_segments()])
+        assert ends == pytest.approx(100 * np.array(list(measured["interval95"].values())))
+    assert ax.get_yticklabels()[0].get_text() == "Clean images"
+
+
+def test_training_shows_every_stage_and_says_where_nothing_was_validated(metrics):
+    figure = charts.training_curves(metrics)
+    left, right = figure.axes[2:4]  # second row: pretrain
+    lines = [line for line in metrics if line["stage"] == "pretrain"]
+    assert list(left.lines[0].get_xdata()) == [line["step"] for line in lines]
+    assert list(right.lines[1].get_ydata()) == [100 * line["val_robust"] for line in lines if "val_robust" in line]
+    assert "no validation in this stage" in texts(figure)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_perturbations_are_amplified_alike_and_predictions_marked(samples, results, channels):
+    samples = {name: np.repeat(a, channels, -1) if a.ndim == 4 else a for name, a in samples.items()}
+    figure, factor = pictures.perturbations(samples, results)
+    assert factor == pytest.approx(5, rel=1e-4)  # 0.5 over eps 0.1
+    images = [ax.images[0].get_array() for ax in figure.axes]
+    expected = np.clip(0.5 + 5 * (samples["baseline/pgd"][0] - samples["clean"][0]), 0, 1).squeeze()
+    assert np.asarray(images[1]) == pytest.approx(expected, abs=1e-4)
+    assert np.asarray(images[2]) == pytest.approx(samples["baseline/pgd"][0].squeeze(), abs=1e-6)
+    said = texts(figure)
+    assert {"label: 0", "✓ 0", "✗ 8", "✓ 1", "Without C-LEAD", "With C-LEAD", "change × 5"} <= set(said)
+
+
+def test_another_attack_is_shown_where_pgd_was_not_run(samples, results):
+    assert pictures.shown_attack(samples, results) == "pgd"
+    assert pictures.shown_attack({k: v for k, v in samples.items() if "pgd" not in k}, results) == "fgsm"
+    with pytest.raises(ValueError, match="holds clean"):
+        pictures.shown_attack({"clean": samples["clean"]}, results)
+
+
+def test_embedding_is_repeatable_and_shows_clusters_fall_apart(embeddings, results):
+    spread = {}
+    figure = pictures.embeddings(embeddings, results)
+    again = pictures.embeddings(embeddings, results)
+    for ax, other in zip(figure.axes, again.axes, strict=True):
+        points = [dots.get_offsets() for dots in ax.collections]
+        assert all(np.array_equal(a, b.get_offsets()) for a, b in zip(points, other.collections, strict=True))
+        spread[ax.get_title(loc="left")] = np.mean([np.std(cluster, axis=0).mean() for cluster in points])
+    for model in ("Without C-LEAD", "With C-LEAD"):
+        assert spread[f"{model}: attacked"] > 2 * spread[f"{model}: clean"]
+
+
+def test_many_classes_are_cut_to_the_colours_there_are(embeddings, results):
+    embeddings["label"] = np.arange(300) % 100
+    figure = pictures.embeddings(embeddings, results)
+    assert len(figure.axes[0].collections) == len(style.PALETTE) == len(set(style.PALETTE))
+
+
+def test_models_differ_by_more_than_colour():
+    before, after = style.model_line("baseline"), style.model_line("defended")
+    assert before.marker != after.marker and before.linestyle != after.linestyle

@@ -1,0 +1,169 @@
+"""The steps on a network small enough to be checked by hand, and the promises a state makes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from clead_jax.training import optimizers, pretrain, state, supervised, views
+
+
+class Tiny(nn.Module):
+    """A one-layer network with the methods of `models.Network`."""
+
+    def setup(self):
+        self.backbone, self.norm = nn.Dense(6), nn.BatchNorm(use_running_average=False, name="backbone_norm")
+        self.projector, self.head = nn.Dense(4), nn.Dense(3)
+
+    def features(self, x, train):
+        h = self.backbone(x.reshape(len(x), -1))
+        return nn.tanh(h)
+
+    def project(self, h):
+        return self.projector(h)
+
+    def classify(self, h):
+        return self.head(h)
+
+    def logits(self, x, train):
+        return self.classify(self.features(x, train))
+
+    def embed(self, x, train):
+        return self.project(self.features(x, train))
+
+    def __call__(self, x, train):
+        h = self.features(x, train)
+        return self.project(h), self.classify(h)
+
+
+@pytest.fixture
+def setting():
+    network = Tiny()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 2, 2, 1)).astype(np.uint8)
+    labels = rng.integers(0, 3, 12).astype(np.int32)
+    variables = network.init(jax.random.key(0), images[:1] / 255.0, False)
+    return network, variables, jnp.asarray(images), jnp.asarray(labels)
+
+
+def plain(keys, images):
+    return images.astype(jnp.float32) / 255
+
+
+def begin(variables, trained, tx, images, labels, reference=None):
+    s, rest = state.create(variables, trained, tx)
+    return s, state.Frozen(images, labels, rest, reference)
+
+
+def test_split_and_variables_are_inverse(setting):
+    _, variables, _, _ = setting
+    mine, rest = state.split(variables, ("head",))
+    assert set(mine["params"]) == {"head"} and "head" not in rest["params"]
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, state.variables(**mine, rest=rest)["params"], variables["params"]))
+
+
+def test_supervised_step_is_one_step_of_sgd_on_the_mean_cross_entropy(setting):
+    network, variables, images, labels = setting
+    tx = optax.sgd(0.5)
+    s, frozen = begin(variables, ("backbone", "head"), tx, images, labels)
+    step = supervised.make_step(network, tx, plain, None)
+    index = jnp.arange(8)
+    new, metrics = step(s, frozen, index, jax.random.key(1))
+
+    def loss(params):
+        logits = network.apply({"params": params}, plain(None, images[index]), True, method="logits")
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[index]).mean()
+
+    grads = jax.grad(loss)(variables["params"])
+    expected = variables["params"]["backbone"]["kernel"] - 0.5 * grads["backbone"]["kernel"]
+    np.testing.assert_allclose(new.params["backbone"]["kernel"], expected, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], loss(variables["params"]), rtol=1e-6)
+    assert "projector" not in new.params and int(new.step) == 1
+
+
+def test_probe_moves_the_head_alone(setting):
+    network, variables, images, labels = setting
+    tx = optax.adam(0.1)
+    s, frozen = begin(variables, ("head",), tx, images, labels)
+    new, _ = supervised.make_step(network, tx, plain, None)(s, frozen, jnp.arange(8), jax.random.key(1))
+    assert set(new.params) == {"head"}
+    assert not jnp.array_equal(new.params["head"]["kernel"], variables["params"]["head"]["kernel"])
+
+
+def test_supervised_step_trains_on_what_perturb_returns(setting):
+    network, variables, images, labels = setting
+    tx = optax.sgd(0.5)
+    s, frozen = begin(variables, ("backbone", "head"), tx, images, labels)
+    black = supervised.make_step(network, tx, plain, lambda v, x, y, k: jnp.zeros_like(x))
+    new, _ = black(s, frozen, jnp.arange(8), jax.random.key(1))
+    np.testing.assert_array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])  # no input, no gradient
+
+
+def sum_of_squares(z, labels):
+    return (z**2).sum(-1).mean()
+
+
+def test_online_head_learns_and_never_moves_the_encoder(setting):
+    network, variables, images, labels = setting
+    tx = optimizers.make(
+        type("C", (), dict(optimizer="sgd", schedule="constant", lr=0.1, momentum=0.0, weight_decay=0.0, warmup_epochs=0))(),
+        10, 1, online_lr=0.1,
+    )  # fmt: skip
+    s, frozen = begin(variables, ("backbone", "projector", "head"), tx, images, labels)
+    both = lambda v, reference, x, y, keys: jnp.stack([plain(None, x)] * 2, 1)
+    nothing = pretrain.make_step(network, tx, both, lambda z, labels: 0.0 * z.sum())
+    new, metrics = nothing(s, frozen, jnp.arange(8), jax.random.key(1))
+    np.testing.assert_array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])
+    assert not jnp.array_equal(new.params["head"]["kernel"], s.params["head"]["kernel"])
+    new, _ = pretrain.make_step(network, tx, both, sum_of_squares)(s, frozen, jnp.arange(8), jax.random.key(1))
+    assert not jnp.array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])
+
+
+def test_views_are_batch_first_and_in_order(setting):
+    network, variables, images, labels = setting
+    darker = lambda forward, x, target, keys: x / 2
+    make = views.make_views(("clean", darker, "augmented"), views.online(network), plain)
+    stack = make(variables, None, images, labels, state.example_keys(jax.random.key(0), jnp.arange(12)))
+    assert stack.shape == (12, 3, 2, 2, 1)
+    np.testing.assert_array_equal(stack[:, 1], stack[:, 0] / 2)
+    np.testing.assert_array_equal(stack[:, 0], plain(None, images))
+
+
+def test_what_the_views_attack_is_a_switch(setting):
+    network, variables, images, labels = setting
+    x = plain(None, images)
+    other = jax.tree.map(lambda leaf: leaf + 1, variables)
+    logits, target = views.online(network)(variables, other, x, labels)
+    np.testing.assert_array_equal(logits(x), network.apply(variables, x, False, method="logits"))
+    logits, target = views.baseline(network)(variables, other, x, labels)
+    np.testing.assert_array_equal(logits(x), network.apply(other, x, False, method="logits"))
+    assert jnp.array_equal(target, labels)
+
+
+def test_contrastive_target_is_instance_discrimination(setting):
+    network, variables, images, labels = setting
+    x = plain(None, images)
+    dot = lambda a, b: a @ b.T
+    logits, target = views.contrastive(network, dot, 0.5, by_class=False)(variables, None, x, labels)
+    z = network.apply(variables, x, False, method="embed")
+    np.testing.assert_allclose(logits(x), z @ z.T / 0.5, rtol=1e-5)
+    assert jnp.array_equal(target, jnp.arange(12))
+    logits, _ = views.contrastive(network, dot, 0.5, by_class=True)(variables, None, x, labels)
+    same = (labels[:, None] == labels) & ~jnp.eye(12, dtype=bool)
+    assert bool((jnp.isneginf(logits(x)) == same).all())
+
+
+def test_example_keys_follow_the_example_not_the_batch():
+    key = jax.random.key(3)
+    data = lambda index: jax.random.key_data(state.example_keys(key, jnp.asarray(index)))
+    np.testing.assert_array_equal(data([5, 7])[1], data([7])[0])
+
+
+def test_schedules():
+    rate = optimizers.rate("cosine", 0.4, 100, 10)
+    assert float(rate(0)) == 0 and float(rate(10)) == pytest.approx(0.4) and float(rate(100)) == pytest.approx(0, abs=1e-6)
+    assert float(optimizers.rate("constant", 0.4, 100, 0)(77)) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="cosine, constant"):
+        optimizers.rate("step", 0.4, 100, 0)

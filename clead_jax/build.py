@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from clead_jax import attacks, checkpoint, config, data
+from clead_jax import attacks, checkpoint, config, data, values
 from clead_jax.evaluation.robust import NamedAttack
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
@@ -52,7 +52,7 @@ TRAINED_PARTS = {
 
 def check(cfg: Any) -> None:
     """Everything that can be refused before data are read: plugins, names, attacks, the loss. Raises ValueError."""
-    for module in config.items(cfg.plugins):
+    for module in values.items(cfg.plugins):
         importlib.import_module(module)
     config.validate(cfg)
     BACKBONES[cfg.model.backbone]
@@ -63,7 +63,7 @@ def check(cfg: Any) -> None:
         optimizers.make(cfg[stage], 1, 1)
         if cfg[stage].get("attack"):
             training_attack(cfg, cfg[stage].attack)
-    for text in (*config.items(cfg.evaluation.attacks), *config.items(cfg.evaluation.distances)):
+    for text in (*values.items(cfg.evaluation.attacks), *values.items(cfg.evaluation.distances)):
         evaluation_attack(cfg, text)
     validation_attack(cfg)
 
@@ -88,7 +88,7 @@ def splits(cfg: Any, ds: data.Dataset) -> Splits:
 
 
 def network_fields(cfg: Any, ds: data.Dataset, train: data.Examples) -> dict[str, Any]:
-    """What `Network` is made from: plain values, kept in every checkpoint so that a model can be rebuilt without data."""
+    """What `Network` is made from: plain values, kept in every checkpoint, so that it can be rebuilt without data."""
     scaled = train.images.astype(np.float32) / 255
     axes = tuple(range(scaled.ndim - 1))
     return {
@@ -101,10 +101,11 @@ def network_fields(cfg: Any, ds: data.Dataset, train: data.Examples) -> dict[str
 
 def network(fields: dict[str, Any]) -> Network:
     """The network of `network_fields`."""
-    return Network(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Network(**plain)
 
 
-def forward(net: Network) -> Callable[[PyTree, jax.Array], jax.Array]:
+def forward(net: Any) -> Callable[[PyTree, jax.Array], jax.Array]:
     """(variables, x [B, H, W, C] in [0, 1]) -> logits [B, K], BatchNorm in eval mode."""
     return lambda variables, x: net.apply(variables, x, False, method=net.logits)
 
@@ -134,7 +135,7 @@ def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> N
 
     Raises ValueError for an unknown attack or setting, naming the known ones.
     """
-    name, own = config.spec(text)
+    name, own = values.spec(text)
     entry = ATTACKS[name]
     fields = {f.name: f for f in dataclasses.fields(entry.config)}
     for key in own:
@@ -144,7 +145,7 @@ def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> N
     types = typing.get_type_hints(entry.config)
     cfg = entry.config(**{k: _coerce(v, types[k], f"{text}: {k}") for k, v in given.items() if k in fields})
     if "eps" in fields:
-        config.unit(cfg.eps, f"{text}: eps", getattr(cfg, "norm", "linf"))
+        values.unit(cfg.eps, f"{text}: eps", getattr(cfg, "norm", "linf"))
     return NamedAttack(text, entry.value, entry.info["objective"], cfg)
 
 
@@ -155,7 +156,7 @@ def _coerce(value: Any, wanted: Any, name: str) -> Any:
         return str(value).lower() == "true"
     if wanted is str:
         return str(value)
-    return config.whole(value, name) if wanted is int else config.number(value, name)
+    return values.whole(value, name) if wanted is int else values.number(value, name)
 
 
 def training_attack(cfg: Any, text: str) -> views.Attack:
@@ -193,14 +194,14 @@ def attack_cost(text: str, cfg: Any) -> int:
 
 def view_list(cfg: Any) -> tuple[views.Attack | str, ...]:
     """The views of `config.views`: attacks as functions, "clean" and "augmented" by name."""
-    return tuple(t if t in ("clean", "augmented") else training_attack(cfg, t) for t in config.items(cfg.views))
+    return tuple(t if t in ("clean", "augmented") else training_attack(cfg, t) for t in values.items(cfg.views))
 
 
 def loss(cfg: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """(z [B, V, D], labels [B]) -> scalar: the registered loss, averaged over its anchors."""
     entry = LOSSES[cfg.pretrain.loss]
-    number_of_views = len(config.items(cfg.views))
-    weights = tuple(config.number(w, "pretrain.weights") for w in config.items(cfg.pretrain.weights))
+    number_of_views = len(values.items(cfg.views))
+    weights = tuple(values.number(w, "pretrain.weights") for w in values.items(cfg.pretrain.weights))
     if number_of_views < 2:
         raise ValueError(f"views is {cfg.views!r}: a contrastive loss needs two views or more")
     if weights and len(weights) != number_of_views - 1:
@@ -222,8 +223,8 @@ def stage(cfg: Any, name: str, net: Network, num_examples: int) -> Stage:
         tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch, own.online_lr)
         make_views = views.make_views(view_list(cfg), _target(cfg, net), augment)
         step = pretrain.make_step(net, tx, make_views, loss(cfg))
-        attacked = [t for t in config.items(cfg.views) if t not in ("clean", "augmented")]
-        passes = sum(attack_cost(t, cfg) for t in attacked) + len(config.items(cfg.views))
+        attacked = [t for t in values.items(cfg.views) if t not in ("clean", "augmented")]
+        passes = sum(attack_cost(t, cfg) for t in attacked) + len(values.items(cfg.views))
     else:
         tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch)
         step = supervised.make_step(net, tx, augment, _perturb(cfg, own.attack, net) if own.attack else None)
@@ -239,9 +240,12 @@ def _augment(cfg: Any, wanted: bool) -> supervised.Augment:
 
 
 def _target(cfg: Any, net: Network) -> views.Target:
-    if cfg.pretrain.ascend != "contrastive":
-        return views.TARGETS[cfg.pretrain.ascend](net)
-    return views.contrastive(net, SIMILARITIES[cfg.pretrain.similarity], cfg.pretrain.temperature, cfg.pretrain.positives == "class")
+    own = cfg.pretrain
+    if own.ascend == "online":
+        return views.online(net)
+    if own.ascend == "baseline":
+        return views.baseline(net)
+    return views.contrastive(net, SIMILARITIES[own.similarity], own.temperature, own.positives == "class")
 
 
 def _perturb(cfg: Any, text: str, net: Network) -> supervised.Perturb:

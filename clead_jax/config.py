@@ -7,13 +7,13 @@ lists are comma-separated strings ("clean,pgd,cw"); an item can carry settings o
 
 import difflib
 import json
-import math
 import os
-import re
 import runpy
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from clead_jax import values
 
 TRAINED_STAGES = ("baseline", "supervised", "pretrain", "probe")
 STAGES = (*TRAINED_STAGES, "evaluate", "report")
@@ -45,7 +45,12 @@ def base() -> ConfigDict:
                 "train_size": 0,  # class-balanced subset of train; 0: all
                 "test_size": 0,
             },
-            "augment": {"crop_padding": 4, "flip": True, "color_jitter": 0.0, "grayscale": 0.0},  # Sec. 4: crop and flip
+            "augment": {
+                "crop_padding": 4,
+                "flip": True,
+                "color_jitter": 0.0,
+                "grayscale": 0.0,
+            },  # Sec. 4: crop and flip
             "model": {
                 "backbone": "resnet18",
                 "width": 64,
@@ -59,7 +64,7 @@ def base() -> ConfigDict:
             # The paper names neither norm, radius nor steps: Madry et al. (arXiv 1706.06083) and TRADES
             # (arXiv 1901.08573) for radius and step size, five steps and a random start as in RoCL-like pre-training.
             "train_attack": {"norm": "linf", "eps": "8/255", "step_size": "2/255", "steps": 5, "random_start": True},
-            # The "without" column. 5e-4 and 0.1 cosine: the usual CIFAR recipe (He et al., arXiv 1512.03385, and after).
+            # The "without" column. 5e-4 and 0.1, cosine: the usual CIFAR recipe (after He et al., arXiv 1512.03385).
             "baseline": _training(epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4) | {"attack": ""},
             # The control: PGD adversarial training (arXiv 1706.06083), the same step on attacked images.
             "supervised": _training(epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4) | {"attack": "pgd"},
@@ -79,7 +84,7 @@ def base() -> ConfigDict:
             "probe": _training(epochs=100, batch_size=128, lr=1e-4, optimizer="adam", schedule="constant")
             | {
                 "start": "latest",  # or "best" by validation
-                "augment": True,  # whether the linear layer sees crops and flips, or the plain images; unsaid: see README
+                "augment": True,  # the linear layer sees crops and flips, or the plain images; unsaid: see README
                 "attack": "",
             },
             # Choices made during training look at this many validation images only, never at the test split.
@@ -126,65 +131,21 @@ def _training(
     }
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
-def number(text: Any, name: str = "number") -> float:
-    """'8/255', '0.1' or 0.1 -> float. Raises ValueError naming `name` for anything else, NaN and infinity too."""
-    match = re.fullmatch(r"\s*([-+.\deE]+)\s*(?:/\s*([-+.\deE]+)\s*)?", str(text))
-    try:
-        if match is None:
-            raise ValueError
-        value = float(match[1]) / float(match[2] or 1)
-        if not math.isfinite(value):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{name}: {str(text)!r} is no number; write 0.1 or 8/255") from None
-    return value
-
-
-def whole(text: Any, name: str = "number") -> int:
-    """'20' -> 20. Raises ValueError naming `name` for what is no whole number."""
-    value = number(text, name)
-    if value != int(value):
-        raise ValueError(f"{name}: {text!r} is no whole number")
-    return int(value)
-
-
-def items(text: str) -> tuple[str, ...]:
-    """'a,b(c=1,d=2)' -> ('a', 'b(c=1,d=2)'): splits at the commas outside parentheses."""
-    return tuple(part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip())
-
-
-def spec(text: str) -> tuple[str, dict[str, str]]:
-    """'pgd(steps=10,eps=4/255)' -> ('pgd', {'steps': '10', 'eps': '4/255'}). Raises ValueError if it does not parse."""
-    match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is no name with settings; write pgd or pgd(steps=10,eps=4/255)")
-    settings = {}
-    for part in items(match[2] or ""):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise ValueError(f"{text!r}: {part!r} is no setting; write name=value")
-        settings[key.strip()] = value.strip()
-    return match[1], settings
-
-
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
 def validate(cfg: ConfigDict) -> None:
     """Raises ValueError, one line, for the first field whose value cannot be meant. Needs no jax and no data."""
-    for stage in items(cfg.stages):
+    for stage in values.items(cfg.stages):
         if stage not in STAGES:
             raise ValueError(f"stages: unknown stage {stage!r}; known: {', '.join(STAGES)}")
     for field, known in CHOICES.items():
         if (value := _get(cfg, field)) not in known:
             raise ValueError(f"{field} is {value!r}; it can be {', '.join(known)}")
     for field in ("train_attack.eps", "evaluation.eps", "train_attack.step_size", "evaluation.step_size"):
-        unit(_get(cfg, field), field, cfg[field.split(".")[0]].norm)
-    for eps in items(cfg.evaluation.curve):
-        unit(eps, "evaluation.curve", cfg.evaluation.norm)
+        values.unit(_get(cfg, field), field, cfg[field.split(".")[0]].norm)
+    for eps in values.items(cfg.evaluation.curve):
+        values.unit(eps, "evaluation.curve", cfg.evaluation.norm)
     for stage in TRAINED_STAGES:
         _positive(cfg, f"{stage}.epochs", f"{stage}.batch_size", f"{stage}.lr")
     _positive(cfg, "model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr")
@@ -192,16 +153,8 @@ def validate(cfg: ConfigDict) -> None:
     _positive(cfg, "train_attack.steps", "evaluation.steps", "evaluation.restarts", "evaluation.batch_size")
     if not 0 < cfg.data.validation < 1:
         raise ValueError(f"data.validation is {cfg.data.validation}; it is a share of train between 0 and 1")
-    if not items(cfg.views):
+    if not values.items(cfg.views):
         raise ValueError("views is empty; write for example clean,pgd,cw")
-
-
-def unit(text: Any, name: str, norm: str = "linf") -> float:
-    """`number`, refused outside [0, 1] where the norm is linf (pixels lie in [0, 1]), below 0 elsewhere."""
-    value = number(text, name)
-    if value < 0 or (norm == "linf" and value > 1):
-        raise ValueError(f"{name} is {text}; under {norm} it lies in {'[0, 1]' if norm == 'linf' else '[0, inf)'}")
-    return value
 
 
 def _positive(cfg: ConfigDict, *fields: str) -> None:
@@ -225,7 +178,7 @@ def preset(neighbour: str, name: str) -> ConfigDict:
 
 
 def stage_fields(cfg: ConfigDict, stage: str) -> dict[str, Any]:
-    """The fields that decide the weights of `stage`, flat {'pretrain.epochs': 200, ...}: changing one is refused later."""
+    """The fields that decide the weights of `stage`, flat: {'pretrain.epochs': 200, ...}. Changing one is refused."""
     parts = {"seed", "data", "augment", "model", "validation", stage}
     if stage == "pretrain":
         parts |= {"views", "train_attack"}
@@ -261,7 +214,7 @@ def changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def save(cfg: ConfigDict, workdir: str, name: str) -> None:
-    """Writes `config.json`, without the paths of this machine: data_dir is dropped, files become relative to workdir."""
+    """Writes `config.json` without paths of this machine: data_dir is dropped, files are relative to the workdir."""
     plain = json.loads(cfg.to_json())
     plain["data"] |= {"data_dir": "", "name": _relative(cfg.data.name, workdir)}
     with open(os.path.join(workdir, "config.json"), "w") as f:

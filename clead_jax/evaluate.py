@@ -8,7 +8,7 @@ into evaluation/results.json; others go to evaluation/<tag>/.
 
 from absl import flags
 
-from clead_jax import cli, config
+from clead_jax import cli, config, values
 
 OVERRIDES = {
     "attacks": "attacks, e.g. fgsm,pgd(steps=100),cw",
@@ -28,7 +28,9 @@ OVERRIDES = {
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "work directory of a run", flag_values=values)
-    flags.DEFINE_string("models", "", "stages to evaluate, e.g. baseline,probe (default: baseline and defended)", flag_values=values)
+    flags.DEFINE_string(
+        "models", "", "stages to evaluate, e.g. baseline,probe (default: baseline and defended)", flag_values=values
+    )
     flags.DEFINE_string("data_dir", "", "where TFDS data lies", flag_values=values)
     flags.DEFINE_bool("fresh", False, "discard earlier results", flag_values=values)
     for name, text in OVERRIDES.items():
@@ -37,22 +39,22 @@ def _define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> None:
     """Parses the command line, measures, prints the table."""
-    values = cli.parse(argv, _define, __doc__)
-    if not values.workdir:
+    options = cli.parse(argv, _define, __doc__)
+    if not options.workdir:
         raise ValueError("which run? write --workdir=DIR")
-    cfg, name = config.restore(values.workdir)
-    cfg.data.data_dir = values.data_dir
+    cfg, name = config.restore(options.workdir)
+    cfg.data.data_dir = options.data_dir
     for field in OVERRIDES:
-        if (text := values[field].value) is not None:
+        if (text := options[field].value) is not None:
             whole = isinstance(cfg.evaluation[field], int)
-            cfg.evaluation[field] = config.whole(text, field) if whole else text.replace("none", "")
-    stages = {label: label for label in config.items(values.models)} or None
+            cfg.evaluation[field] = values.whole(text, field) if whole else text.replace("none", "")
+    stages = {label: label for label in values.items(options.models)} or None
     from clead_jax import build, measure, report, run  # after the flags: a typo should not wait for jax
 
     build.check(cfg)
-    directory = measure.measure(run.open_run(cfg, values.workdir, name), stages, values.fresh)
+    directory = measure.measure(run.open_run(cfg, options.workdir, name), stages, options.fresh)
     print(report.table(directory))
-    print(f"results: {directory / 'results.json'}; python -m clead_jax.report --workdir={values.workdir} shows them")
+    print(f"results: {directory / 'results.json'}; python -m clead_jax.report --workdir={options.workdir} shows them")
 
 
 if __name__ == "__main__":

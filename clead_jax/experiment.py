@@ -1,9 +1,9 @@
 """A run: the stages of a config, one after the other, in one work directory.
 
-    WORKDIR/config.json            the config of the last start, without paths of this machine
-    WORKDIR/checkpoints/<stage>/   see `checkpoint`; a stage is finished when its last step is there
-    WORKDIR/metrics.jsonl          one line per stage and epoch
-    WORKDIR/evaluation/, report/   see `evaluate` and `report`
+WORKDIR/config.json            the config of the last start, without paths of this machine
+WORKDIR/checkpoints/<stage>/   see `checkpoint`; a stage is finished when its last step is there
+WORKDIR/metrics.jsonl          one line per stage and epoch
+WORKDIR/evaluation/, report/   see `evaluate` and `report`
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clead_jax import build, checkpoint, config, data, measure, parallel, report
+from clead_jax import build, checkpoint, config, data, measure, parallel, report, values
 from clead_jax.run import Run, open_run
 from clead_jax.training import state as states
 from clead_jax.training.loop import Diverged, fit
@@ -30,7 +30,7 @@ def run(cfg: Any, workdir: str, name: str) -> None:
     from the one the work directory was started with; OSError for a directory that cannot be written.
     """
     build.check(cfg)
-    stages = config.items(cfg.stages)
+    stages = values.items(cfg.stages)
     refuse_changes(cfg, workdir, stages)
     context = open_run(cfg, workdir, name)
     if parallel.is_main():
@@ -44,26 +44,30 @@ def run(cfg: Any, workdir: str, name: str) -> None:
         elif stage == "evaluate":
             measure.measure(context)
         elif parallel.is_main():
-            print(f"report: {report.build(workdir)}")
+            page = report.build(workdir)
+            print(f"\n{report.table(Path(workdir) / 'evaluation')}\n\nreport: {page}")
 
 
 def refuse_changes(cfg: Any, workdir: str, stages: tuple[str, ...]) -> None:
     """Raises ValueError if a stage to be run was started with other values of the fields its weights depend on."""
     for stage in config.TRAINED_STAGES:
         directory = build.checkpoint_dir(workdir, stage)
-        if stage in stages and (meta := checkpoint.latest_meta(directory)):
-            if differing := config.changed(meta["fields"], config.portable(config.stage_fields(cfg, stage), workdir)):
-                raise ValueError(
-                    f"{workdir} holds a {stage} stage with other values ({differing}); "
-                    f"use another --workdir, or delete {directory}"
-                )
+        meta = checkpoint.latest_meta(directory) if stage in stages else None
+        now = config.portable(config.stage_fields(cfg, stage), workdir)
+        if meta and (differing := config.changed(meta["fields"], now)):
+            raise ValueError(
+                f"{workdir} holds a {stage} stage with other values ({differing}); "
+                f"use another --workdir, or delete {directory}"
+            )
 
 
 def train(context: Run, name: str) -> None:
     """Trains one stage to its end, or says that it is finished."""
     cfg, mesh, train_split = context.cfg, context.mesh, context.splits.train
     if cfg[name].batch_size % mesh.size:
-        raise ValueError(f"{name}.batch_size is {cfg[name].batch_size}; it must be divisible by the {mesh.size} devices")
+        raise ValueError(
+            f"{name}.batch_size is {cfg[name].batch_size}; it must be divisible by the {mesh.size} devices"
+        )
     stage = build.stage(cfg, name, context.network, len(train_split.labels))
     directory = build.checkpoint_dir(context.workdir, name)
     replicated = parallel.replicated(mesh)
@@ -81,13 +85,13 @@ def train(context: Run, name: str) -> None:
     reference = None
     if build.needs_reference(cfg, name):
         reference = upstream_model(context, "baseline", "latest")
-    frozen = states.Frozen(train_split.images, train_split.labels, rest, reference)
+    frozen = parallel.put(states.Frozen(train_split.images, train_split.labels, rest, reference), replicated)
     hooks = Hooks(context, name, stage, directory, first_step, frozen)
     try:
         fit(
             jax.jit(stage.step, donate_argnums=0, out_shardings=replicated),
             parallel.put(state, replicated),
-            parallel.put(frozen, replicated),
+            frozen,
             plan=stage.plan,
             key=build.seed_of(cfg, name),
             first_step=first_step,
@@ -137,14 +141,16 @@ def upstream_model(context: Run, stage: str, which: int | str) -> PyTree:
 class Hooks:
     """What happens beside training: lines on the screen, metrics.jsonl, validation, checkpoints."""
 
-    def __init__(self, context: Run, name: str, stage: build.Stage, directory: str, first_step: int, frozen: states.Frozen):
+    def __init__(
+        self, context: Run, name: str, stage: build.Stage, directory: str, first_step: int, frozen: states.Frozen
+    ):
         self._context, self._name, self._stage, self._directory = context, name, stage, directory
         self._rest, self._epoch_started = frozen.variables, time.monotonic()
         self._attack = build.validation_attack(context.cfg)
         held = context.splits.validation
         count = min(context.cfg.validation.num_examples, len(held.labels))
         self._held = data.subset(held, count, context.cfg.seed) if count < len(held.labels) else held
-        self._progress = Progress(name, stage.plan, stage.passes, first_step, parallel.is_main())
+        self._progress = Progress(name, stage.plan, stage.passes, parallel.is_main())
         folder = Path(context.workdir)
         self._writer = MetricWriter(folder / "metrics.jsonl", folder / "tensorboard", parallel.is_main())
         self._writer.drop_after(name, first_step)

@@ -2,8 +2,8 @@
 
     python -m clead_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.pretrain.epochs=1 ...]
 
-Runs the stages of `config.stages` in order. The same command goes on where a killed run was; finished stages are not run
-again. Without --workdir the run lies in runs/<name of the config file>.
+Runs the stages of `config.stages` in order. The same command goes on where a killed run was; finished stages are not
+run again. Without --workdir the run lies in runs/<name of the config file>.
 """
 
 import os

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from clead_jax import build, checkpoint, config, data, parallel, provenance
+from clead_jax import build, checkpoint, data, parallel, provenance, values
 from clead_jax.evaluation import checks, store
 from clead_jax.evaluation.intervals import interval95
 from clead_jax.evaluation.robust import NamedAttack, Outcome
@@ -42,8 +42,7 @@ def measure(run: Run, stages: dict[str, str] | None = None, fresh: bool = False)
     checkpoint.
     """
     wanted = stages or {"baseline": "baseline", "defended": run.cfg.defended}
-    models = [_model(run, label, stage) for label, stage in wanted.items()]
-    models = [m for m in models if m]
+    models = [m for label, stage in wanted.items() if (m := _model(run, label, stage))]
     if not models:
         raise ValueError(f"{run.workdir} has no checkpoint of {' or '.join(wanted.values())}: train first")
     examples = _examples(run)
@@ -52,7 +51,7 @@ def measure(run: Run, stages: dict[str, str] | None = None, fresh: bool = False)
     session = _Session(run, directory, header, examples, fresh)
     for model in models:
         session.forget_if_changed(model)
-        for text in config.items(run.cfg.evaluation.attacks):
+        for text in values.items(run.cfg.evaluation.attacks):
             session.attack(model, build.evaluation_attack(run.cfg, text))
         session.curve(model)
         session.distances(model)
@@ -89,7 +88,7 @@ def _header(run: Run, examples: data.Examples) -> dict[str, Any]:
             "num_classes": run.dataset.num_classes,
             "class_names": list(run.dataset.class_names),
         },
-        "threat_model": {"norm": own.norm, "eps": config.number(own.eps)},
+        "threat_model": {"norm": own.norm, "eps": values.number(own.eps)},
     }
 
 
@@ -152,7 +151,11 @@ class _Session:
     def _attacked(
         self, model: Model, attack: NamedAttack, examples: data.Examples, keep: int = 0, name: str = ""
     ) -> Outcome:
-        heard = (lambda done, share: _say(f"evaluate: {name}  {done}/{len(examples.labels)}  {share:.2%} standing")) if name else None
+        heard = (
+            (lambda done, share: _say(f"evaluate: {name}  {done}/{len(examples.labels)}  {share:.2%} standing"))
+            if name
+            else None
+        )
         return self._run.evaluator.attack(
             model.variables,
             examples.images,
@@ -167,7 +170,7 @@ class _Session:
     def curve(self, model: Model) -> None:
         """Robust accuracy over eps, PGD with the step size scaled along."""
         own = self._run.cfg.evaluation
-        radii = [config.number(e) for e in config.items(own.curve)]
+        radii = [values.number(e) for e in values.items(own.curve)]
         if not radii:
             return
         attack = build.evaluation_attack(self._run.cfg, "pgd")
@@ -188,9 +191,11 @@ class _Session:
 
     def distances(self, model: Model) -> None:
         """How far the nearest adversarial image is, for attacks that look for it (0 where the clean image is wrong)."""
-        for text in config.items(self._run.cfg.evaluation.distances):
+        for text in values.items(self._run.cfg.evaluation.distances):
             attack = build.evaluation_attack(self._run.cfg, text)
-            few = data.subset(self._examples, min(self._run.cfg.evaluation.distance_examples, len(self._examples.labels)))
+            few = data.subset(
+                self._examples, min(self._run.cfg.evaluation.distance_examples, len(self._examples.labels))
+            )
             of_attack = self._results.setdefault("distances", {}).setdefault(attack.name, {})
             if model.label in of_attack:
                 continue
@@ -230,14 +235,16 @@ class _Session:
     def finish(self) -> None:
         """Adds what concerns the whole: seen and unseen attacks, labels used, cost, checks, environment."""
         cfg, records = self._run.cfg, self._records
-        trained_on = {config.spec(t)[0] for t in config.items(cfg.views)}
+        trained_on = {values.spec(t)[0] for t in values.items(cfg.views)}
         if cfg.defended == "supervised":
-            trained_on = {config.spec(t)[0] for t in config.items(cfg.supervised.attack)}
+            trained_on = {values.spec(t)[0] for t in values.items(cfg.supervised.attack)}
         names = list(self._results["attacks"])
         self._results |= {
-            "seen_attacks": [n for n in names if config.spec(n)[0] in trained_on],
-            "unseen_attacks": [n for n in names if config.spec(n)[0] not in trained_on],
-            "label_use": {m: provenance.label_use(cfg, v["checkpoint"]["stage"]) for m, v in self._results["models"].items()},
+            "seen_attacks": [n for n in names if values.spec(n)[0] in trained_on],
+            "unseen_attacks": [n for n in names if values.spec(n)[0] not in trained_on],
+            "label_use": {
+                m: provenance.label_use(cfg, v["checkpoint"]["stage"]) for m, v in self._results["models"].items()
+            },
             "training_cost": provenance.training_cost(self._run.workdir),
             "checks": [
                 checks.sample_size(len(self._examples.labels)),

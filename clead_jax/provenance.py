@@ -11,7 +11,7 @@ from clead_jax.run import Run
 
 
 def label_use(cfg: Any, stage: str) -> list[str]:
-    """Where class labels entered a stage's model: training, probe, attacks (on training images), initial weights, positives."""
+    """Where class labels entered a stage's model: training, probe, attacks, initial weights, positives."""
     if stage in ("baseline", "supervised"):
         return ["training"]
     used = ["probe"] if stage == "probe" else []

@@ -1,10 +1,11 @@
 """Names for what a config can choose: one `Registry` per kind, filled by decorators beside the code they name.
 
-    @ATTACKS.register("pgd", PGDConfig)        # a new entry is one decorator: config, CLI and contract tests find it
+@ATTACKS.register("pgd", PGDConfig)        # a new entry is one decorator: config, CLI and contract tests find it
 """
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -13,7 +14,7 @@ class Entry(NamedTuple):
 
     value: Any
     config: Any = None
-    info: dict[str, Any] = {}
+    info: Mapping[str, Any] = MappingProxyType({})
 
 
 class Registry:

@@ -1,4 +1,4 @@
-"""A run as its stages share it: config, data, network, mesh, evaluator. Opening one reads the data and writes nothing."""
+"""A run as its stages share it: config, data, network, mesh, evaluator. Opening one writes nothing."""
 
 from typing import Any, NamedTuple
 

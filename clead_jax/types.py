@@ -14,39 +14,49 @@ Key = jax.Array
 PyTree = Any
 
 Forward = Callable[[Array], Array]
-"""images [B, H, W, C] in [0, 1] -> outputs [B, ...] (logits or embeddings). Closes over variables and BatchNorm mode."""
+"""images [B, H, W, C] in [0, 1] -> outputs [B, ...], logits or embeddings; closes over variables and BatchNorm mode."""
 
 Objective = Callable[[Array, PyTree], Array]
 """(outputs [B, ...], target) -> [B]; larger is worse for the model. `target`: labels int [B] or a `Targeted`."""
 
 Loss = Callable[..., Array]
-"""(z [B, V, D], labels [B], cfg, where=None) -> [B, V] per-anchor losses; 0 where there is no anchor or no positive."""
+"""(z [B, V, D], labels [B], cfg, where=None) -> [B, V] losses; 0 where there is no anchor or no positive."""
 
 Metrics = dict[str, tuple[Array, Array]]
 """name -> (sum, count): added up over batches and divided once, so that padded tails never bias a mean."""
 
 
 class Targeted(NamedTuple):
-    """Target of a targeted attack: move an example of class `label` to class `goal`. Both int [B]; data, never static."""
+    """Target of a targeted attack: move an example of class `label` to class `goal`. Both int [B], data."""
 
     label: Array
     goal: Array
 
 
 class IterativeAttack(Protocol):
-    """Three pure functions and a step count. Every leaf of the state is [B, ...], so rows can be gathered and sharded."""
+    """Pure functions over a state whose every leaf is [B, ...], so that its rows can be gathered and sharded."""
 
-    def init(self, forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: Any) -> PyTree: ...
+    @property
+    def init(self) -> Callable[..., PyTree]:
+        """(forward, objective, x, target, keys, cfg) -> state."""
 
-    def step(self, forward: Forward, objective: Objective, state: PyTree, cfg: Any) -> PyTree: ...
+    @property
+    def step(self) -> Callable[..., PyTree]:
+        """(forward, objective, state, cfg) -> state."""
 
-    def result(self, state: PyTree) -> Array: ...
+    @property
+    def result(self) -> Callable[[PyTree], Array]:
+        """(state) -> x_adv."""
 
-    def done(self, state: PyTree) -> Array: ...
+    @property
+    def done(self) -> Callable[[PyTree], Array]:
+        """(state) -> bool [B]: more steps cannot help; a hint."""
 
-    def num_steps(self, cfg: Any) -> int: ...
+    @property
+    def num_steps(self) -> Callable[[Any], int]:
+        """(cfg) -> how many steps make the attack."""
 
 
 Step = Callable[[PyTree, PyTree, Array, Key], tuple[PyTree, Metrics]]
-"""(state, frozen, index int [B], key) -> (state, metrics). `index` names rows of the resident data set, which is part of
-`frozen`: what a step reads but does not train. An argument, never a closure: closed over, it becomes program constants."""
+"""(state, frozen, index int [B], key) -> (state, metrics). `index` names rows of the resident data set, which is part
+of `frozen`: what a step reads but does not train. An argument: closed over, it would become constants."""

@@ -1,6 +1,6 @@
 """C-LEAD in minutes on a laptop: Eq. 2 on scikit-learn's handwritten digits, a tiny ResNet, no download.
 
-    python -m clead_jax.main --config=configs/quickstart.py
+python -m clead_jax.main --config=configs/quickstart.py
 """
 
 from clead_jax import config

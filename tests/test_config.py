@@ -6,30 +6,30 @@ import sys
 
 import pytest
 
-from clead_jax import config
+from clead_jax import config, values
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.1", 0.1), (0.1, 0.1), ("1e-3", 1e-3), ("0", 0.0)])
 def test_number_reads(text, value):
-    assert config.number(text) == pytest.approx(value)
+    assert values.number(text) == pytest.approx(value)
 
 
 @pytest.mark.parametrize("text", ["", "eight", "8/0", "nan", "inf", "1/2/3", "8//255", "None"])
 def test_number_refuses(text):
     with pytest.raises(ValueError, match="eps"):
-        config.number(text, "eps")
+        values.number(text, "eps")
 
 
 def test_items_keeps_settings_together():
-    assert config.items("clean, pgd(steps=10,eps=4/255) ,cw") == ("clean", "pgd(steps=10,eps=4/255)", "cw")
-    assert config.items("") == ()
+    assert values.items("clean, pgd(steps=10,eps=4/255) ,cw") == ("clean", "pgd(steps=10,eps=4/255)", "cw")
+    assert values.items("") == ()
 
 
 def test_spec():
-    assert config.spec("pgd(steps=10,eps=4/255)") == ("pgd", {"steps": "10", "eps": "4/255"})
+    assert values.spec("pgd(steps=10,eps=4/255)") == ("pgd", {"steps": "10", "eps": "4/255"})
     for wrong in ("pgd(steps)", "pgd(", "", "pgd steps"):
         with pytest.raises(ValueError):
-            config.spec(wrong)
+            values.spec(wrong)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,8 @@ def test_presets_are_valid_and_carry_the_papers_values():
         "p = c.pretrain\n"
         "assert (p.temperature, c.model.projection_dim, p.batch_size, p.optimizer, p.momentum, p.lr, p.schedule) == "
         "(0.1, 128, 512, 'sgd', 0.9, 0.4, 'cosine')\n"
-        "assert (c.probe.optimizer, c.probe.lr, c.probe.batch_size, c.model.backbone) == ('adam', 1e-4, 128, 'resnet50')\n"
+        "q = c.probe\n"
+        "assert (q.optimizer, q.lr, q.batch_size, c.model.backbone) == ('adam', 1e-4, 128, 'resnet50')\n"
         "assert 'jax' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,7 +1,9 @@
 """Attacks. Importing the room registers `fgsm`, `pgd`, `cw` and `cw_l2`.
 
-entry = ATTACKS["pgd"]
-x_adv = run(entry.value, forward, entry.info["objective"], x, labels, keys, entry.config(eps=4 / 255))
+    entry = ATTACKS["pgd"]
+    x_adv = run(entry.value, forward, entry.info["objective"], x, labels, keys, entry.config(eps=4 / 255))
+
+Another attack is another file: five functions in an `Iterative`, a config, and one `ATTACKS.register`.
 """
 
 from clead_jax.attacks.combine import run, worst_of

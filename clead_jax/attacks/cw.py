@@ -10,7 +10,7 @@ step; a round ends inside a step, row by row, so the attack can be stopped, gath
 Two things are ours. The step size falls to 0 over a round (a cosine), so that a round ends at its minimum instead of
 circling it; and only successes in the last tenth of a round count for the search of c, because the first, long steps
 overshoot the decision boundary whatever c is. Without them the distance found on a linear model is up to twice the true
-one, however many steps are made; with them it is within 0.2 %.
+one, however many steps are made; with them it is within 0.1 % at 200 steps a round.
 """
 
 import dataclasses
@@ -27,7 +27,6 @@ from clead_jax.attacks.objectives import fooled, margin
 from clead_jax.registry import ATTACKS
 from clead_jax.types import Array, Forward, Key, Objective, PyTree
 
-_static = {"static": True}
 _INSIDE = 0.999999  # pixels of exactly 0 and 1 lie at infinity under tanh: pull them in by this factor
 
 
@@ -39,8 +38,8 @@ class CWL2Config:
     c: float = 1e-3  # weight of the margin in the first round
     confidence: float = 0.0  # the objective an image must reach to count as a success (kappa in the paper)
     learning_rate: float = 0.01
-    steps: int = dataclasses.field(default=1000, metadata=_static)  # Adam steps per round
-    rounds: int = dataclasses.field(default=9, metadata=_static)
+    steps: int = jax.tree.static(default=1000)  # Adam steps per round
+    rounds: int = jax.tree.static(default=9)
 
     norm: ClassVar[str] = "l2"
 

@@ -23,8 +23,6 @@ from clead_jax.attacks.objectives import ascent, cross_entropy, margin
 from clead_jax.registry import ATTACKS
 from clead_jax.types import Array, Forward, Key, Objective, PyTree
 
-_static = {"static": True}
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +35,11 @@ class GradientConfig:
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
     step_size: float | None = 2 / 255  # None: eps
-    norm: str = dataclasses.field(default="linf", metadata=_static)
-    steps: int = dataclasses.field(default=20, metadata=_static)
-    random_start: bool = dataclasses.field(default=True, metadata=_static)
-    restarts: int = dataclasses.field(default=1, metadata=_static)  # runs from other random starts; the best counts
-    keep: str = dataclasses.field(default="best", metadata=_static)  # "best" point seen (needs labels), or "last"
+    norm: str = jax.tree.static(default="linf")
+    steps: int = jax.tree.static(default=20)
+    random_start: bool = jax.tree.static(default=True)
+    restarts: int = jax.tree.static(default=1)  # runs from other random starts; the best counts
+    keep: str = jax.tree.static(default="best")  # "best" point seen (needs labels), or "last"
 
     def __post_init__(self) -> None:
         norms.check(self.norm)
@@ -64,9 +62,9 @@ class FGSMConfig(GradientConfig):
     """One full-length step from the image itself, whatever it leads to (Goodfellow et al. 2015)."""
 
     step_size: float | None = None
-    steps: int = dataclasses.field(default=1, metadata=_static)
-    random_start: bool = dataclasses.field(default=False, metadata=_static)
-    keep: str = dataclasses.field(default="last", metadata=_static)
+    steps: int = jax.tree.static(default=1)
+    random_start: bool = jax.tree.static(default=False)
+    keep: str = jax.tree.static(default="last")
 
 
 class State(NamedTuple):

@@ -12,7 +12,8 @@ class Iterative(NamedTuple):
     """An attack as pure functions (see `types.IterativeAttack`).
 
     Every leaf of the state is [B, ...], counters and keys included, so that a caller may gather the rows still
-    standing, spread them over devices, or save them between two steps.
+    standing, spread them over devices, or save them between two steps. Fields may share an array: call `init` under jit
+    if `step` is to donate its state.
     """
 
     init: Callable[..., PyTree]  # (forward, objective, x, target, keys, cfg) -> state

@@ -38,9 +38,10 @@ def _folder(options: Options) -> Path:
 
 
 def _fingerprint(source: Path) -> str:
-    """Names, sizes and times of every file below `source`: changes whenever a file is added, removed or rewritten."""
+    """Changes whenever a file or folder below `source` is added, removed or rewritten: names, sizes and times."""
     lines = []
     for folder, _, files in os.walk(source):
+        lines.append(folder)
         for file in files:
             stat = os.stat(os.path.join(folder, file))
             lines.append(f"{folder} {file} {stat.st_size} {stat.st_mtime_ns}")

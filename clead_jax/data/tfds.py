@@ -1,7 +1,7 @@
 """TensorFlow Datasets without TensorFlow: any prepared image-classification set stored as array_record.
 
 A prepared set is a folder DATA_DIR/NAME[/CONFIG]/VERSION with `dataset_info.json` inside. To read one needs no
-TensorFlow; to prepare one does (except CIFAR, see `cifar`), and so does converting one: there the error gives the command.
+TensorFlow; to prepare one does (except CIFAR, see `cifar`), and so does converting one: the error gives the command.
 """
 
 import os
@@ -17,7 +17,10 @@ from clead_jax.data.images import MODES, decode_all
 from clead_jax.data.splits import with_test_split
 from clead_jax.registry import SOURCES
 
-INSTALL = "in an environment of its own: pip install tensorflow-cpu tensorflow-datasets array-record mlcroissant"
+INSTALL = (
+    "in an environment of its own: "
+    "pip install tensorflow-cpu tensorflow-datasets array-record importlib_resources mlcroissant"
+)
 
 
 @SOURCES.register("tfds")
@@ -85,7 +88,7 @@ def _keys(info: Any) -> tuple[str, str]:
     kinds = [type(features[key]) for key in keys if isinstance(key, str)]
     if kinds != [Image, ClassLabel] or features[keys[0]].shape[-1] not in MODES or "train" not in info.splits:
         raise ValueError(
-            f"{info.full_name} is {features}, supervised keys {keys}, splits {list(info.splits)}; "
+            f"{info.full_name} has supervised keys {keys} among {', '.join(features)} and splits {', '.join(info.splits)}; "
             "allowed: a grey or RGB Image with a ClassLabel, and a train split"
         )
     return keys

@@ -20,7 +20,9 @@ def sample_size(n: int) -> dict[str, Any]:
     """Fewer than 1,000 examples are a preliminary result: the interval is wide."""
     if n >= PRELIMINARY:
         return check("sample_size", "ok", n)
-    return check("sample_size", "warn", n, f"preliminary: fewer than {PRELIMINARY} examples; read the interval, not the mean")
+    return check(
+        "sample_size", "warn", n, f"preliminary: fewer than {PRELIMINARY} examples; read the interval, not the mean"
+    )
 
 
 def iterative_weaker_than_one_step(records: dict[str, np.ndarray], model: str) -> dict[str, Any]:
@@ -31,7 +33,9 @@ def iterative_weaker_than_one_step(records: dict[str, np.ndarray], model: str) -
     gap = int(records[f"{model}/pgd"].sum()) - int(records[f"{model}/fgsm"].sum())
     if gap <= SLACK:
         return check(name, "ok", gap)
-    return check(name, "fail", gap, f"{gap} more images survive PGD than FGSM: masked gradients, or a step size that is off")
+    return check(
+        name, "fail", gap, f"{gap} more images survive PGD than FGSM: masked gradients, or a step size that is off"
+    )
 
 
 def undefended_falls(records: dict[str, np.ndarray], model: str, num_classes: int) -> dict[str, Any]:

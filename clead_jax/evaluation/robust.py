@@ -17,7 +17,7 @@ import numpy as np
 
 from clead_jax.types import Array, IterativeAttack, Key, Objective, PyTree
 
-Place = Callable[[np.ndarray], Array]
+Place = Callable[[Any], Array]
 """Puts one batch [B, ...] on the devices."""
 
 
@@ -104,14 +104,22 @@ class Evaluator:
         whole = Outcome(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
         return whole._replace(adversarial=whole.adversarial[:keep])
 
-    def _attack_batch(self, variables: PyTree, x: np.ndarray, labels: np.ndarray, keys: Key, named: NamedAttack) -> Outcome:
+    def _attack_batch(
+        self, variables: PyTree, x: np.ndarray, labels: np.ndarray, keys: Key, named: NamedAttack
+    ) -> Outcome:
         placed, targets = self._place(x), self._place(labels.astype(np.int32))
         x_adv = self._run(variables, placed, targets, self._place(keys), named)
         clean, found = self._fetch((self._predict(variables, placed), self._predict(variables, x_adv)))
         image = np.asarray(self._fetch(x_adv))
         distance = norm_of(image - x, named.cfg.norm)
-        if not (distance <= getattr(named.cfg, "eps", np.inf) * (1 + 1e-5) + 1e-6).all() or image.min() < 0 or image.max() > 1:
-            raise RuntimeError(f"attack {named.name} left its ball: distance {distance.max()}, pixels {image.min()}..{image.max()}")
+        if (
+            not (distance <= getattr(named.cfg, "eps", np.inf) * (1 + 1e-5) + 1e-6).all()
+            or image.min() < 0
+            or image.max() > 1
+        ):
+            raise RuntimeError(
+                f"attack {named.name} left its ball: distance {distance.max()}, pixels {image.min()}..{image.max()}"
+            )
         return Outcome((clean == labels) & (found == labels), distance, image, found)
 
     def _run(self, variables: PyTree, x: Array, target: Array, keys: Key, named: NamedAttack) -> Array:

@@ -5,7 +5,7 @@ Resuming needs nothing but the number of the next step: the order of an epoch an
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -65,11 +65,12 @@ def fit(
 ) -> PyTree:
     """Runs steps `first_step` .. `plan.total_steps` - 1 and returns the last state.
 
-    `place` puts an index row [batch_size] on the devices, `fetch` brings metrics to the host. The loss is fetched every `log_every` steps only, so that the
-    devices never wait for the host. Raises Diverged at the first step whose loss is not finite.
+    `place` puts an index row [batch_size] on the devices, `fetch` brings metrics to the host: every `log_every` steps
+    only, so that the devices never wait. Raises Diverged, naming the first step whose loss is not finite.
     """
     order_key, step_key = jax.random.split(key)
-    pending, epoch_sums = [], {}
+    pending: list[Any] = []
+    epoch_sums: dict[str, tuple[float, float]] = {}
     for number in range(first_step, plan.total_steps):
         epoch, row = divmod(number, plan.steps_per_epoch)
         if row == 0 or number == first_step:

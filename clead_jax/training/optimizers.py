@@ -1,10 +1,12 @@
-"""Optimizers by name, as the papers use them: SGD with momentum and coupled weight decay, Adam; cosine or constant rate."""
+"""Optimizers by name: SGD with momentum and coupled weight decay, Adam; cosine or constant rate."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
+
+from clead_jax.types import PyTree
 
 SCHEDULES = ("cosine", "constant")
 
@@ -24,7 +26,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd
 
 
 def rate(schedule: str, lr: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then constant or a cosine down to 0 at `total_steps`. Raises ValueError for other names."""
+    """Linear warm-up from 0, then constant or a cosine down to 0 at `total_steps`. ValueError for other names."""
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
     if schedule == "cosine":
@@ -45,5 +47,8 @@ def make(cfg: Any, total_steps: int, steps_per_epoch: int, online_lr: float = 0.
     main = OPTIMIZERS[cfg.optimizer](schedule, cfg.momentum, cfg.weight_decay)
     if not online_lr:
         return main
-    label = lambda params: {part: jax.tree.map(lambda _: part == "head", leaves) for part, leaves in params.items()}
-    return optax.partition({True: optax.adam(online_lr), False: main}, label)
+    return optax.partition({True: optax.adam(online_lr), False: main}, _is_head)
+
+
+def _is_head(params: PyTree) -> PyTree:
+    return {part: jax.tree.map(lambda _, here=part == "head": here, leaves) for part, leaves in params.items()}

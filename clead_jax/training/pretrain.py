@@ -44,7 +44,11 @@ def make_step(
         (_, (loss, online, logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         count = jnp.float32(b)
         hits = (logits.argmax(-1) == view_labels).sum() / v
-        metrics = {"loss": (loss * count, count), "online_loss": (online * count, count), "online_accuracy": (hits, count)}
+        metrics = {
+            "loss": (loss * count, count),
+            "online_loss": (online * count, count),
+            "online_accuracy": (hits, count),
+        }
         return apply_gradients(state, tx, grads, stats), metrics
 
     return step

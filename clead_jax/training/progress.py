@@ -1,4 +1,4 @@
-"""What a person sees while a stage trains: one line an epoch, a live line between on a terminal, and the cost up front."""
+"""What a person sees while a stage trains: the cost up front, a line an epoch, a live line on a terminal."""
 
 import sys
 import time
@@ -19,11 +19,11 @@ def duration(seconds: float) -> str:
 class Progress:
     """Speed, ETA and lines for one stage. Silent where `show` is False (all processes but the first)."""
 
-    def __init__(self, stage: str, plan: Plan, passes_per_image: int, first_step: int, show: bool = True):
-        self._stage, self._plan, self._show = stage, plan, show
-        self._passes = passes_per_image
-        self._first, self._started, self._speed = first_step, time.monotonic(), None
+    def __init__(self, stage: str, plan: Plan, passes_per_image: int, show: bool = True):
+        self._stage, self._plan, self._passes, self._show = stage, plan, passes_per_image, show
         self._live = show and sys.stderr.isatty()
+        self._clock: tuple[float, int] | None = None  # (time, step) of the first tick: it holds the compilation
+        self.images_per_second = 0.0  # training images, not views; 0 until two ticks were heard
 
     def cost(self) -> str:
         """'200 epochs x 87 steps x 512 images x 13 forward+backward passes = 1.2e+08 passes'."""
@@ -39,39 +39,31 @@ class Progress:
         self._say(f"{self._stage}: {self.cost()}")
 
     def tick(self, step: int, loss: float) -> None:
-        """Called every few steps. The first call only starts the clock: it holds the compilation."""
+        """Called every few steps: measures the speed, and tells how long the stage will take when it first knows."""
         now = time.monotonic()
-        if self._speed is None:
-            self._since, self._at, self._speed = now, step, 0.0
+        if self._clock is None:
+            self._clock = now, step
             return
-        seconds_a_step = (now - self._since) / (step - self._at)
-        if not self._speed:
-            left = (self._plan.total_steps - step) * seconds_a_step
-            self._say(f"{self._stage}: about {duration(left)} at the {seconds_a_step:.3g} s a step measured so far")
-        self._speed = self._plan.batch_size / seconds_a_step
+        seconds_a_step = (now - self._clock[0]) / (step - self._clock[1])
+        first = not self.images_per_second
+        self.images_per_second = self._plan.batch_size / seconds_a_step
+        if first:
+            self._say(f"{self._stage}: {seconds_a_step:.3g} s a step measured so far, {self.eta(step)}")
         if self._live:
-            print(f"\r  step {step}/{self._plan.total_steps}  loss {loss:.4f}  {self.eta(step)}\033[K", end="", file=sys.stderr)
+            line = f"step {step}/{self._plan.total_steps}  loss {loss:.4f}  {self.eta(step)}"
+            print(f"\r  {line}\033[K", end="", file=sys.stderr, flush=True)
 
     def eta(self, step: int) -> str:
         """'ETA 3 min 10 s', or '' before anything was measured."""
-        if not self._speed:
+        if not self.images_per_second:
             return ""
-        return f"ETA {duration((self._plan.total_steps - step) * self._plan.batch_size / self._speed)}"
-
-    @property
-    def images_per_second(self) -> float:
-        """Training images (not views) per second, compilation left out; 0 before two looks at the loss."""
-        return self._speed or 0.0
+        return f"ETA {duration((self._plan.total_steps - step) * self._plan.batch_size / self.images_per_second)}"
 
     def epoch(self, epoch: int, step: int, means: dict[str, float]) -> None:
         """One line for a finished epoch."""
         values = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        speed = f"{self.images_per_second:.0f} images/s" if self._speed else ""
+        speed = f"{self.images_per_second:.0f} images/s" if self.images_per_second else ""
         self._say(f"{self._stage}  epoch {epoch}/{self._plan.epochs}  {values}  {speed}  {self.eta(step)}".rstrip())
-
-    def finish(self) -> float:
-        """Seconds since the stage was started or resumed, compilation included."""
-        return time.monotonic() - self._started
 
     def _say(self, line: str) -> None:
         if self._show:

@@ -14,8 +14,7 @@ import optax
 from clead_jax.types import Array, Key, PyTree
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """`step` counts updates; `extra` belongs to whoever adds it (averaged weights, a memory bank ...)."""
 
     step: Array
@@ -28,15 +27,16 @@ class TrainState:
 class Frozen(flax.struct.PyTreeNode):
     """What a step reads and does not train. `reference` are the variables of another network (the clean baseline)."""
 
-    images: Array  # uint8 [N, H, W, C], resident on the device
-    labels: Array  # int32 [N]
+    images: Any  # uint8 [N, H, W, C], resident on the device
+    labels: Any  # int32 [N]
     variables: PyTree  # the parts of the network this stage leaves alone
     reference: PyTree = None
 
 
 def split(variables: PyTree, trained: tuple[str, ...]) -> tuple[PyTree, PyTree]:
     """(the `trained` parts, the rest), each {"params", "batch_stats"}."""
-    mine, rest = ({"params": {}, "batch_stats": {}} for _ in range(2))
+    mine: PyTree = {"params": {}, "batch_stats": {}}
+    rest: PyTree = {"params": {}, "batch_stats": {}}
     for collection in mine:
         for part, leaves in variables.get(collection, {}).items():
             (mine if part in trained else rest)[collection][part] = leaves

@@ -34,7 +34,9 @@ def make_step(network: Any, tx: optax.GradientTransformation, augment: Augment, 
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
             merged = variables(params, state.batch_stats, frozen.variables)
-            logits, new = network.apply(merged, x, train, method=network.logits, mutable=["batch_stats"] if train else [])
+            logits, new = network.apply(
+                merged, x, train, method=network.logits, mutable=["batch_stats"] if train else []
+            )
             losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(), (logits, new.get("batch_stats", state.batch_stats))
 
@@ -42,6 +44,9 @@ def make_step(network: Any, tx: optax.GradientTransformation, augment: Augment, 
         batch_stats = {part: batch_stats[part] for part in state.batch_stats}
         count = jnp.float32(labels.size)
         correct = (logits.argmax(-1) == labels).sum()
-        return apply_gradients(state, tx, grads, batch_stats), {"loss": (loss * count, count), "train_accuracy": (correct, count)}
+        return apply_gradients(state, tx, grads, batch_stats), {
+            "loss": (loss * count, count),
+            "train_accuracy": (correct, count),
+        }
 
     return step

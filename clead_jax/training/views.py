@@ -1,4 +1,4 @@
-"""Perturbation views: one image, several versions, stacked [B, V, H, W, C] (batch first: any other order is replicated).
+"""Perturbation views: versions of one image, stacked [B, V, H, W, C] (batch first: other orders get replicated).
 
 What the attacks climb is a switch the paper leaves open, and it is nothing but a choice of classifier:
   contrastive  instance discrimination: "logits" are the similarities of a perturbed image to every clean image of the
@@ -27,7 +27,9 @@ Target = Callable[[PyTree, PyTree, Array, Array], Classifier]
 """(variables, reference, x, labels) -> Classifier."""
 
 
-def contrastive(network: Any, similarity: Callable[[Array, Array], Array], temperature: float, by_class: bool) -> Target:
+def contrastive(
+    network: Any, similarity: Callable[[Array, Array], Array], temperature: float, by_class: bool
+) -> Target:
     """Instance discrimination against the batch's clean images, in eval mode; no labels.
 
     With `by_class` (SupCon) the other images of the same class are no wrong answers: their logits are -inf.
@@ -60,12 +62,9 @@ def baseline(network: Any) -> Target:
     )
 
 
-TARGETS = {"contrastive": contrastive, "online": online, "baseline": baseline}
-
-
 def make_views(
     views: tuple[Attack | str, ...], target: Target, augment: Callable[[Key, Array], Array]
-) -> Callable[[PyTree, PyTree, Array, Array, Key], tuple[Array, Array]]:
+) -> Callable[[PyTree, PyTree, Array, Array, Key], Array]:
     """(variables, reference, images uint8 [B, H, W, C], labels, keys) -> views [B, V, H, W, C] in [0, 1].
 
     A view is "clean" (the batch's crop and flip), "augmented" (a draw of its own) or an attack on the clean one.
@@ -81,8 +80,10 @@ def make_views(
                 stack.append(x)
             elif view == "augmented":
                 stack.append(augment(view_keys, images))
-            else:
+            elif not isinstance(view, str):
                 stack.append(view(forward, x, wanted, view_keys))
+            else:
+                raise ValueError(f"unknown view {view!r}: known: clean, augmented, and attacks as functions")
         return jnp.stack(stack, axis=1)
 
     return make

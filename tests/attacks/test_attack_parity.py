@@ -11,7 +11,7 @@ from clead_jax.attacks.cw import CW_L2
 from clead_jax.attacks.gradient import GRADIENT
 from clead_jax.attacks.objectives import OBJECTIVES, cross_entropy, margin
 
-N = 256  # all images of a file
+N = 128
 
 
 @pytest.fixture(scope="module", params=["robust", "clean"])

@@ -27,7 +27,9 @@ def problem():
 
 def pgd(**settings):
     entry = ATTACKS["pgd"]
-    return NamedAttack("pgd", entry.value, entry.info["objective"], entry.config(eps=EPS, step_size=EPS / 4, **settings))
+    return NamedAttack(
+        "pgd", entry.value, entry.info["objective"], entry.config(eps=EPS, step_size=EPS / 4, **settings)
+    )
 
 
 @pytest.mark.parametrize("batch_size", [8, 64])
@@ -41,7 +43,7 @@ def test_finds_exactly_the_examples_that_can_be_broken(batch_size):
 
 def test_batches_change_nothing():
     forward, w, images, labels, _ = problem()
-    few = dict(key=jax.random.key(0), keep=N)
+    few = {"key": jax.random.key(0), "keep": N}
     whole = Evaluator(forward, 64).attack(w, images, labels, pgd(steps=2), **few)
     part = Evaluator(forward, 8).attack(w, images[20:], labels[20:], pgd(steps=2), index=np.arange(20, N), **few)
     np.testing.assert_allclose(part.adversarial, whole.adversarial[20:], atol=1e-6)
@@ -55,7 +57,7 @@ def test_an_attack_that_leaves_its_ball_is_an_error():
 
 
 def test_uint8_and_float_images_are_the_same_thing():
-    forward, w, images, labels, _ = problem()
+    forward, w, images, _, _ = problem()
     stored = (images * 255).round().astype(np.uint8)
     evaluator = Evaluator(forward, 64)
     np.testing.assert_array_equal(evaluator.predict(w, stored), evaluator.predict(w, stored.astype(np.float32) / 255))

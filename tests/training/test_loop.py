@@ -49,7 +49,9 @@ def test_resume_equals_straight_run():
         plan = Plan(10, 4, 3)
         order_key, step_key = jax.random.split(jax.random.key(0))
         epoch, row = divmod(number, plan.steps_per_epoch)
-        state, _ = noisy(state, None, jnp.asarray(plan.order(order_key, epoch)[row]), jax.random.fold_in(step_key, number))
+        state, _ = noisy(
+            state, None, jnp.asarray(plan.order(order_key, epoch)[row]), jax.random.fold_in(step_key, number)
+        )
     assert float(run(noisy, state, first=4)) == float(straight)
     assert [(e, s) for e, s, _ in hooks.epochs] == [(1, 2), (2, 4), (3, 6)]
 

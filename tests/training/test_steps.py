@@ -1,5 +1,7 @@
 """The steps on a network small enough to be checked by hand, and the promises a state makes."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +63,9 @@ def test_split_and_variables_are_inverse(setting):
     _, variables, _, _ = setting
     mine, rest = state.split(variables, ("head",))
     assert set(mine["params"]) == {"head"} and "head" not in rest["params"]
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, state.variables(**mine, rest=rest)["params"], variables["params"]))
+    assert jax.tree.all(
+        jax.tree.map(jnp.array_equal, state.variables(**mine, rest=rest)["params"], variables["params"])
+    )
 
 
 def test_supervised_step_is_one_step_of_sgd_on_the_mean_cross_entropy(setting):
@@ -98,7 +102,9 @@ def test_supervised_step_trains_on_what_perturb_returns(setting):
     s, frozen = begin(variables, ("backbone", "head"), tx, images, labels)
     black = supervised.make_step(network, tx, plain, lambda v, x, y, k: jnp.zeros_like(x))
     new, _ = black(s, frozen, jnp.arange(8), jax.random.key(1))
-    np.testing.assert_array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])  # no input, no gradient
+    np.testing.assert_array_equal(
+        new.params["backbone"]["kernel"], s.params["backbone"]["kernel"]
+    )  # no input, no gradient
 
 
 def sum_of_squares(z, labels):
@@ -107,14 +113,12 @@ def sum_of_squares(z, labels):
 
 def test_online_head_learns_and_never_moves_the_encoder(setting):
     network, variables, images, labels = setting
-    tx = optimizers.make(
-        type("C", (), dict(optimizer="sgd", schedule="constant", lr=0.1, momentum=0.0, weight_decay=0.0, warmup_epochs=0))(),
-        10, 1, online_lr=0.1,
-    )  # fmt: skip
+    sgd = SimpleNamespace(optimizer="sgd", schedule="constant", lr=0.1, momentum=0.0, weight_decay=0.0, warmup_epochs=0)
+    tx = optimizers.make(sgd, 10, 1, online_lr=0.1)
     s, frozen = begin(variables, ("backbone", "projector", "head"), tx, images, labels)
     both = lambda v, reference, x, y, keys: jnp.stack([plain(None, x)] * 2, 1)
     nothing = pretrain.make_step(network, tx, both, lambda z, labels: 0.0 * z.sum())
-    new, metrics = nothing(s, frozen, jnp.arange(8), jax.random.key(1))
+    new, _ = nothing(s, frozen, jnp.arange(8), jax.random.key(1))
     np.testing.assert_array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])
     assert not jnp.array_equal(new.params["head"]["kernel"], s.params["head"]["kernel"])
     new, _ = pretrain.make_step(network, tx, both, sum_of_squares)(s, frozen, jnp.arange(8), jax.random.key(1))
@@ -163,7 +167,9 @@ def test_example_keys_follow_the_example_not_the_batch():
 
 def test_schedules():
     rate = optimizers.rate("cosine", 0.4, 100, 10)
-    assert float(rate(0)) == 0 and float(rate(10)) == pytest.approx(0.4) and float(rate(100)) == pytest.approx(0, abs=1e-6)
+    assert (
+        float(rate(0)) == 0 and float(rate(10)) == pytest.approx(0.4) and float(rate(100)) == pytest.approx(0, abs=1e-6)
+    )
     assert float(optimizers.rate("constant", 0.4, 100, 0)(77)) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="cosine, constant"):
         optimizers.rate("step", 0.4, 100, 0)

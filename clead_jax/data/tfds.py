@@ -88,7 +88,7 @@ def _keys(info: Any) -> tuple[str, str]:
     kinds = [type(features[key]) for key in keys if isinstance(key, str)]
     if kinds != [Image, ClassLabel] or features[keys[0]].shape[-1] not in MODES or "train" not in info.splits:
         raise ValueError(
-            f"{info.full_name} has supervised keys {keys} among {', '.join(features)} and splits {', '.join(info.splits)}; "
+            f"{info.full_name} has supervised keys {keys} of {', '.join(features)} and splits {', '.join(info.splits)}; "
             "allowed: a grey or RGB Image with a ClassLabel, and a train split"
         )
     return keys

@@ -23,9 +23,9 @@ def true_distance(problem, clearance=0.0):
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("confidence", [0.0, 0.5])
-def test_it_finds_the_nearest_of_several_boundaries(scale, confidence):
-    problem = attack_problems.linear(classes=2)
+@pytest.mark.parametrize(("classes", "confidence"), [(2, 0.0), (4, 0.0), (2, 0.5)])
+def test_it_finds_the_nearest_boundary(scale, classes, confidence):
+    problem = attack_problems.linear(classes)
     weights = scale * problem.weights
     forward = lambda x: (x - 0.5).reshape(len(x), -1) @ weights
     problem = problem._replace(forward=forward, weights=weights)

@@ -1,0 +1,100 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from clead_jax.data import AugmentConfig, augment, to_float
+
+OFF = AugmentConfig(crop_padding=0, flip=False)
+ALL = AugmentConfig(crop_padding=2, flip=True, color_jitter=0.5, grayscale=0.3)
+run = jax.jit(augment, static_argnums=2)
+
+
+def keys(count, seed=0):
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(np.arange(count))
+
+
+def pictures(count, channels=3, size=8):
+    return np.random.RandomState(0).randint(0, 256, (count, size, size, channels), np.uint8)
+
+
+def augmented(image, count, **fields):
+    """`count` draws of one image [H, W, C], in 0..255."""
+    images = np.broadcast_to(image, (count, *image.shape))
+    return np.asarray(run(keys(count), images, dataclasses.replace(OFF, **fields))) * 255
+
+
+def test_everything_off_is_the_scaled_image():
+    images = pictures(4)
+    np.testing.assert_allclose(run(keys(4), images, OFF), images.astype(np.float32) / 255, atol=1e-7)
+    np.testing.assert_array_equal(to_float(np.array([0, 255], np.uint8)), [0, 1])
+
+
+def test_crops_are_the_windows_of_the_black_padded_image_all_equally_often():
+    image = np.arange(1, 26, dtype=np.uint8).reshape(5, 5, 1)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    windows = [padded[i : i + 5, j : j + 5] for i in range(3) for j in range(3)]
+    draws = np.round(augmented(image, 900, crop_padding=1))
+    counts = [int((draws == window).all((1, 2, 3)).sum()) for window in windows]
+    assert sum(counts) == 900  # nothing else occurs
+    assert min(counts) > 60  # 100 expected, 9.4 standard deviation
+    assert max(counts) < 140
+
+
+def test_flips_mirror_left_and_right_half_of_the_time():
+    image = pictures(1)[0]
+    draws = np.round(augmented(image, 400, flip=True))
+    flipped = (draws == image[:, ::-1]).all((1, 2, 3))
+    assert ((draws == image).all((1, 2, 3)) ^ flipped).all()
+    assert 150 < flipped.sum() < 250
+
+
+def test_grayscale_has_the_luma_in_every_channel_as_often_as_asked():
+    draws = augmented(np.array([[[200, 100, 50]]], np.uint8), 400, grayscale=0.2)
+    gray = np.isclose(draws, 0.299 * 200 + 0.587 * 100 + 0.114 * 50, atol=0.01).all((1, 2, 3))
+    assert np.allclose(draws[~gray], [200, 100, 50], atol=0.01)
+    assert 45 < gray.sum() < 115
+
+
+def test_jitter_of_a_flat_grey_image_is_its_brightness_factor():
+    factors = augmented(np.full((4, 4, 1), 100, np.uint8), 2000, color_jitter=0.5)[:, 0, 0, 0] / 100
+    kept = np.isclose(factors, 1, atol=1e-3)
+    assert 0.16 < kept.mean() < 0.25  # a fifth is left alone
+    drawn = factors[~kept]
+    assert 0.6 - 1e-3 <= drawn.min() < 0.62
+    assert 1.38 < drawn.max() <= 1.4 + 1e-3
+
+
+def test_jitter_changes_contrast_everywhere_and_saturation_where_there_are_colours():
+    gray = np.array([[[100], [120]]], np.uint8)
+    ratio = np.ptp(augmented(gray, 500, color_jitter=0.5), axis=2) / augmented(gray, 500, color_jitter=0.5).mean(2)
+    assert ratio.std() > 0.02  # brightness alone keeps this ratio
+    colour = augmented(np.array([[[120, 100, 100]]], np.uint8), 500, color_jitter=0.5)[:, 0, 0]
+    assert (colour[:, 0] / colour[:, 1]).std() > 0.02  # brightness and contrast alone move one pixel's channels alike
+    pairs = augmented(np.repeat(gray, 3, axis=-1), 50, color_jitter=0.5)
+    np.testing.assert_allclose(pairs[..., 0], pairs[..., 2], atol=1e-3)  # grey stays grey
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shape_type_and_range(channels):
+    images = pictures(16, channels)
+    out = run(keys(16), images, dataclasses.replace(ALL, color_jitter=1.0))
+    assert (out.shape, out.dtype) == (images.shape, np.float32)
+    assert 0 <= out.min() < out.max() <= 1
+    assert (np.abs(np.asarray(out) - images / 255).reshape(16, -1).max(1) > 0.01).sum() > 12
+
+
+def test_an_example_is_augmented_by_its_own_key_alone():
+    images, k = pictures(6), keys(6)
+    together = np.asarray(run(k, images, ALL))
+    order = np.array([4, 0, 5])
+    np.testing.assert_allclose(run(k[order], images[order], ALL), together[order], atol=1e-6)
+    np.testing.assert_allclose(augment(k, images, ALL), together, atol=1e-6)  # eager
+    assert np.abs(run(keys(6, seed=1), images, ALL) - together).max() > 0.1
+
+
+@pytest.mark.parametrize("wrong", [{"crop_padding": -1}, {"color_jitter": -0.1}, {"grayscale": 1.5}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        AugmentConfig(**wrong)

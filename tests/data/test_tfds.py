@@ -1,0 +1,288 @@
+"""TFDS without TensorFlow: CIFAR fetched from a server on this machine, other sets, and what cannot be read."""
+
+import contextlib
+import hashlib
+import http.server
+import io
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clead_jax.data import cifar, load
+
+CIFAR10 = (
+    "cifar-10-binary.tar.gz",
+    "cifar-10-batches-bin/",
+    [f"data_batch_{i}.bin" for i in range(1, 6)],
+    "test_batch.bin",
+)
+CIFAR100 = ("cifar-100-binary.tar.gz", "cifar-100-binary/", ["train.bin"], "test.bin")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLEAD_JAX_CACHE", str(tmp_path / "cache"))
+
+
+def examples(count, seed):
+    """Random images [N, 32, 32, 3]; the labels run through the ten classes."""
+    return np.random.RandomState(seed).randint(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
+
+
+def records(images, *labels):
+    """The bytes of the official layout: the label bytes, then red, green and blue planes, for every image."""
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    return np.concatenate([*(np.asarray(part, np.uint8)[:, None] for part in labels), planes], axis=1).tobytes()
+
+
+def write_archive(path, folder, contents):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in contents.items():
+            member = tarfile.TarInfo(folder + name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def cifar10_archive(path, train, test):
+    _, folder, train_files, test_file = CIFAR10
+    names = "airplane automobile bird cat deer dog frog horse ship truck".replace(" ", "\n") + "\n\n"
+    parts = zip(train_files, np.array_split(train[0], 5), np.array_split(train[1], 5), strict=True)
+    contents = {file: records(images, labels) for file, images, labels in parts}
+    write_archive(path, folder, contents | {test_file: records(*test), "batches.meta.txt": names.encode()})
+
+
+@contextlib.contextmanager
+def serving(folder, missing_bytes=0):
+    """The URL of a server of the files in `folder`, one that breaks off early if `missing_bytes`."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            file = pathlib.Path(folder) / self.path.lstrip("/")
+            if not file.is_file():
+                return self.send_error(404)
+            data = file.read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) - missing_bytes])
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def fails(name, *fragments, **options):
+    with pytest.raises(ValueError) as caught:
+        load(name, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not [fragment for fragment in fragments if str(fragment) not in message], message
+
+
+def same_examples(images, labels, expected_images, expected_labels):
+    """TFDS shuffles what it stores: compares as sets of (label, pixels)."""
+    rows = lambda *arrays: sorted((int(label), image.tobytes()) for image, label in zip(*arrays, strict=True))
+    return rows(images, labels) == rows(expected_images, expected_labels)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A data_dir into which a tiny CIFAR-10 was downloaded and prepared."""
+    root = tmp_path_factory.mktemp("tfds")
+    cifar10_archive(root / CIFAR10[0], examples(20, seed=0), examples(10, seed=1))
+    with serving(root) as url:
+        cifar.prepare("cifar10", root / "data", f"{url}/{CIFAR10[0]}")
+    return root / "data"
+
+
+def test_cifar10_is_downloaded_and_prepared_as_tfds_would(prepared):
+    dataset = load("cifar10", data_dir=str(prepared), download=False)
+    assert same_examples(dataset.train_images, dataset.train_labels, *examples(20, seed=0))
+    assert same_examples(dataset.test_images, dataset.test_labels, *examples(10, seed=1))
+    assert dataset.class_names[:3] == ("airplane", "automobile", "bird")
+    import tensorflow_datasets
+
+    builder = tensorflow_datasets.builder("cifar10", data_dir=prepared)
+    assert builder.info.full_name == "cifar10/3.0.2"
+    assert {record["id"] for record in builder.as_data_source("test")} == {b"test_%05d" % i for i in range(10)}
+
+
+def test_cifar100_uses_an_archive_that_is_already_there(tmp_path):
+    file, folder, [train_file], test_file = CIFAR100
+    images, fine = np.repeat(examples(100, 0)[0], 2, 0), np.arange(200) % 100
+    names = lambda kind, count: "\n".join(f"{kind}{i}" for i in range(count)).encode()
+    contents = {train_file: records(images, fine // 5, fine), test_file: records(images[:9], fine[:9] // 5, fine[:9])}
+    contents |= {"coarse_label_names.txt": names("coarse", 20), "fine_label_names.txt": names("fine", 100)}
+    (tmp_path / "downloads").mkdir()
+    write_archive(tmp_path / "downloads" / file, folder, contents)
+    dataset = load("cifar100", data_dir=str(tmp_path))
+    assert same_examples(dataset.train_images, dataset.train_labels, images, fine)
+    assert (dataset.num_classes, dataset.class_names[42]) == (100, "fine42")
+
+
+def test_a_second_start_needs_neither_tfds_nor_tensorflow(prepared, tmp_path):
+    program = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "from clead_jax.data import load\n"
+        f"print(load('cifar10', data_dir={str(prepared)!r}).train_labels.sum(), 'tensorflow_datasets' in sys.modules)"
+    )
+    run = lambda: subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert run().split() == ["90", "True"]
+    assert run().split() == ["90", "False"]
+
+
+def test_downloads_that_go_wrong_leave_nothing_behind(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 3_000_000)
+    target = tmp_path / "downloads" / "file"
+    good = hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    with serving(tmp_path) as url:
+        with pytest.raises(ValueError, match=rf"{url}/file has sha256 {good}, not 123"):
+            cifar.download(f"{url}/file", target, "123")
+        with pytest.raises(ValueError, match=rf"cannot download {url}/none .*404.*put the archive at {target}"):
+            cifar.download(f"{url}/none", target, None)
+    with (
+        serving(tmp_path, missing_bytes=1000) as url,
+        pytest.raises(ValueError, match="1000 of 3000000 bytes are missing"),
+    ):
+        cifar.download(f"{url}/file", target, None)
+    with pytest.raises(ValueError, match=rf"cannot download {url}/file .*refused"):
+        cifar.download(f"{url}/file", target, None)
+    assert not list(target.parent.iterdir())
+    with serving(tmp_path) as url:
+        cifar.download(f"{url}/file", target, good)
+    assert target.stat().st_size == 3_000_000
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    (tmp_path / "downloads").mkdir()
+    archive = tmp_path / "downloads" / CIFAR10[0]
+    archive.write_bytes(b"no archive")
+    fails("cifar10", archive, "delete it", data_dir=str(tmp_path))
+    cifar10_archive(archive, examples(20, seed=0), examples(10, seed=1))
+    archive.write_bytes(archive.read_bytes()[:20_000])
+    fails("cifar10", archive, "delete it", data_dir=str(tmp_path))
+    assert not (tmp_path / "cifar10" / "3.0.2").exists()
+
+
+# --- other data sets, and what cannot be read
+
+
+def edited(prepared, tmp_path, file, change):
+    """A copy of the prepared CIFAR-10 with one of its JSON files changed."""
+    shutil.copytree(prepared, tmp_path / "copy")
+    path = tmp_path / "copy" / "cifar10" / "3.0.2" / file
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    return str(tmp_path / "copy")
+
+
+def test_tfrecord_gets_the_command_that_converts_it(prepared, tmp_path):
+    data_dir = edited(prepared, tmp_path, "dataset_info.json", lambda info: info | {"fileFormat": "tfrecord"})
+    folder = f"{data_dir}/cifar10/3.0.2"
+    command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+    fails("cifar10", folder, "tfrecord", "pip install tensorflow-cpu", command, data_dir=data_dir)
+    both = lambda info: info | {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}  # what it leaves
+    shutil.rmtree(tmp_path / "copy")
+    assert len(load("cifar10", data_dir=edited(prepared, tmp_path, "dataset_info.json", both)).train_labels) == 20
+
+
+def test_a_set_that_only_tensorflow_prepares_gets_the_command(tmp_path):
+    command = f"tfds build svhn_cropped --data_dir={tmp_path} --file_format=array_record"
+    fails("svhn_cropped", f"not prepared in {tmp_path}", "pip install tensorflow-cpu", command, data_dir=str(tmp_path))
+    fails("tfds:nonsense", "'nonsense'", data_dir=str(tmp_path))
+    fails("cifar10", "download is off", data_dir=str(tmp_path), download=False)
+
+
+def test_a_set_without_labels_is_refused(prepared, tmp_path):
+    unlabelled = lambda info: {key: value for key, value in info.items() if key != "supervisedKeys"}
+    data_dir = edited(prepared, tmp_path, "dataset_info.json", unlabelled)
+    fails("cifar10", "cifar10/3.0.2", "supervised keys", "ClassLabel", data_dir=data_dir)
+
+
+def make(data_dir, *, name, sizes, splits, version="1.0.0", grey=False):
+    """Prepares a data set of our own with TFDS: image i of a split is all of value i, label i % 2."""
+    import tensorflow_datasets as tfds
+
+    with tfds.core.registered.skip_registration():
+
+        class Shades(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version(version)
+
+            def _info(self):
+                image = tfds.features.Image(shape=(None, None, 1 if grey else 3))
+                features = tfds.features.FeaturesDict(
+                    {"x": image, "y": tfds.features.ClassLabel(names=["even", "odd"])}
+                )
+                return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("x", "y"))
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(count) for split, count in splits.items()}
+
+            def _generate_examples(self, count):
+                for i in range(count):
+                    size = sizes[i % len(sizes)]
+                    yield i, {"x": Image.new("L" if grey else "RGB", size, i if grey else (i, i, i)), "y": i % 2}
+
+    Shades.name = name
+    Shades(data_dir=data_dir, file_format="array_record").download_and_prepare()
+
+
+def test_any_prepared_classification_set_is_read(tmp_path):
+    for version, count in (("1.9.0", 4), ("1.10.0", 12)):
+        make(
+            tmp_path,
+            name="shades",
+            sizes=[(5, 4)],
+            splits={"train": count, "validation": 6},
+            version=version,
+            grey=True,
+        )
+    dataset = load("shades", data_dir=str(tmp_path))
+    assert (dataset.image_shape, dataset.class_names) == ((4, 5, 1), ("even", "odd"))
+    assert sorted(dataset.train_images[:, 0, 0, 0]) == list(range(12))  # 1.10.0 is newer than 1.9.0
+    assert len(dataset.test_labels) == 6  # validation stands in for test
+    assert (dataset.train_images[:, 3, 4, 0] % 2 == dataset.train_labels).all()
+    assert len(load("shades:1.9.0", data_dir=str(tmp_path)).train_labels) == 4
+    assert len(load("tfds:shades", data_dir=str(tmp_path)).train_labels) == 12
+
+
+def test_images_of_several_sizes_need_an_image_size(tmp_path):
+    make(tmp_path, name="mixed", sizes=[(5, 4), (8, 6)], splits={"train": 20})
+    fails("mixed", "mixed train, image", "5x4", "8x6", "image_size", data_dir=str(tmp_path))
+    dataset = load("mixed", data_dir=str(tmp_path), image_size=4)
+    assert dataset.image_shape == (4, 4, 3)
+    assert len(dataset.test_labels) == 4  # there was neither test nor validation
+
+
+@pytest.mark.slow
+def test_real_cifar10_through_our_preparation_equals_the_reference(shared, tmp_path):
+    """The whole way at full size: an archive of the official layout, served, prepared and decoded."""
+    if not (shared / "data" / "cifar10").exists():
+        pytest.skip("no CIFAR-10 among the reference data")
+    subprocess.run([sys.executable, shared / "data" / "make_tfds.py", tmp_path / "reference", "cifar10"], check=True)
+    sys.path.insert(0, str(shared / "data"))
+    import make_tfds
+
+    train, test = (
+        (images, labels["label"]) for images, labels in (make_tfds.load("cifar10", s) for s in ("train", "test"))
+    )
+    cifar10_archive(tmp_path / CIFAR10[0], train, test)
+    with serving(tmp_path) as url:
+        cifar.prepare("cifar10", tmp_path / "ours", f"{url}/{CIFAR10[0]}")
+    ours, reference = (load("cifar10", data_dir=str(tmp_path / root)) for root in ("ours", "reference"))
+    for field in ("train_images", "train_labels", "test_images", "test_labels"):
+        np.testing.assert_array_equal(getattr(ours, field), getattr(reference, field))
+    assert same_examples(ours.test_images, ours.test_labels, *test)
+    assert np.bincount(ours.train_labels).tolist() == [5000] * 10
+    assert ours.class_names == reference.class_names

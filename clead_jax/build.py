@@ -53,7 +53,10 @@ TRAINED_PARTS = {
 def check(cfg: Any) -> None:
     """Everything that can be refused before data are read: plugins, names, attacks, the loss. Raises ValueError."""
     for module in values.items(cfg.plugins):
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"plugins: cannot import {module!r} ({error})") from error
     config.validate(cfg)
     BACKBONES[cfg.model.backbone]
     loss(cfg)
@@ -79,12 +82,15 @@ def dataset(cfg: Any) -> data.Dataset:
 def splits(cfg: Any, ds: data.Dataset) -> Splits:
     """Training, validation and test examples; subsets are class-balanced and depend on the seed alone."""
     train, validation = data.train_validation_split(ds, cfg.data.validation, cfg.seed)
-    test = data.Examples(ds.test_images, ds.test_labels, np.arange(len(ds.test_labels)))
-    if cfg.data.train_size:
-        train = data.subset(train, cfg.data.train_size, cfg.seed)
-    if cfg.data.test_size:
-        test = data.subset(test, cfg.data.test_size, cfg.seed)
-    return Splits(train, validation, test)
+    test = ds.test
+    return Splits(_subset(cfg, train, "train_size"), validation, _subset(cfg, test, "test_size"))
+
+
+def _subset(cfg: Any, examples: data.Examples, field: str) -> data.Examples:
+    wanted, there = cfg.data[field], len(examples.labels)
+    if wanted > there:
+        raise ValueError(f"data.{field} is {wanted}, but there are only {there} images")
+    return data.subset(examples, wanted, cfg.seed) if wanted else examples
 
 
 def network_fields(cfg: Any, ds: data.Dataset, train: data.Examples) -> dict[str, Any]:
@@ -212,11 +218,18 @@ def loss(cfg: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return lambda z, labels: entry.value(z, labels, loss_cfg).sum(-1).mean()  # the columns' weights sum to 1
 
 
+def check_batch(cfg: Any, name: str, num_examples: int, devices: int) -> None:
+    """Raises ValueError where a stage has fewer images than a batch, or a batch that the devices cannot share."""
+    size = cfg[name].batch_size
+    if size > num_examples:
+        raise ValueError(f"{name}.batch_size is {size}, but there are only {num_examples} training images")
+    if size % devices:
+        raise ValueError(f"{name}.batch_size is {size}; it must be divisible by the {devices} devices")
+
+
 def stage(cfg: Any, name: str, net: Network, num_examples: int) -> Stage:
-    """A stage's step, optimizer and length. Raises ValueError where it has fewer images than a batch."""
+    """A stage's step, optimizer and length."""
     own = cfg[name]
-    if own.batch_size > num_examples:
-        raise ValueError(f"{name}.batch_size is {own.batch_size}, but there are only {num_examples} training images")
     plan = Plan(num_examples, own.batch_size, own.epochs)
     augment = _augment(cfg, own.get("augment", True))
     if name == "pretrain":

@@ -4,11 +4,12 @@ The front doors are imported together in one process, and absl refuses a flag th
 `parse` has a FlagValues of its own.
 """
 
+import contextlib
 import os
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 from ml_collections import config_flags
@@ -78,7 +79,10 @@ def with_checked_config(argv: Sequence[str]) -> Sequence[str]:
     module = runpy.run_path(path)
     if "get_config" not in module:
         raise ValueError(f"{path} is no config file: it has no get_config()")
-    cfg = module["get_config"](*([argument] if argument else []))
+    try:
+        cfg = module["get_config"](*([argument] if argument else []))
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from error
     known = config.flatten(cfg)
     for word in argv[1:]:
         field = word.lstrip("-").partition("=")[0]
@@ -88,6 +92,19 @@ def with_checked_config(argv: Sequence[str]) -> Sequence[str]:
     return argv
 
 
-def define_config(values: flags.FlagValues) -> None:
-    """--config=FILE and --config.FIELD=VALUE."""
-    config_flags.DEFINE_config_file("config", None, "config file, e.g. configs/quickstart.py", flag_values=values)
+def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """--config=FILE and --config.FIELD=VALUE, as they stand in argv."""
+    config_flags.DEFINE_config_file(
+        "config", None, "config file, e.g. configs/quickstart.py", flag_values=values, sys_argv=list(argv)
+    )
+
+
+@contextlib.contextmanager
+def writing_in(directory: str) -> Iterator[None]:
+    """Lets an OSError that names no file, as that of a full disk, name `directory`."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror and not error.filename:
+            raise OSError(f"cannot write in {directory}: {error.strerror}") from error
+        raise

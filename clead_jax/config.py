@@ -17,6 +17,7 @@ from clead_jax import values
 
 TRAINED_STAGES = ("baseline", "supervised", "pretrain", "probe")
 STAGES = (*TRAINED_STAGES, "evaluate", "report")
+FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
 CHOICES = {
     "pretrain.ascend": ("contrastive", "online", "baseline"),
     "pretrain.start": ("scratch", "baseline"),
@@ -77,7 +78,7 @@ def base() -> ConfigDict:
                 "positives": "instance",  # or "class" (SupCon, arXiv 2004.11362)
                 "weights": "",  # one per perturbed view under "anchor"; empty: equal, the 1/2 and 1/2 of Eq. 2
                 "ascend": "contrastive",  # what the training attacks climb; unsaid: see README
-                "start": "scratch",  # unsaid: see README
+                "start": "baseline",  # unsaid: see README
                 "online_lr": 0.001,  # Adam, for the gradient-stopped online head
             },
             # Sec. 4: Adam, lr 1e-4, batch 128, backbone frozen.
@@ -148,6 +149,12 @@ def validate(cfg: ConfigDict) -> None:
         values.unit(eps, "evaluation.curve", cfg.evaluation.norm)
     for stage in TRAINED_STAGES:
         _positive(cfg, f"{stage}.epochs", f"{stage}.batch_size", f"{stage}.lr")
+    if not 0 <= cfg.seed < 2**32:
+        raise ValueError(f"seed is {cfg.seed}; it lies in [0, 2**32)")
+    for field in ("data.image_size", "data.train_size", "data.test_size", "evaluation.num_examples"):
+        if _get(cfg, field) < 0:
+            raise ValueError(f"{field} is {_get(cfg, field)}; it must not be negative")
+    _positive(cfg, "evaluation.curve_examples", "evaluation.distance_examples")
     _positive(cfg, "model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr")
     _positive(cfg, "validation.every", "validation.num_examples", "checkpoint.every", "log.every")
     _positive(cfg, "train_attack.steps", "evaluation.steps", "evaluation.restarts", "evaluation.batch_size")
@@ -217,21 +224,26 @@ def save(cfg: ConfigDict, workdir: str, name: str) -> None:
     """Writes `config.json` without paths of this machine: data_dir is dropped, files are relative to the workdir."""
     plain = json.loads(cfg.to_json())
     plain["data"] |= {"data_dir": "", "name": _relative(cfg.data.name, workdir)}
-    with open(os.path.join(workdir, "config.json"), "w") as f:
+    path = os.path.join(workdir, "config.json")
+    with open(path + ".part", "w") as f:
         json.dump({"name": name, "config": plain}, f, indent=1)
+    os.replace(path + ".part", path)
 
 
 def restore(workdir: str) -> tuple[ConfigDict, str]:
-    """`config.json` of a work directory -> (config, name). Raises ValueError if there is none."""
+    """`config.json` of a work directory -> (config, name). Raises ValueError if there is none that can be read."""
     path = os.path.join(workdir, "config.json")
     if not os.path.exists(path):
         raise ValueError(f"{workdir} is no work directory: it has no config.json")
-    with open(path) as f:
-        saved = json.load(f)
     cfg = base()
-    cfg.update(saved["config"])
-    kind, colon, file = cfg.data.name.partition(":")
-    if colon:
+    try:
+        with open(path) as f:
+            saved = json.load(f)
+        cfg.update(saved["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); start the training command again, it writes a new one") from None
+    kind, _, file = cfg.data.name.partition(":")
+    if kind in FILE_SOURCES:
         cfg.data.name = f"{kind}:{os.path.normpath(os.path.join(workdir, file))}"
     return cfg, saved["name"]
 
@@ -242,8 +254,8 @@ def portable(fields: dict[str, Any], workdir: str) -> dict[str, Any]:
 
 
 def _relative(data_name: str, workdir: str) -> str:
-    kind, colon, path = data_name.partition(":")
-    return f"{kind}:{os.path.relpath(path, workdir)}" if colon else data_name
+    kind, _, path = data_name.partition(":")
+    return f"{kind}:{os.path.relpath(path, workdir)}" if kind in FILE_SOURCES else data_name
 
 
 def nearest(field: str, cfg: ConfigDict) -> str:

@@ -48,11 +48,15 @@ def main(argv: list[str]) -> None:
         if (text := options[field].value) is not None:
             whole = isinstance(cfg.evaluation[field], int)
             cfg.evaluation[field] = values.whole(text, field) if whole else text.replace("none", "")
-    stages = {label: label for label in values.items(options.models)} or None
+    stages = {label: label for label in values.items(options.models)}
+    for stage in stages:
+        if stage not in config.TRAINED_STAGES:
+            raise ValueError(f"models: unknown stage {stage!r}; known: {', '.join(config.TRAINED_STAGES)}")
     from clead_jax import build, measure, report, run  # after the flags: a typo should not wait for jax
 
     build.check(cfg)
-    directory = measure.measure(run.open_run(cfg, options.workdir, name), stages, options.fresh)
+    with cli.writing_in(options.workdir):
+        directory = measure.measure(run.open_run(cfg, options.workdir, name), stages, options.fresh)
     print(report.table(directory))
     print(f"results: {directory / 'results.json'}; python -m clead_jax.report --workdir={options.workdir} shows them")
 

@@ -30,9 +30,12 @@ def run(cfg: Any, workdir: str, name: str) -> None:
     from the one the work directory was started with; OSError for a directory that cannot be written.
     """
     build.check(cfg)
-    stages = values.items(cfg.stages)
-    refuse_changes(cfg, workdir, stages)
+    refuse_changes(cfg, workdir)
     context = open_run(cfg, workdir, name)
+    stages = values.items(cfg.stages)
+    for stage in config.TRAINED_STAGES:
+        if stage in stages:
+            build.check_batch(cfg, stage, len(context.splits.train.labels), context.mesh.size)
     if parallel.is_main():
         os.makedirs(workdir, exist_ok=True)
         config.save(cfg, workdir, name)
@@ -48,11 +51,11 @@ def run(cfg: Any, workdir: str, name: str) -> None:
             print(f"\n{report.table(Path(workdir) / 'evaluation')}\n\nreport: {page}")
 
 
-def refuse_changes(cfg: Any, workdir: str, stages: tuple[str, ...]) -> None:
-    """Raises ValueError if a stage to be run was started with other values of the fields its weights depend on."""
+def refuse_changes(cfg: Any, workdir: str) -> None:
+    """Raises ValueError if a stage was started with other values of the fields its weights depend on."""
     for stage in config.TRAINED_STAGES:
         directory = build.checkpoint_dir(workdir, stage)
-        meta = checkpoint.latest_meta(directory) if stage in stages else None
+        meta = checkpoint.latest_meta(directory)
         now = config.portable(config.stage_fields(cfg, stage), workdir)
         if meta and (differing := config.changed(meta["fields"], now)):
             raise ValueError(
@@ -64,10 +67,6 @@ def refuse_changes(cfg: Any, workdir: str, stages: tuple[str, ...]) -> None:
 def train(context: Run, name: str) -> None:
     """Trains one stage to its end, or says that it is finished."""
     cfg, mesh, train_split = context.cfg, context.mesh, context.splits.train
-    if cfg[name].batch_size % mesh.size:
-        raise ValueError(
-            f"{name}.batch_size is {cfg[name].batch_size}; it must be divisible by the {mesh.size} devices"
-        )
     stage = build.stage(cfg, name, context.network, len(train_split.labels))
     directory = build.checkpoint_dir(context.workdir, name)
     replicated = parallel.replicated(mesh)
@@ -101,8 +100,9 @@ def train(context: Run, name: str) -> None:
             log_every=cfg.log.every,
         )
     except Diverged as error:
-        good = checkpoint.steps(directory)
-        raise Diverged(f"{name}: {error}; last good checkpoint: {f'step {good[-1]}' if good else 'none'}") from None
+        good = [step for step in checkpoint.steps(directory) if step < error.bad]
+        last = f"step {good[-1]}" if good else "none"
+        raise Diverged(f"{name}: {error}; last good checkpoint: {last}", error.bad) from None
     finally:
         hooks.close()
 
@@ -131,10 +131,12 @@ def initial_variables(context: Run, name: str) -> PyTree:
 
 
 def upstream_model(context: Run, stage: str, which: int | str) -> PyTree:
-    """The variables of another stage. Raises ValueError if it has no checkpoint."""
+    """The variables of another stage. Raises ValueError if that stage has not been trained to its end."""
     directory = build.checkpoint_dir(context.workdir, stage)
-    if not checkpoint.steps(directory):
-        raise ValueError(f"stage {stage!r} has no checkpoint in {context.workdir}: add it to config.stages")
+    meta, epochs = checkpoint.latest_meta(directory), context.cfg[stage].epochs
+    if meta is None or meta["epoch"] < epochs:
+        done = f"is at epoch {meta['epoch']} of {epochs}" if meta else "has no checkpoint"
+        raise ValueError(f"stage {stage!r} {done} in {context.workdir}: add it to config.stages")
     return checkpoint.restore_model(directory, which)[0]
 
 
@@ -163,11 +165,19 @@ class Hooks:
         self._progress.tick(step, means["loss"])
 
     def on_epoch(self, epoch: int, step: int, state: PyTree, means: dict[str, float]) -> None:
-        """Validates and saves where it is time to; one line in metrics.jsonl and on the screen."""
+        """Validates and saves where it is time to; one line in metrics.jsonl and on the screen.
+
+        Raises Diverged for weights that are no finite numbers, or that give none: they are not saved.
+        """
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.to_host(state.params))):
+            raise Diverged(f"a weight is no finite number after step {step}", bad=step)
         every, last = self._context.cfg.validation.every, epoch == self._stage.plan.epochs
         validated = epoch % every == 0 or last
         if validated:
-            means |= self._validate(state)
+            try:
+                means |= self._validate(state)
+            except FloatingPointError as error:
+                raise Diverged(f"{error}, after step {step}", bad=step) from error
         seconds = time.monotonic() - self._epoch_started
         line = {"stage": self._name, "step": step, "epoch": epoch, "epochs": self._stage.plan.epochs, **means}
         passes = self._stage.plan.steps_per_epoch * self._stage.plan.batch_size * self._stage.passes

@@ -7,6 +7,7 @@ run again. Without --workdir the run lies in runs/<name of the config file>.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -14,20 +15,22 @@ from absl import flags
 from clead_jax import cli
 
 
-def _define(values: flags.FlagValues) -> None:
-    cli.define_config(values)
+def _define(argv: list[str], values: flags.FlagValues) -> None:
+    cli.define_config(values, argv)
     flags.DEFINE_string("workdir", "", "where everything is written (default: runs/<config name>)", flag_values=values)
     flags.DEFINE_bool("distributed", False, "join a cluster (SLURM, or JAX_COORDINATOR_ADDRESS)", flag_values=values)
 
 
 def main(argv: list[str]) -> None:
     """Parses the command line and runs the stages."""
-    values = cli.parse(cli.with_checked_config(argv), _define, __doc__)
+    values = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
     name = Path(cli.config_path(argv)).stem
     from clead_jax import experiment, parallel  # after the flags: a typo should not wait for jax
 
     parallel.initialize(values.distributed)
-    experiment.run(values.config, values.workdir or os.path.join("runs", name), name)
+    workdir = values.workdir or os.path.join("runs", name)
+    with cli.writing_in(workdir):
+        experiment.run(values.config, workdir, name)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def _directory(base: Path, header: dict[str, Any], index: np.ndarray) -> Path:
     if not found or (all(found[k] == header[k] for k in header) and np.array_equal(stored, index)):
         return base
     threat, dataset = header["threat_model"], header["dataset"]
-    return base / f"{threat['norm']}-{threat['eps']:.4g}-{dataset['split']}-{dataset['num_examples']}"
+    return base / f"{threat['norm']}-{threat['eps']:.6g}-{dataset['split']}-{dataset['num_examples']}"
 
 
 class _Session:
@@ -112,7 +112,6 @@ class _Session:
         self._records, self._samples = load("per_example.npz"), load("samples.npz")
         self._embeddings = load("embeddings.npz")
         self._results = {"schema": 1, **header, "models": {}, "attacks": {}} | self._results
-        self._kept: dict[tuple[str, str], np.ndarray] = {}
         self._records |= {"index": examples.index, "label": examples.labels}
         first = examples.images[:SHOWN].astype(np.float32) / 255
         self._samples |= {"index": examples.index[:SHOWN], "label": examples.labels[:SHOWN], "clean": first}
@@ -140,11 +139,15 @@ class _Session:
         if name in self._records and measured.get(attack.name) == settings:
             _say(f"evaluate: {name} is measured already: {self._records[name].mean():.2%}")
             return
+        if self._records.pop(name, None) is not None:  # other settings: no file may hold both, at any moment
+            measured.pop(attack.name, None)
+            self._save()
         outcome = self._attacked(model, attack, self._examples, EMBEDDED, name)
         self._records[name] = outcome.correct
         self._samples[name] = outcome.adversarial[:SHOWN]
         self._samples[f"{name}/prediction"] = outcome.prediction[:SHOWN]
-        self._kept[model.label, attack.name] = outcome.adversarial
+        if attack.name == "pgd":
+            self._embeddings[f"{model.label}/adversarial"] = self._features(model, outcome.adversarial)
         measured[attack.name] = self._results["attacks"][attack.name] = settings
         self._save()
 
@@ -211,25 +214,28 @@ class _Session:
             self._save()
 
     def embed(self, model: Model) -> None:
-        """Features of clean images, and of PGD's if PGD was run."""
+        """Features of clean images; `attack` adds those of the images that PGD made."""
         few = self._examples.images[:EMBEDDED].astype(np.float32) / 255
         self._embeddings["label"] = self._examples.labels[: len(few)]
-        features = jax.jit(lambda v, x: self._run.network.apply(v, x, False, method=self._run.network.features))
-        for key, images in ((model.label, few), (f"{model.label}/adversarial", self._kept.get((model.label, "pgd")))):
-            if images is not None and (key not in self._embeddings or images is not few):
-                self._embeddings[key] = parallel.to_host(features(model.variables, images))
+        if model.label not in self._embeddings:
+            self._embeddings[model.label] = self._features(model, few)
+
+    def _features(self, model: Model, images: np.ndarray) -> np.ndarray:
+        network = self._run.network
+        features = jax.jit(lambda v, x: network.apply(v, x, False, method=network.features))
+        return parallel.to_host(features(model.variables, images))
 
     def _save(self) -> None:
-        """Accuracies from the records, then all files."""
+        """Accuracies from the records, then all files: what a record vouches for is there before the record."""
         for label, model in self._results["models"].items():
             hits = {k.split("/", 1)[1]: v for k, v in self._records.items() if k.startswith(f"{label}/")}
             hits["worst_case"] = np.logical_and.reduce(list(hits.values()))
             model["accuracy"] = {name: float(h.mean()) for name, h in hits.items()}
             model["interval95"] = {name: interval95(h.sum(), len(h)) for name, h in hits.items()}
         if parallel.is_main():
-            store.save_arrays(self._directory / "per_example.npz", self._records)
             store.save_arrays(self._directory / "samples.npz", self._samples)
             store.save_arrays(self._directory / "embeddings.npz", self._embeddings)
+            store.save_arrays(self._directory / "per_example.npz", self._records)
             store.save_json(self._directory / "results.json", self._results)
 
     def finish(self) -> None:

@@ -14,7 +14,7 @@ An attack on labels treats every example by itself, so its compiled form holds n
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +23,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from clead_jax.types import Array, PyTree
+
+T = TypeVar("T")
 
 SPLIT, REPLICATED = P("data"), P()
 """How an argument lies on the mesh: its leading axis cut over the devices, or whole on each of them."""
@@ -47,6 +49,16 @@ def initialize(distributed: bool) -> None:
 def is_main() -> bool:
     """Whether this process is the one that prints and writes files."""
     return jax.process_index() == 0
+
+
+def main_first(fn: Callable[[], T]) -> T:
+    """fn() on every process, on the first one before the others: it prepares the files that they then find."""
+    if is_main():
+        result = fn()
+        multihost_utils.sync_global_devices("main_first")
+        return result
+    multihost_utils.sync_global_devices("main_first")
+    return fn()
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
 def open_run(cfg: Any, workdir: str, name: str) -> Run:
     """Reads the data, makes network, mesh and evaluator. Writes nothing."""
-    dataset = build.dataset(cfg)
+    dataset = parallel.main_first(lambda: build.dataset(cfg))
     splits = build.splits(cfg, dataset)
     fields = build.network_fields(cfg, dataset, splits.train)
     net, mesh = build.network(fields), parallel.data_mesh()

@@ -56,6 +56,10 @@ class IterativeAttack(Protocol):
     def num_steps(self) -> Callable[[Any], int]:
         """(cfg) -> how many steps make the attack."""
 
+    @property
+    def forward_only(self) -> bool:
+        """Whether steps take no gradients: such loops may stay rolled on the CPU."""
+
 
 Step = Callable[[PyTree, PyTree, Array, Key], tuple[PyTree, Metrics]]
 """(state, frozen, index int [B], key) -> (state, metrics). `index` names rows of the resident data set, which is part

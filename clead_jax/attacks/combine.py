@@ -28,7 +28,8 @@ def run(
       x_adv [B, ...] float32 in [0, 1]. No gradient flows back through it.
     """
     state = attack.init(forward, objective, x, target, keys, cfg)
-    state = repeat(attack.num_steps(cfg), lambda state: attack.step(forward, objective, state, cfg), state)
+    advance = lambda state: attack.step(forward, objective, state, cfg)
+    state = repeat(attack.num_steps(cfg), advance, state, attack.forward_only)
     return jax.lax.stop_gradient(attack.result(state))
 
 

@@ -21,6 +21,7 @@ class Iterative(NamedTuple):
     result: Callable[[PyTree], Array]  # state -> x_adv
     done: Callable[[PyTree], Array]  # state -> bool [B]: more steps cannot help; a hint, for dropping rows
     num_steps: Callable[[Any], int]  # cfg -> how many steps make the attack
+    forward_only: bool = False  # no gradients inside: many steps may be one rolled loop, on the CPU too
 
 
 # Longer programs would compile for minutes. A long attack on a CPU is better driven from the host, one step at a time.

@@ -3,14 +3,20 @@
 A threat model is a ball of radius `eps` around every image, cut with the pixel box [0, 1]. All that an attack needs to
 know about it are three functions. Each takes a batch and treats every example on its own; `eps` and step sizes are in
 pixel units and may be traced, `norm` is one of `NORMS` (another raises ValueError).
+
+In L1 the box is not an afterthought: a ball of radius 12 has its corners 12 pixels outside [0, 1], so a step and a
+projection that clip last would waste most of what they are given (Croce & Hein 2021, arXiv 2103.01208, section 2).
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from clead_jax.types import Array, Key
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1")
+_TINY = 1e-30
 
 
 def start(keys: Key, x: Array, eps: float | Array, norm: str) -> Array:
@@ -18,6 +24,9 @@ def start(keys: Key, x: Array, eps: float | Array, norm: str) -> Array:
     check(norm)
     if norm == "linf":
         noise = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -1.0, 1.0))(keys)
+    elif norm == "l1":  # uniform in a d-ball: d of d + 1 variables on its sphere, Laplace ones divided by their sum
+        laplace = jax.vmap(lambda key: jax.random.laplace(key, (x[0].size + 1,), x.dtype))(keys)
+        noise = (laplace / jnp.sum(jnp.abs(laplace), axis=-1, keepdims=True))[:, :-1].reshape(x.shape)
     else:  # uniform in a d-ball: a uniform direction, and a radius whose d-th power is uniform
         keys = jax.vmap(jax.random.split)(keys)
         normal = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys[:, 0])
@@ -27,19 +36,40 @@ def start(keys: Key, x: Array, eps: float | Array, norm: str) -> Array:
 
 
 def ascend(x_adv: Array, grad: Array, step_size: float | Array, norm: str) -> Array:
-    """x_adv [B, ...] moved by `step_size`, measured in the norm, in the direction of steepest ascent."""
+    """x_adv [B, ...] moved by `step_size`, measured in the norm, in the direction of steepest ascent.
+
+    In L1 that is one pixel after the other, the steepest first, each as far as [0, 1] has room.
+    """
     check(norm)
+    if norm == "l1":
+        return x_adv + _steepest_first(x_adv, grad, step_size)
     return x_adv + step_size * (jnp.sign(grad) if norm == "linf" else unit(grad))
+
+
+def ascend_sparse(x_adv: Array, grad: Array, step_size: float | Array, count: Array) -> Array:
+    """x_adv [B, ...] moved by `step_size` in L1, shared equally by the `count` pixels of steepest gradient.
+
+    The step of APGD in L1 (arXiv 2103.01208, section 3). Slower than `ascend`, it does not settle on a few pixels early.
+    Pixels as steep as the last one move too. count [B, 1, ...] is rounded up, and at least 1.
+    """
+    slope = jnp.abs(grad)
+    count = jnp.maximum(count, 1.0)
+    last = _smallest(lambda level: _total((slope > level).astype(slope.dtype)) < count, grad)
+    direction = jnp.where(slope >= last, jnp.sign(grad), 0.0)
+    return x_adv + step_size * direction / jnp.maximum(_total(jnp.abs(direction)), 1.0)
 
 
 def project(x_adv: Array, x: Array, eps: float | Array, norm: str) -> Array:
     """x_adv [B, ...] brought back into the ball around x and into [0, 1].
 
-    The box comes last and breaks nothing: x lies in it, so clipping only brings a point nearer to x.
+    The box comes last and breaks nothing: x lies in it, so clipping only brings a point nearer to x. In L1 the result
+    is the nearest point of ball and box together, which the two in turn would not find.
     """
     check(norm)
     if norm == "linf":
         x_adv = jnp.clip(x_adv, x - eps, x + eps)
+    elif norm == "l1":
+        x_adv = _nearest_in_l1(x_adv, x, eps)
     else:
         length = l2(x_adv - x, keepdims=True)
         outside = length > eps
@@ -66,3 +96,45 @@ def check(norm: str) -> None:
     """Raises ValueError unless `norm` is one of `NORMS`."""
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}: known: {', '.join(NORMS)}")
+
+
+def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:
+    """All pixels come back by the same amount, as far as x and no farther, those outside the box from its edge.
+
+    The least such amount that suffices gives the projection (arXiv 2103.01208, proposition 2.1).
+    """
+    size, room = jnp.abs(x_adv - x), jnp.where(x_adv > x, 1.0 - x, x)
+    left: Callable[[Array], Array] = lambda amount: jnp.clip(size - amount, 0.0, room)
+    amount = _smallest(lambda amount: _total(left(amount)) <= eps, size)
+    return jnp.where(amount > 0, x + jnp.sign(x_adv - x) * left(amount), x_adv)
+
+
+def _steepest_first(x_adv: Array, grad: Array, step_size: float | Array) -> Array:
+    """The change of L1 length `step_size` inside the box that gains most; the pixels at the last slope share the rest."""
+    slope, room = jnp.abs(grad), jnp.where(grad > 0, 1.0 - x_adv, x_adv)
+    spent: Callable[[Array], Array] = lambda used: _total(jnp.where(used, room, 0.0))
+    last = _smallest(lambda level: spent(slope > level) <= step_size, grad)
+    share = jnp.clip((step_size - spent(slope > last)) / jnp.maximum(spent(slope == last), _TINY), 0.0, 1.0)
+    return jnp.sign(grad) * jnp.where(slope > last, room, jnp.where(slope == last, share * room, 0.0))
+
+
+def _smallest(holds: Callable[[Array], Array], like: Array) -> Array:
+    """For every row the smallest float32 from 0 on, [B, 1, ...], from which on `holds` is true.
+
+    Floats that are not negative come in the order of their bits: 31 halvings find the very one, without a sort.
+    """
+    as_float: Callable[[Array], Array] = lambda bits: jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        enough = holds(as_float(middle))
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    zero = jnp.zeros_like(_total(like), jnp.int32)
+    infinity = jax.lax.bitcast_convert_type(jnp.float32(jnp.inf), jnp.int32)
+    return as_float(jax.lax.fori_loop(0, 31, halve, (zero - 1, zero + infinity))[1])
+
+
+def _total(v: Array) -> Array:
+    return jnp.sum(v, axis=tuple(range(1, v.ndim)), keepdims=True)

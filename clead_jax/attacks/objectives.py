@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from clead_jax.types import Array, Forward, Objective, PyTree, Targeted
 
+_TINY = 1e-12  # as the reference adds to the denominator: all logits may be equal
+
 
 def _targetable(away_from: Objective) -> Objective:
     """Extends an objective of labels to `Targeted`."""
@@ -42,7 +44,31 @@ def margin(outputs: Array, target: PyTree) -> Array:
     return jnp.max(others, axis=-1) - _pick(outputs, target)
 
 
-OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "margin": margin}
+@_targetable
+def dlr(outputs: Array, target: PyTree) -> Array:
+    """The margin divided by how far the first and the third logit are apart, [B] from logits [B, K], at most 1.
+
+    -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3), the difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690,
+    eq. 6): as blind to the scale of the logits as the decision is. Where the label ranks third it is flat at 1.
+    Raises ValueError for fewer than 3 classes.
+    """
+    first, _, third = _largest(outputs, 3, "dlr")
+    return margin(outputs, target) / (first - third + _TINY)
+
+
+def dlr_targeted(outputs: Array, target: PyTree) -> Array:
+    """-(z_label - z_goal) / (z_pi1 - (z_pi3 + z_pi4) / 2), [B] from logits [B, K] (arXiv 2003.01690, eq. 7).
+
+    Raises ValueError for a target that is not `Targeted`, and for fewer than 4 classes.
+    """
+    if not isinstance(target, Targeted):
+        raise ValueError(f"the objective dlr_targeted needs a Targeted(label, goal), got {type(target).__name__}")
+    first, _, third, fourth = _largest(outputs, 4, "dlr_targeted")
+    towards = _pick(outputs, target.goal) - _pick(outputs, target.label)
+    return towards / (first - (third + fourth) / 2 + _TINY)
+
+
+OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
 
 
 def fooled(outputs: Array, target: PyTree) -> Array:
@@ -72,6 +98,19 @@ def ascent(forward: Forward, objective: Objective, x: Array, target: PyTree) -> 
 
     gradient, (values, outputs) = jax.grad(total, has_aux=True)(x)
     return gradient, values, outputs
+
+
+def _largest(outputs: Array, n: int, objective: str) -> list[Array]:
+    """The n largest logits, each [B]. Peeled off one by one: for so few that is cheaper than a sort."""
+    if outputs.shape[-1] < n:
+        raise ValueError(f"the objective {objective} needs {n} classes, the model has {outputs.shape[-1]}")
+    largest = []
+    rest = outputs
+    for _ in range(n):
+        now = jnp.argmax(rest, axis=-1)
+        largest.append(_pick(outputs, now))
+        rest = jnp.where(_one_hot(outputs, now), -jnp.inf, rest)
+    return largest
 
 
 def _one_hot(outputs: Array, labels: Array) -> Array:

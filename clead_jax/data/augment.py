@@ -31,7 +31,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if self.crop_padding < 0 or self.color_jitter < 0:
             raise ValueError(
-                f"crop_padding {self.crop_padding} and color_jitter {self.color_jitter} must not be negative"
+                f"crop_padding {self.crop_padding}, color_jitter {self.color_jitter}; allowed: 0 and above"
             )
         if not 0 <= self.grayscale <= 1:
             raise ValueError(f"grayscale {self.grayscale} is a probability; allowed: 0 to 1")
@@ -84,4 +84,4 @@ def _mix(origin: Array | int, image: Array, factor: Array) -> Array:
 
 def _luma(image: Array) -> Array:
     """[H, W, C] -> [H, W, 1], the brightness as the eye weighs it."""
-    return image if image.shape[-1] == 1 else image @ jnp.array(LUMA)[:, None]
+    return image if image.shape[-1] == 1 else (image * jnp.array(LUMA)).sum(-1, keepdims=True)

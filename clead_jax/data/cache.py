@@ -4,10 +4,11 @@ One uncompressed .npz per source: its checksums are verified while reading, and 
 at all. The file remembers the fingerprint of what it was decoded from; when the source changes it is replaced.
 """
 
+import contextlib
 import hashlib
 import os
+import socket
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,18 +66,13 @@ def _read(path: Path, name: str, fingerprint: str) -> Dataset | None:
 def _write(path: Path, dataset: Dataset, fingerprint: str) -> None:
     """Best effort: without the cache every start decodes again, which is said but is no reason to stop."""
     arrays = {key: getattr(dataset, key) for key in ARRAYS}
-    partial = None
+    partial = path.with_name(f"{path.stem}-{socket.gethostname()}-{os.getpid()}.part")  # hosts may share the folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            partial = file.name
+        with partial.open("wb") as file:
             np.savez(file, **arrays, class_names=np.array(dataset.class_names), fingerprint=np.array(fingerprint))
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
-        print(
-            f"cannot cache {dataset.name} in {path.parent} ({error.strerror}): the next start decodes it again",
-            file=sys.stderr,
-        )
-    finally:
-        if partial and os.path.exists(partial):
-            os.remove(partial)
+        print(f"cannot cache {dataset.name} in {path.parent} ({error}): every start decodes it", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -63,20 +63,20 @@ def prepare(name: str, data_dir: Path, url: str | None = None) -> None:
 
 def download(url: str, file: Path, sha256: str | None) -> None:
     """Fetches `url` to `file`, which appears only when whole and, if `sha256` is given, right. ValueError otherwise."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        partial = Path(folder) / file.name
-        try:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            partial = Path(folder) / file.name
             with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as out:
                 for chunk in _chunks(response, file.name):
                     out.write(chunk)
                     digest.update(chunk)
-        except (OSError, http.client.HTTPException) as error:
-            raise ValueError(f"cannot download {url} ({error}); try again, or put the archive at {file}") from error
-        if sha256 not in (None, digest.hexdigest()):
-            raise ValueError(f"{url} has sha256 {digest.hexdigest()}, not {sha256}: damaged on the way, try again")
-        os.replace(partial, file)
+            if sha256 not in (None, digest.hexdigest()):
+                raise OSError(f"its sha256 is {digest.hexdigest()}, not {sha256}")
+            os.replace(partial, file)
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"cannot download {url} ({error}); try again, or put the archive at {file}") from error
 
 
 def _chunks(response: http.client.HTTPResponse, title: str) -> Iterator[bytes]:
@@ -117,7 +117,7 @@ def _without_tensorflow(official: Any, archive: Path) -> Any:
 def _extract(archive: Path, folder: str, files: list[str]) -> list[bytes]:
     """The contents of `files` in the archive's `folder`. ValueError where the archive is damaged or another one."""
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:gz") as tar:
             return [tar.extractfile(folder + file).read() for file in files]  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:
         raise ValueError(f"{archive}: not the archive it should be ({error}); delete it and start again") from error

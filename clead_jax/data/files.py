@@ -13,6 +13,7 @@ from clead_jax.data.images import decode_all, is_gray
 from clead_jax.data.splits import with_test_split
 from clead_jax.registry import SOURCES
 
+MOST_CLASSES = 1_000_000  # a larger label is some other number: K classes are named and counted
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -23,16 +24,16 @@ def npz(argument: str, options: Options) -> Dataset:
     Images [N, H, W, C] are uint8, or float in [0, 1] (rounded to 8 bits); labels int [N] in 0..K-1; `class_names` [K]
     may name the classes. Raises ValueError (one line) for anything else.
     """
-    path, name = _existing(argument, "npz:FILE"), f"npz:{Path(argument).name}"
+    path = _existing(argument, "npz:FILE")
+    name = f"npz:{path.name}"
     arrays = _read_npz(path)
-    whole = "images" in arrays
-    train, test = ("", "") if whole else ("train_", "test_")
-    images, labels = _images(arrays, f"{train}images", path), _labels(arrays, f"{train}labels", path)
-    class_names = tuple(map(str, arrays.get("class_names", range(labels.max(initial=0) + 1))))
-    if whole:
+    read = lambda split: (_images(arrays, f"{split}images", path), _labels(arrays, f"{split}labels", path))
+    has_splits = "images" not in arrays
+    images, labels = read("train_" if has_splits else "")
+    class_names = tuple(map(str, np.ravel(arrays.get("class_names", range(labels.max(initial=0) + 1)))))
+    if not has_splits:
         return with_test_split(name, images, labels, class_names)
-    test_images, test_labels = _images(arrays, f"{test}images", path), _labels(arrays, f"{test}labels", path)
-    return Dataset(name, images, labels, test_images, test_labels, class_names)
+    return Dataset(name, images, labels, *read("test_"), class_names)
 
 
 def _existing(argument: str, usage: str) -> Path:
@@ -63,9 +64,7 @@ def _images(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"{path}: {key} are {images.dtype}; allowed: uint8, or float in [0, 1]")
     if not ((images >= 0) & (images <= 1)).all():  # written so that NaN fails too
-        raise ValueError(
-            f"{path}: {key} reach from {images.min()} to {images.max()}; allowed: float in [0, 1], or uint8"
-        )
+        raise ValueError(f"{path}: {key} go from {images.min()} to {images.max()}; allowed: float in [0, 1], or uint8")
     return np.round(images * 255).astype(np.uint8)
 
 
@@ -73,6 +72,9 @@ def _labels(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
     labels = _entry(arrays, key, path)
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: {key} are {labels.dtype}; allowed: integers 0..K-1")
+    outside = labels[(labels < 0) | (labels >= MOST_CLASSES)]
+    if outside.size:
+        raise ValueError(f"{path}: {key} hold {outside[0]}; allowed: integers 0..K-1")
     return labels.astype(np.int32)
 
 
@@ -109,7 +111,7 @@ def _pictures(root: Path) -> list[tuple[Path, str]]:
     """Every picture with its class, sorted. Raises ValueError where there is no class, or one without pictures."""
     pictures = []
     for folder in _subfolders(root):
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in SUFFIXES)
         if not paths:
             raise ValueError(f"{folder}: empty class; allowed: pictures ({' '.join(SUFFIXES)})")
         pictures += [(path, folder.name) for path in paths]
@@ -119,4 +121,4 @@ def _pictures(root: Path) -> list[tuple[Path, str]]:
 
 
 def _subfolders(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in root.glob("[!.]*") if path.is_dir())

@@ -36,20 +36,20 @@ def decode_all(encoded: Sequence[Path | bytes], title: str, channels: int, image
 def _decode(item: Path | bytes, name: str, channels: int, image_size: int | None) -> np.ndarray:
     try:
         with Image.open(BytesIO(item) if isinstance(item, bytes) else item) as file:
-            if file.mode.startswith(DEEP):
-                raise ValueError(f"{name}: pixels of mode {file.mode!r}; allowed: 8 bits per channel")
-            image = file.convert(MODES[channels])
-    except (OSError, SyntaxError) as error:  # Pillow's own for no image at all, a truncated one, a broken PNG chunk
+            mode, image = file.mode, file.convert(MODES[channels])
+    except Exception as error:  # a damaged picture can make Pillow raise anything
         raise ValueError(f"{name}: unreadable image ({error})") from error
+    if mode.startswith(DEEP):
+        raise ValueError(f"{name}: pixels of mode {mode!r}; allowed: 8 bits per channel")
     if image_size is not None:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
 def is_gray(path: Path) -> bool:
-    """Whether a file holds grey levels only, by its header; unreadable ones are left to `decode_all` to report."""
+    """Whether a picture is stored as grey levels, by its header. Unreadable ones are left to `decode_all` to report."""
     try:
-        with Image.open(path) as image:
-            return image.mode in ("1", "L", "LA")
-    except OSError:
+        with Image.open(path) as file:
+            return file.mode in ("1", "L", "LA")
+    except Exception:
         return True

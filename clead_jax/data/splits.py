@@ -13,10 +13,8 @@ TEST_SHARE = 0.2
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """A permutation [N] whose first n entries hold each class within one example of its share n/N; fixed by `seed`."""
-    random = np.random.RandomState(
-        seed
-    )  # its streams are frozen for good, default_rng's are not: a split must never move
-    shuffled = random.permutation(len(labels))
+    # RandomState's streams are frozen for good, those of default_rng are not: a split must never move.
+    shuffled = np.random.RandomState(seed).permutation(len(labels))
     place = np.empty(len(labels))
     for label in np.unique(labels):
         members = shuffled[labels[shuffled] == label]
@@ -31,9 +29,7 @@ def hold_out(labels: np.ndarray, part: float, seed: int = 0) -> tuple[np.ndarray
     """
     count = round(part * len(labels)) if part < 1 else part
     if count != int(count) or not 0 < count < len(labels):
-        raise ValueError(
-            f"cannot hold out {part} of {len(labels)} examples; allowed: a share in (0, 1) or a smaller count"
-        )
+        raise ValueError(f"cannot hold out {part} of {len(labels)} examples; allowed: a share below 1, or a count")
     order = stratified_order(labels, seed).astype(np.int32)
     return np.sort(order[int(count) :]), np.sort(order[: int(count)])
 

@@ -47,10 +47,8 @@ def find(name: str, options: Options) -> Path | None:
     """The prepared folder of NAME[/CONFIG][:VERSION], the newest version if none is given; None if there is none."""
     name, _, version = name.partition(":")
     found = (info.parent for info in (data_dir(options) / name).glob(f"{version or '*'}/dataset_info.json"))
-    complete = (
-        path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)
-    )  # one being written has another name
-    return max(complete, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
+    finished = (path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name))  # others are being written
+    return max(finished, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
 
 
 def knows(name: str, options: Options) -> bool:
@@ -88,7 +86,7 @@ def _keys(info: Any) -> tuple[str, str]:
     kinds = [type(features[key]) for key in keys if isinstance(key, str)]
     if kinds != [Image, ClassLabel] or features[keys[0]].shape[-1] not in MODES or "train" not in info.splits:
         raise ValueError(
-            f"{info.full_name} has supervised keys {keys} of {', '.join(features)} and splits {', '.join(info.splits)}; "
+            f"{info.full_name} has supervised keys {keys}, features {list(features)}, splits {list(info.splits)}; "
             "allowed: a grey or RGB Image with a ClassLabel, and a train split"
         )
     return keys

@@ -50,7 +50,7 @@ class Evaluator:
 
     Batches are padded to `batch_size` rows by repeating the first, so that no image is dropped and no shape changes.
     On CPU an attack advances one step per dispatch (gradients of convolutions are slow inside compiled loops there);
-    elsewhere ten.
+    elsewhere ten. An attack of forward passes only advances a hundred anywhere.
     """
 
     def __init__(
@@ -61,7 +61,6 @@ class Evaluator:
         fetch: Callable[[Any], Any] = jax.device_get,
     ):
         self._forward, self._batch_size, self._place, self._fetch = forward, batch_size, place, fetch
-        self._chunk = 1 if jax.default_backend() == "cpu" else 10
         self._predict = jax.jit(lambda variables, x: forward(variables, x).argmax(-1))
         self._compiled: dict[tuple, tuple] = {}
 
@@ -111,6 +110,8 @@ class Evaluator:
         x_adv = self._run(variables, placed, targets, self._place(keys), named)
         clean, found = self._fetch((self._predict(variables, placed), self._predict(variables, x_adv)))
         image = np.asarray(self._fetch(x_adv))
+        if not np.isfinite(image).all():
+            raise FloatingPointError(f"attack {named.name} met a gradient that is no finite number")
         distance = norm_of(image - x, named.cfg.norm)
         if (
             not (distance <= getattr(named.cfg, "eps", np.inf) * (1 + 1e-5) + 1e-6).all()
@@ -125,9 +126,9 @@ class Evaluator:
     def _run(self, variables: PyTree, x: Array, target: Array, keys: Key, named: NamedAttack) -> Array:
         init, advance, result = self._compile(named.attack, named.objective)
         state = init(variables, x, target, keys, named.cfg)
-        steps = named.attack.num_steps(named.cfg)
-        for done in range(0, steps, self._chunk):
-            state = advance(variables, state, named.cfg, min(self._chunk, steps - done))
+        steps, chunk = named.attack.num_steps(named.cfg), _chunk(named.attack)
+        for done in range(0, steps, chunk):
+            state = advance(variables, state, named.cfg, min(chunk, steps - done))
         return result(state)
 
     def _compile(self, attack: IterativeAttack, objective: Objective) -> tuple:
@@ -136,7 +137,7 @@ class Evaluator:
 
             def advance(variables: PyTree, state: PyTree, cfg: Any, count: int) -> PyTree:
                 body = lambda _, s: attack.step(bind(variables), objective, s, cfg)
-                return body(0, state) if self._chunk == 1 else jax.lax.fori_loop(0, count, body, state)
+                return body(0, state) if _chunk(attack) == 1 else jax.lax.fori_loop(0, count, body, state)
 
             self._compiled[attack, objective] = (
                 jax.jit(lambda v, x, t, k, cfg: attack.init(bind(v), objective, x, t, k, cfg)),
@@ -144,6 +145,13 @@ class Evaluator:
                 jax.jit(attack.result),
             )
         return self._compiled[attack, objective]
+
+
+def _chunk(attack: IterativeAttack) -> int:
+    """How many steps one dispatch makes."""
+    if attack.forward_only:
+        return 100
+    return 1 if jax.default_backend() == "cpu" else 10
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

@@ -47,7 +47,11 @@ class Hooks(Protocol):
 
 
 class Diverged(FloatingPointError):
-    """The loss is no longer a finite number; the message names the step."""
+    """The loss, or a weight, is no longer a finite number. `bad` is the number of steps that led to such weights."""
+
+    def __init__(self, message: str, bad: int):
+        super().__init__(message)
+        self.bad = bad
 
 
 def fit(
@@ -90,7 +94,7 @@ def fit(
 def _sum(fetched: list, done: int) -> dict[str, tuple[float, float]]:
     for number, metrics in enumerate(fetched, start=done - len(fetched) + 1):
         if not np.isfinite(metrics["loss"][0]):
-            raise Diverged(f"the loss is {metrics['loss'][0]} at step {number}")
+            raise Diverged(f"the loss is {metrics['loss'][0]} at step {number}", bad=number - 1)
     sums: dict[str, tuple[float, float]] = {}
     for metrics in fetched:
         sums = _add(sums, metrics)

@@ -115,7 +115,8 @@ BAD_ARRAYS = {
     "other size": ({"test_images": np.zeros((6, 5, 4, 3), np.uint8)}, ["(4, 4, 3)", "(5, 4, 3)"]),
     "fewer labels": ({"train_labels": np.zeros(19, int)}, ["train", "(19,)", "(20,)"]),
     "float labels": ({"train_labels": np.zeros(20)}, ["train_labels", "float64", "integers"]),
-    "negative label": ({"train_labels": np.arange(20) % 2 - 1}, ["label -1", "0..0"]),
+    "negative label": ({"train_labels": np.arange(20) % 2 - 1}, ["train_labels", "-1", "0..K-1"]),
+    "no label": ({"train_labels": np.arange(20) * 10**9}, ["train_labels", "1000000000", "0..K-1"]),
     "unknown label": ({"test_labels": np.full(6, 7)}, ["test", "label 7", "0..1"]),
     "label beyond names": ({"class_names": np.array(["only"])}, ["label 1", "0..0"]),
     "empty class": ({"train_labels": np.arange(20) % 2 * 2}, ["class 1", "no image"]),
@@ -174,6 +175,7 @@ def test_folder_with_its_own_test_split_in_grey(tmp_path):
     root = folder(tmp_path, "train", "test", mode="L")
     (root / "train" / "cat" / "notes.txt").write_text("no picture")
     (root / "train" / ".hidden").mkdir()
+    (root / "train" / "cat" / "._0.png").write_text("what a Mac leaves in archives")
     dataset = load(f"folder:{root}")
     assert dataset.train_images[:, 0, 0, 0].tolist() == [10, 11, 12, 13, 14, 100, 101, 102, 103, 104]
     assert dataset.image_shape == (4, 6, 1)

@@ -1,0 +1,211 @@
+"""FAB, the fast adaptive boundary attack (Croce & Hein 2020, algorithm 1): the nearest image that fools the model.
+
+Where the model is taken as linear, the boundary to another class is the hyperplane f_goal - f_rival = 0. One iteration
+
+1. finds, at the current point, the nearest such hyperplane,
+2. steps onto it from the current point and from the image itself, a little too far (eta), and mixes the two steps, the
+   more towards the image the nearer it is (alpha), so that the search does not drift away;
+3. where the new point fools the model it may be the nearest so far; the search goes on from nearer to the image (beta).
+
+The search has no ball. `eps` only says how near an image must be to count: `result` is the nearest image found if it
+lies within eps and x itself if not, `done` are the rows where it does, and random restarts begin within eps / 2. With
+eps = inf (or 1 in Linf) the nearest image comes back however far it is; `State.distance` has its distance in any case.
+
+`fab` looks at the boundaries to all classes, which costs K gradients per iteration and compiles K backward passes.
+`fab_t` takes one class after the other, the likeliest first, at one gradient per iteration: what AutoAttack runs, and
+the one to use with many classes. If there are fewer classes than `targets`, the other runs start at random points.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clead_jax.attacks import norms
+from clead_jax.attacks.best import per_row, select
+from clead_jax.attacks.loop import Iterative
+from clead_jax.attacks.objectives import fooled, margin
+from clead_jax.attacks.projection import length, step_to_plane
+from clead_jax.registry import ATTACKS
+from clead_jax.types import Array, Forward, Key, Objective, PyTree, Targeted
+
+_DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+_SEARCH = 3  # looks at points nearer to the image, at the end of a run (section 3.4)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FABConfig:
+    """Settings of FAB; the defaults are the paper's and AutoAttack's. A pytree; floats are traced by jit.
+
+    Raises ValueError for an unknown norm, a negative eps, and counts below their least.
+    """
+
+    eps: float = 8 / 255  # images within this distance count, see above
+    alpha_max: float = 0.1  # most weight of the step from the image itself
+    eta: float = 1.05  # how far to step, 1 being onto the hyperplane
+    beta: float = 0.9  # where to go on after a success, 0 being the image and 1 the success
+    norm: str = jax.tree.static(default="linf")
+    steps: int = jax.tree.static(default=100)  # iterations per run
+    targets: int = jax.tree.static(default=0)  # likeliest other classes, one run each; 0: all classes in one run
+    restarts: int = jax.tree.static(default=1)  # times all this, from random points after the first
+
+    def __post_init__(self) -> None:
+        norms.check(self.norm)
+        if isinstance(self.eps, float | int) and self.eps < 0:
+            raise ValueError(f"eps must not be negative, got {self.eps}")
+        for name, least in (("steps", 1), ("targets", 0), ("restarts", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TargetedFABConfig(FABConfig):
+    """FAB towards one class after the other; AutoAttack takes the 9 likeliest."""
+
+    targets: int = jax.tree.static(default=9)
+
+
+class State(NamedTuple):
+    """Where every row is, and the nearest success so far. Every leaf is [B, ...]."""
+
+    x: Array
+    x_adv: Array
+    target: PyTree
+    key: Key
+    made: Array  # int32 [B], steps so far
+    goals: Array  # int32 [B, R], the class of each run that starts at x itself; unused where all are looked at
+    best: Array  # [B, ...], x before the first success
+    distance: Array  # [B], of best; inf before the first success
+    eps: Array  # [B]
+
+
+def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: FABConfig) -> State:
+    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed. FAB reads logits: objective is not used."""
+    zero = jnp.zeros_like(per_row(x))
+    goals = _goals(forward, x, target, cfg)
+    return State(x, x, target, keys, zero.astype(jnp.int32), goals, x, zero + jnp.inf, zero + cfg.eps)
+
+
+def step(forward: Forward, objective: Objective, state: State, cfg: FABConfig) -> State:
+    """One iteration, or one look of the final search. It sees two points: where it is, and where it goes."""
+    since = state.made % _steps_per_run(cfg)
+    state = _restart(state, since, cfg)
+    gap, w, outputs = _plane(forward, state, cfg)
+    state = _keep_nearer(state, state.x_adv, fooled(outputs, state.target), cfg)
+    x_adv = select(since < cfg.steps, _move(state, gap, w, cfg), _nearer_than_best(state, since - cfg.steps))
+    fools = fooled(forward(x_adv), state.target)
+    state = _keep_nearer(state, x_adv, fools, cfg)
+    back = state.x + cfg.beta * (x_adv - state.x)
+    return state._replace(x_adv=select(fools, back, x_adv), made=state.made + 1)
+
+
+def result(state: State) -> Array:
+    """x_adv [B, ...]: the nearest image that fools the model if it is within eps, else x itself."""
+    return select(state.distance <= state.eps, state.best, state.x)
+
+
+def done(state: State) -> Array:
+    """Rows [B] with a success within eps. With eps = inf none: a nearer image may always exist."""
+    return (state.distance <= state.eps) & jnp.isfinite(state.eps)
+
+
+def num_steps(cfg: FABConfig) -> int:
+    """Steps per example; each costs two forward passes and one backward pass (`targets` = 0: K of them)."""
+    return _runs(cfg) * _steps_per_run(cfg)
+
+
+def _runs(cfg: FABConfig) -> int:
+    return max(cfg.targets, 1) * cfg.restarts
+
+
+def _steps_per_run(cfg: FABConfig) -> int:
+    return cfg.steps + _SEARCH
+
+
+def _goals(forward: Forward, x: Array, target: PyTree, cfg: FABConfig) -> Array:
+    """The classes to go for [B, R], likeliest first. For `Targeted` there is but one."""
+    if isinstance(target, Targeted):
+        return target.goal[:, None]
+    if not cfg.targets:
+        return target[:, None]
+    outputs = forward(x)
+    others = jnp.where(_one_hot(target, outputs), -jnp.inf, outputs)
+    return jnp.argsort(-others, axis=-1)[:, : min(cfg.targets, outputs.shape[-1] - 1)].astype(jnp.int32)
+
+
+def _restart(state: State, since: Array, cfg: FABConfig) -> State:
+    """At the start of a run: the image itself, or once all goals had their turn a random point half as far as allowed."""
+    if _runs(cfg) == 1:
+        return state
+    run, fresh = state.made // _steps_per_run(cfg), state.x
+    if _runs(cfg) > state.goals.shape[1]:
+        draw = jax.random.uniform if cfg.norm == "linf" else jax.random.normal
+        sample = lambda key: 2 * draw(key, state.x.shape[1:]) - 1 if cfg.norm == "linf" else draw(key, state.x.shape[1:])
+        noise = jax.vmap(sample)(jax.vmap(jax.random.fold_in)(state.key, run))
+        radius = jnp.minimum(jnp.minimum(state.distance, state.eps), 1e6) / 2
+        noise = jax.vmap(jnp.multiply)(noise, radius / length(noise, cfg.norm))
+        fresh = select(run < state.goals.shape[1], state.x, jnp.clip(state.x + noise, 0.0, 1.0))
+    return state._replace(x_adv=select(since == 0, fresh, state.x_adv))
+
+
+def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array, Array]:
+    """The boundary of the model made linear at x_adv: (gap [B] = f_goal - f_rival there, its gradient w, the outputs).
+
+    With labels the rival is the label, and the goal that of the run or the class whose boundary is nearest (eq. 7).
+    With `Targeted` the goal has to beat every class, so the rival is the best of the others.
+    """
+    outputs, pull = jax.vjp(forward, state.x_adv)
+
+    def towards(goal: Array, rival: Array) -> tuple[Array, Array]:
+        sign = _one_hot(goal, outputs).astype(outputs.dtype) - _one_hot(rival, outputs)
+        return jnp.sum(jnp.where(sign != 0, sign * outputs, 0.0), axis=-1), pull(sign)[0]
+
+    if isinstance(state.target, Targeted):
+        goal = state.target.goal
+        return *towards(goal, jnp.argmax(jnp.where(_one_hot(goal, outputs), -jnp.inf, outputs), -1)), outputs
+    if cfg.targets:
+        runs = state.goals.shape[1]
+        now = (state.made // _steps_per_run(cfg) % runs)[:, None] == jnp.arange(runs)
+        return *towards(jnp.sum(jnp.where(now, state.goals, 0), -1), state.target), outputs
+
+    nearest = (jnp.full_like(per_row(state.x), jnp.inf), per_row(outputs), jnp.zeros_like(state.x))
+    for k in range(outputs.shape[-1]):  # one backward pass after the other: XLA:CPU is slower at all of them in one
+        gap, w = towards(jnp.full_like(state.target, k), state.target)
+        away = jnp.abs(gap) / jnp.maximum(length(w, _DUAL[cfg.norm]), 1e-30)
+        away = jnp.where(state.target == k, jnp.inf, away)
+        nearest = select(away < nearest[0], (away, gap, w), nearest)
+    return *nearest[1:], outputs
+
+
+def _move(state: State, gap: Array, w: Array, cfg: FABConfig) -> Array:
+    """The next point (eq. 9 and 10): steps onto the plane from x_adv and from x, overshot and mixed."""
+    from_x = gap - jnp.sum((w * (state.x_adv - state.x)).reshape(len(gap), -1), -1)  # the linear model's gap at x
+    step, step_from_x = step_to_plane(state.x_adv, w, -gap, cfg.norm), step_to_plane(state.x, w, -from_x, cfg.norm)
+    near, far = (jnp.maximum(length(s, cfg.norm), 1e-8) for s in (step, step_from_x))
+    alpha = jnp.minimum(near / (near + far), cfg.alpha_max).reshape(-1, *(1 for _ in w.shape[1:]))
+    mixed = (1 - alpha) * (state.x_adv + cfg.eta * step) + alpha * (state.x + cfg.eta * step_from_x)
+    return jnp.clip(mixed, 0.0, 1.0)
+
+
+def _nearer_than_best(state: State, look: Array) -> Array:
+    """A point a little nearer than the best: by 1/32, 1/64, 1/128 of the way; eta left it at most 5 % too far."""
+    shrink = 1 - 0.5 ** (5.0 + look)
+    return state.x + jax.vmap(jnp.multiply)(shrink, state.best - state.x)
+
+
+def _keep_nearer(state: State, x_adv: Array, fools: Array, cfg: FABConfig) -> State:
+    distance = jnp.where(fools, length(x_adv - state.x, cfg.norm), jnp.inf)
+    best, distance = select(distance < state.distance, (x_adv, distance), (state.best, state.distance))
+    return state._replace(best=best, distance=distance)
+
+
+def _one_hot(labels: Array, outputs: Array) -> Array:
+    return labels[:, None] == jnp.arange(outputs.shape[-1])
+
+
+FAB = Iterative(init, step, result, done, num_steps)
+ATTACKS.register("fab", FABConfig, objective=margin)(FAB)
+ATTACKS.register("fab_t", TargetedFABConfig, objective=margin)(FAB)

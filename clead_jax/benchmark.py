@@ -1,0 +1,86 @@
+"""How fast this machine attacks and trains, beside how fast it multiplies matrices.
+
+    python -m clead_jax.benchmark --config=configs/resnet18.py [--config.FIELD=VALUE ...] [--json=FILE]
+
+Times, on random images: the forward pass and every attack of `config.evaluation.attacks`, driven as the evaluation
+drives them (host copies and the check of every image included), and one training step of every stage. With several
+devices all share each batch, and the training PGD is timed as one program on one device, sharded, and pmapped.
+
+`images/s` are training images, however many views and attack steps each of them costs. FLOPs are those of convolutions
+and matrix products (see `flops`). `of matmul` sets them against the fastest square matrix product measured here, on all
+devices together, in the model's dtype and at jax's default precision (on recent GPUs TF32 where it says float32).
+
+Full batches of a big network take minutes on a CPU: there, add for example --batch_size=16.
+"""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from clead_jax import cli
+
+
+def _define(argv: list[str], values: flags.FlagValues) -> None:
+    cli.define_config(values, argv)
+    flags.DEFINE_float("seconds", 5.0, "spent on each line, at least", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_integer("batch_size", 0, "of every line (0: the config's)", lower_bound=0, flag_values=values)
+    flags.DEFINE_string("json", "", "write the numbers to this file too", flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line, measures, prints line by line."""
+    given = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
+    if given.json:
+        Path(given.json).touch()  # better refused now than after the measuring
+    from clead_jax import throughput  # after the flags: a typo should not wait for jax
+
+    bench = throughput.open_bench(given.config, given.seconds, given.batch_size)
+    found = {"config": Path(cli.config_path(argv)).stem} | throughput.environment(bench)
+    print(_header(found), flush=True)
+    rate = found["matmul_flops_per_s"][found["model"]["dtype"]]
+    found["lines"] = []
+    for line in throughput.measure(bench):
+        share = line.flops_per_s / rate
+        found["lines"].append(line._asdict() | {"share_of_matmul": share})
+        print(_row(line, share), flush=True)
+    if given.json:
+        Path(given.json).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _header(found: dict[str, Any]) -> str:
+    model, shape = found["model"], "x".join(map(str, found["image_shape"]))
+    rates = ", ".join(f"{_short(rate)}FLOP/s {dtype}" for dtype, rate in found["matmul_flops_per_s"].items())
+    counted, xla = (f"{_short(n)}FLOP" if n else "unknown" for n in found["forward_flops"].values())
+    return (
+        f"{found['config']}: {model['backbone']}, width {model['width']}, {model['dtype']}, random {shape} images\n"
+        f"device: {found['devices']} x {found['device']}, jax {found['jax']}\n"
+        f"matrix product: {rates}\n"
+        f"one image forward: {counted}; by XLA's count {xla}\n\n"
+        f"{'':24}{'batch':>6}{'repeats':>9}{'images/s':>10}{'FLOP/image':>12}{'FLOP/s':>9}{'of matmul':>11}"
+    )
+
+
+def _row(line: Any, share: float) -> str:
+    per_image, per_second = _short(line.flops_per_image), _short(line.flops_per_s)
+    return (
+        f"{line.what:24}{line.batch:6}{line.repeats:9}{_three_digits(line.images_per_s):>10}"
+        f"{per_image:>12}{per_second:>9}{share:11.1%}"
+    )
+
+
+def _short(number: float) -> str:
+    """1.234e10 -> '12.3 G'."""
+    power = min(5, max(0, math.floor(math.log10(number)) // 3)) if number else 0
+    return f"{_three_digits(number / 1000**power)} {' kMGTP'[power].strip()}"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -6,7 +6,6 @@ Below this line there is no ConfigDict: rooms get frozen dataclasses, functions 
 import dataclasses
 import importlib
 import math
-import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,11 +13,10 @@ import jax
 import numpy as np
 import optax
 
-from clead_jax import attacks, checkpoint, config, data, values
-from clead_jax.evaluation.robust import NamedAttack
+from clead_jax import arsenal, checkpoint, config, data, values
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
-from clead_jax.registry import ATTACKS, BACKBONES, LOSSES
+from clead_jax.registry import BACKBONES, LOSSES
 from clead_jax.training import optimizers, pretrain, supervised, views
 from clead_jax.training.loop import Plan
 from clead_jax.types import PyTree, Step
@@ -65,10 +63,12 @@ def check(cfg: Any) -> None:
     for stage in config.TRAINED_STAGES:
         optimizers.make(cfg[stage], 1, 1)
         if cfg[stage].get("attack"):
-            training_attack(cfg, cfg[stage].attack)
-    for text in (*values.items(cfg.evaluation.attacks), *values.items(cfg.evaluation.distances)):
-        evaluation_attack(cfg, text)
-    validation_attack(cfg)
+            arsenal.training_attack(cfg, cfg[stage].attack)
+    for text in values.items(cfg.evaluation.attacks):
+        arsenal.evaluation_attack(cfg, text)
+    for text in values.items(cfg.evaluation.distances):
+        arsenal.distance_attack(cfg, text)
+    arsenal.validation_attack(cfg)
 
 
 # --- data and model ---------------------------------------------------------------------------------------------------
@@ -132,75 +132,12 @@ def checkpoint_dir(workdir: str, stage: str) -> str:
     return f"{workdir}/checkpoints/{stage}"
 
 
-# --- attacks ----------------------------------------------------------------------------------------------------------
-
-
-def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> NamedAttack:
-    """'pgd(steps=10)' -> an attack. `threat` (norm, eps) holds for all attacks that have such a field; `common`
-    (steps, step_size ...) for those registered with `tunable=True`; what stands in parentheses overrides both.
-
-    Raises ValueError for an unknown attack or setting, naming the known ones.
-    """
-    name, own = values.spec(text)
-    entry = ATTACKS[name]
-    fields = {f.name: f for f in dataclasses.fields(entry.config)}
-    for key in own:
-        if key not in fields:
-            raise ValueError(f"attack {name!r} has no setting {key!r}; it has {', '.join(fields)}")
-    given = {**threat, **(common if entry.info.get("tunable") else {}), **own}
-    types = typing.get_type_hints(entry.config)
-    cfg = entry.config(**{k: _coerce(v, types[k], f"{text}: {k}") for k, v in given.items() if k in fields})
-    if "eps" in fields:
-        values.unit(cfg.eps, f"{text}: eps", getattr(cfg, "norm", "linf"))
-    return NamedAttack(text, entry.value, entry.info["objective"], cfg)
-
-
-def _coerce(value: Any, wanted: Any, name: str) -> Any:
-    if wanted is bool:
-        if str(value).lower() not in ("true", "false"):
-            raise ValueError(f"{name}: {value!r} is neither true nor false")
-        return str(value).lower() == "true"
-    if wanted is str:
-        return str(value)
-    return values.whole(value, name) if wanted is int else values.number(value, name)
-
-
-def training_attack(cfg: Any, text: str) -> views.Attack:
-    """An attack for use inside a training step: its last iterate, no extra forward pass."""
-    named = named_attack(text, *_threat(cfg.train_attack, ("steps", "step_size", "random_start"), keep="last"))
-
-    def attack(model: Any, x: jax.Array, target: jax.Array, keys: jax.Array) -> jax.Array:
-        return attacks.run(named.attack, model, named.objective, x, target, keys, named.cfg)
-
-    return attack
-
-
-def evaluation_attack(cfg: Any, text: str) -> NamedAttack:
-    """An attack as `evaluation` wants it: the best iterate counts."""
-    return named_attack(text, *_threat(cfg.evaluation, ("steps", "step_size", "restarts")))
-
-
-def validation_attack(cfg: Any) -> NamedAttack:
-    """The attack behind "best by validation"."""
-    return named_attack(cfg.validation.attack, *_threat(cfg.train_attack, ("step_size",)))
-
-
-def _threat(section: Any, common: tuple[str, ...], **more: Any) -> tuple[dict, dict]:
-    return {k: section[k] for k in ("norm", "eps")}, {k: section[k] for k in common} | more
-
-
-def attack_cost(text: str, cfg: Any) -> int:
-    """Forward+backward passes per image of a training attack."""
-    named = named_attack(text, *_threat(cfg.train_attack, ("steps", "step_size", "random_start"), keep="last"))
-    return named.attack.num_steps(named.cfg)
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
 def view_list(cfg: Any) -> tuple[views.Attack | str, ...]:
     """The views of `config.views`: attacks as functions, "clean" and "augmented" by name."""
-    return tuple(t if t in ("clean", "augmented") else training_attack(cfg, t) for t in values.items(cfg.views))
+    return tuple(t if t in ("clean", "augmented") else arsenal.training_attack(cfg, t) for t in values.items(cfg.views))
 
 
 def loss(cfg: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -237,11 +174,11 @@ def stage(cfg: Any, name: str, net: Network, num_examples: int) -> Stage:
         make_views = views.make_views(view_list(cfg), _target(cfg, net), augment)
         step = pretrain.make_step(net, tx, make_views, loss(cfg))
         attacked = [t for t in values.items(cfg.views) if t not in ("clean", "augmented")]
-        passes = sum(attack_cost(t, cfg) for t in attacked) + len(values.items(cfg.views))
+        passes = sum(arsenal.training_cost(cfg, t) for t in attacked) + len(values.items(cfg.views))
     else:
         tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch)
         step = supervised.make_step(net, tx, augment, _perturb(cfg, own.attack, net) if own.attack else None)
-        passes = 1 + (attack_cost(own.attack, cfg) if own.attack else 0)
+        passes = 1 + (arsenal.training_cost(cfg, own.attack) if own.attack else 0)
     return Stage(step, tx, TRAINED_PARTS[name], plan, passes)
 
 
@@ -262,7 +199,7 @@ def _target(cfg: Any, net: Network) -> views.Target:
 
 
 def _perturb(cfg: Any, text: str, net: Network) -> supervised.Perturb:
-    attack, model = training_attack(cfg, text), forward(net)
+    attack, model = arsenal.training_attack(cfg, text), forward(net)
     return lambda variables, x, labels, keys: attack(lambda images: model(variables, images), x, labels, keys)
 
 

@@ -241,7 +241,7 @@ def restore(workdir: str) -> tuple[ConfigDict, str]:
             saved = json.load(f)
         cfg.update(saved["config"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); start the training command again, it writes a new one") from None
+        raise ValueError(f"{path} is damaged ({error}); the training command writes a new one") from None
     kind, _, file = cfg.data.name.partition(":")
     if kind in FILE_SOURCES:
         cfg.data.name = f"{kind}:{os.path.normpath(os.path.join(workdir, file))}"

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clead_jax import build, checkpoint, config, data, measure, parallel, report, values
+from clead_jax import arsenal, build, checkpoint, config, data, measure, parallel, report, values
 from clead_jax.run import Run, open_run
 from clead_jax.training import state as states
 from clead_jax.training.loop import Diverged, fit
@@ -148,7 +148,7 @@ class Hooks:
     ):
         self._context, self._name, self._stage, self._directory = context, name, stage, directory
         self._rest, self._epoch_started = frozen.variables, time.monotonic()
-        self._attack = build.validation_attack(context.cfg)
+        self._attack = arsenal.validation_attack(context.cfg)
         held = context.splits.validation
         count = min(context.cfg.validation.num_examples, len(held.labels))
         self._held = data.subset(held, count, context.cfg.seed) if count < len(held.labels) else held

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from clead_jax import build, checkpoint, data, parallel, provenance, values
+from clead_jax import arsenal, build, checkpoint, data, parallel, provenance, values
 from clead_jax.evaluation import checks, store
 from clead_jax.evaluation.intervals import interval95
 from clead_jax.evaluation.robust import NamedAttack, Outcome
@@ -52,7 +52,7 @@ def measure(run: Run, stages: dict[str, str] | None = None, fresh: bool = False)
     for model in models:
         session.forget_if_changed(model)
         for text in values.items(run.cfg.evaluation.attacks):
-            session.attack(model, build.evaluation_attack(run.cfg, text))
+            session.attack(model, arsenal.evaluation_attack(run.cfg, text))
         session.curve(model)
         session.distances(model)
         session.embed(model)
@@ -123,9 +123,9 @@ class _Session:
             for arrays in (self._records, self._samples, self._embeddings):
                 for key in [k for k in arrays if k.split("/")[0] == label]:
                     del arrays[key]
-            for part in ("curves", "distances"):
-                for content in self._results.get(part, {}).values():
-                    content.get("accuracy", content).pop(label, None) if isinstance(content, dict) else None
+            curves, distances = self._results.get("curves", {}), self._results.get("distances", {})
+            for by_model in (curves.get("accuracy", {}), *distances.values()):
+                by_model.pop(label, None)
             self._results["models"][label] = {"checkpoint": model.identity}
         if f"{label}/clean" not in self._records:
             predicted = self._run.evaluator.predict(model.variables, self._examples.images)
@@ -176,7 +176,7 @@ class _Session:
         radii = [values.number(e) for e in values.items(own.curve)]
         if not radii:
             return
-        attack = build.evaluation_attack(self._run.cfg, "pgd")
+        attack = arsenal.evaluation_attack(self._run.cfg, "pgd")
         few = self._examples
         if own.curve_examples < len(few.labels):
             few = data.subset(few, own.curve_examples)
@@ -193,9 +193,9 @@ class _Session:
         self._save()
 
     def distances(self, model: Model) -> None:
-        """How far the nearest adversarial image is, for attacks that look for it (0 where the clean image is wrong)."""
+        """How far the nearest error is, for attacks that look for it (0 where the clean image is wrong)."""
         for text in values.items(self._run.cfg.evaluation.distances):
-            attack = build.evaluation_attack(self._run.cfg, text)
+            attack = arsenal.distance_attack(self._run.cfg, text)
             few = data.subset(
                 self._examples, min(self._run.cfg.evaluation.distance_examples, len(self._examples.labels))
             )

@@ -28,8 +28,8 @@ def training_cost(workdir: str) -> dict[str, dict[str, float]]:
     """Forward+backward passes and seconds of every trained stage, added up from metrics.jsonl."""
     cost: dict[str, dict[str, float]] = {}
     path = Path(workdir) / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        epoch = json.loads(line)
+    whole = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    for epoch in map(json.loads, whole):  # of a killed run the last line may be torn
         spent = cost.setdefault(epoch["stage"], {"forward_backward_passes": 0, "seconds": 0.0})
         spent["forward_backward_passes"] += epoch["passes"]
         spent["seconds"] += epoch["seconds"]

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from clead_jax import build, data, parallel
+from clead_jax import build, checkpoint, config, data, parallel
 from clead_jax.evaluation.robust import Evaluator
 
 
@@ -23,8 +23,12 @@ class Run(NamedTuple):
 
 
 def open_run(cfg: Any, workdir: str, name: str) -> Run:
-    """Reads the data, makes network, mesh and evaluator. Writes nothing."""
+    """Reads the data, makes network, mesh and evaluator. Writes nothing.
+
+    Raises ValueError for data that cannot be read, or that do not fit the stages `workdir` holds.
+    """
     dataset = parallel.main_first(lambda: build.dataset(cfg))
+    _refuse_other_data(dataset, workdir)
     splits = build.splits(cfg, dataset)
     fields = build.network_fields(cfg, dataset, splits.train)
     net, mesh = build.network(fields), parallel.data_mesh()
@@ -36,3 +40,13 @@ def open_run(cfg: Any, workdir: str, name: str) -> Run:
         fetch=parallel.to_host,
     )
     return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, evaluator)
+
+
+def _refuse_other_data(dataset: data.Dataset, workdir: str) -> None:
+    """Files can be replaced under their old name."""
+    now = {"image_shape": list(dataset.image_shape), "num_classes": dataset.num_classes}
+    for stage in config.TRAINED_STAGES:
+        if meta := checkpoint.latest_meta(build.checkpoint_dir(workdir, stage)):
+            before = {"image_shape": meta["image_shape"], "num_classes": meta["network"]["num_classes"]}
+            if differing := config.changed(before, now):
+                raise ValueError(f"{dataset.name} has changed since {workdir} trained its {stage} stage: {differing}")

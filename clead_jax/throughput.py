@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from clead_jax import build, config, data, flops, parallel, values
+from clead_jax import arsenal, build, config, data, flops, parallel, values
 from clead_jax.evaluation.robust import Evaluator, NamedAttack, pixels
 from clead_jax.training import state as states
 from clead_jax.types import Key, PyTree, Step
@@ -29,6 +29,7 @@ class Bench(NamedTuple):
     cfg: Any
     mesh: jax.sharding.Mesh
     network: Any
+    init: Callable[[], PyTree]  # fresh variables, always the same
     dataset: data.Dataset  # random; both splits are the same
     seconds: float  # for each case
 
@@ -54,7 +55,7 @@ class Line(NamedTuple):
 
 
 def open_bench(cfg: Any, seconds: float, batch_size: int = 0) -> Bench:
-    """A network and random images for `cfg`. Batches of `batch_size` (0: the config's), rounded up to the devices.
+    """A network and random images for `cfg`. Its batch sizes become `batch_size` if above 0, and multiples of devices.
 
     Raises ValueError for a config that cannot run.
     """
@@ -65,7 +66,10 @@ def open_bench(cfg: Any, seconds: float, batch_size: int = 0) -> Bench:
         section.batch_size = build.rounded_up(batch_size or section.batch_size, mesh.size)
     dataset = random_dataset(cfg, max(section.batch_size for section in sections))
     train = data.Examples(dataset.train_images, dataset.train_labels, np.arange(len(dataset.train_labels)))
-    return Bench(cfg, mesh, build.network(build.network_fields(cfg, dataset, train)), dataset, seconds)
+    network = build.network(build.network_fields(cfg, dataset, train))
+    image = np.zeros((1, *dataset.image_shape), np.float32)
+    init = jax.jit(lambda: network.init(jax.random.key(cfg.seed), image, False))
+    return Bench(cfg, mesh, network, init, dataset, seconds)
 
 
 def random_dataset(cfg: Any, size: int) -> data.Dataset:
@@ -84,16 +88,17 @@ def random_dataset(cfg: Any, size: int) -> data.Dataset:
 
 
 def environment(bench: Bench) -> dict[str, Any]:
-    """The machine and its measured rate, the model, and the FLOPs of one image by our count and by XLA's."""
+    """The machine and its measured rate, what was timed, and the FLOPs of one image by our count and by XLA's."""
     shape, forward = bench.dataset.image_shape, build.forward(bench.network)
-    one = (jax.eval_shape(_initial(bench)), jax.ShapeDtypeStruct((1, *shape), np.float32))
+    one = (jax.eval_shape(bench.init), jax.ShapeDtypeStruct((1, *shape), np.float32))
     dtypes = dict.fromkeys(("float32", bench.cfg.model.dtype))
     return {
         "device": jax.devices()[0].device_kind,
         "devices": bench.mesh.size,
         "backend": jax.default_backend(),
         "jax": jax.__version__,
-        "model": dict(bench.cfg.model),
+        **{section: dict(bench.cfg[section]) for section in ("model", "train_attack", "evaluation")},
+        "views": bench.cfg.views,
         "image_shape": list(shape),
         "matmul_flops_per_s": {dtype: matmul_rate(bench.mesh, dtype, bench.seconds) for dtype in dtypes},
         "forward_flops": {"counted": flops.count(forward, *one), "xla": flops.of_xla(forward, *one)},
@@ -104,15 +109,17 @@ def matmul_rate(mesh: jax.sharding.Mesh, dtype: str, seconds: float) -> float:
     """FLOP/s of square matrix products, every device at one of its own: the best of `SIZES`."""
     product, rates = jax.jit(lambda a, b: a @ b), []
     for size in SIZES:
-        normal = lambda rows, where, n=size: jax.jit(
-            lambda: jax.random.normal(jax.random.key(rows), (rows, n), dtype), out_shardings=where
-        )()
-        a, b = normal(size * mesh.size, parallel.split(mesh)), normal(size, parallel.replicated(mesh))
+        a = _normal((mesh.size * size, size), dtype, parallel.split(mesh))
+        b = _normal((size, size), dtype, parallel.replicated(mesh))
         median, _ = timed(lambda a=a, b=b: product(a, b), seconds / len(SIZES))  # type: ignore[misc]
         rates.append(2 * size**3 * mesh.size / median)
         if median > LONG:
             break
     return max(rates)
+
+
+def _normal(shape: tuple[int, int], dtype: str, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    return jax.jit(lambda: jax.random.normal(jax.random.key(0), shape, dtype), out_shardings=sharding)()
 
 
 def measure(bench: Bench) -> Iterator[Line]:
@@ -142,13 +149,13 @@ def attack_cases(bench: Bench) -> Iterator[Case]:
     batch, forward = bench.cfg.evaluation.batch_size, build.forward(bench.network)
     place = lambda x: parallel.put(x, parallel.split(bench.mesh))
     evaluator = Evaluator(forward, batch, place, parallel.to_host)
-    variables = parallel.put(jax.jit(_initial(bench))(), parallel.replicated(bench.mesh))
+    variables = parallel.put(bench.init(), parallel.replicated(bench.mesh))
     images, labels, keys = _batch(bench)
     one_pass = flops.count(forward, variables, pixels(images))
     yield Case("forward", batch, one_pass, lambda: evaluator.predict(variables, images))
 
     def case(text: str) -> Case:
-        named = build.evaluation_attack(bench.cfg, text)
+        named = arsenal.evaluation_attack(bench.cfg, text)
         # The evaluator classifies the clean and the final image besides.
         work = 2 * one_pass + attack_flops(named, forward, variables, pixels(images), labels, keys)
         call = lambda: evaluator.attack(variables, images, labels, named, key=jax.random.key(0))
@@ -159,7 +166,7 @@ def attack_cases(bench: Bench) -> Iterator[Case]:
 
 def attack_flops(named: NamedAttack, forward: Callable, variables: PyTree, *batch: Any) -> int:
     """FLOPs of all steps of an attack on `batch`: images, labels, keys."""
-    _, attack, objective, cfg = named
+    attack, objective, cfg = named.attack, named.objective, named.cfg
     bind = lambda v: lambda x: forward(v, x)
     state = jax.eval_shape(lambda v, *b: attack.init(bind(v), objective, *b, cfg), variables, *batch)
     one_step = flops.count(lambda v, s: attack.step(bind(v), objective, s, cfg), variables, state)
@@ -168,12 +175,12 @@ def attack_flops(named: NamedAttack, forward: Callable, variables: PyTree, *batc
 
 def step_cases(bench: Bench) -> Iterator[Case]:
     """One training step of every stage, compiled as `experiment.train` does."""
-    cfg, replicated, init = bench.cfg, parallel.replicated(bench.mesh), jax.jit(_initial(bench))
+    cfg, replicated = bench.cfg, parallel.replicated(bench.mesh)
     images, labels = bench.dataset.train_images, bench.dataset.train_labels
     for name in config.TRAINED_STAGES:
         stage, batch = build.stage(cfg, name, bench.network, len(labels)), cfg[name].batch_size
-        state, rest = states.create(init(), stage.trained, stage.tx)
-        reference = init() if build.needs_reference(cfg, name) else None
+        state, rest = states.create(bench.init(), stage.trained, stage.tx)
+        reference = bench.init() if build.needs_reference(cfg, name) else None
         frozen = parallel.put(states.Frozen(images, labels, rest, reference), replicated)
         index = parallel.put(np.arange(batch, dtype=np.int32), parallel.split(bench.mesh))
         args = (parallel.put(state, replicated), frozen, index, jax.random.key(0))
@@ -194,9 +201,9 @@ def repeated(step: Step, state: PyTree, frozen: PyTree, index: jax.Array, key: K
 
 def form_cases(bench: Bench) -> Iterator[Case]:
     """The training PGD on one device and in its two forms for many; all get arrays that lie on the first device."""
-    forward, attack = build.forward(bench.network), build.training_attack(bench.cfg, "pgd")
+    forward, attack = build.forward(bench.network), arsenal.training_attack(bench.cfg, "pgd")
     images, labels, keys = _batch(bench)
-    args = (jax.jit(_initial(bench))(), *jax.device_put((pixels(images), labels)), keys)
+    args = (bench.init(), *jax.device_put((pixels(images), labels)), keys)
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT, parallel.SPLIT)
     fn = lambda variables, *batch: attack(lambda x: forward(variables, x), *batch)
     work = flops.count(fn, *args)
@@ -211,11 +218,5 @@ def form_cases(bench: Bench) -> Iterator[Case]:
 
 def _batch(bench: Bench) -> tuple[np.ndarray, np.ndarray, Key]:
     """A batch as the evaluation has it: images, labels, keys."""
-    batch = bench.cfg.evaluation.batch_size
-    dataset = bench.dataset
+    batch, dataset = bench.cfg.evaluation.batch_size, bench.dataset
     return dataset.test_images[:batch], dataset.test_labels[:batch], jax.random.split(jax.random.key(0), batch)
-
-
-def _initial(bench: Bench) -> Callable[[], PyTree]:
-    image = np.zeros((1, *bench.dataset.image_shape), np.float32)
-    return lambda: bench.network.init(jax.random.key(bench.cfg.seed), image, False)

@@ -69,7 +69,8 @@ def test_the_vocabulary_imports_nothing_of_ours(module):
 def test_only_build_reaches_into_the_rooms_of_named_parts():
     """Everyone else gets attacks, losses and models as arguments, whatever the config named."""
     named = {"attacks", "losses", "models"}
-    assert {m for m in FILES if parts_of(m) & named and m.split(".")[1] not in named} <= {"clead_jax.build"}
+    builders = {"clead_jax.build", "clead_jax.arsenal"}
+    assert {m for m in FILES if parts_of(m) & named and m.split(".")[1] not in named} <= builders
 
 
 def test_imports_run_one_way():

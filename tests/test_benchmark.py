@@ -19,6 +19,7 @@ def get_config():
     cfg.data.name = "digits"
     cfg.model.update({"backbone": "tiny", "width": 4, "projection_dim": 8})
     cfg.train_attack.steps = 1
+    cfg.views = "clean,fgsm"
     cfg.evaluation.update({"steps": 2, "attacks": "fgsm,pgd"})
     cfg.pretrain.update({"ascend": "baseline"})
     return cfg

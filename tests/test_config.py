@@ -57,6 +57,7 @@ def test_validate_names_field_and_remedy(field, value, said):
 
 def test_stage_fields_follow_dependencies():
     cfg = config.base()
+    cfg.pretrain.start = "scratch"
     probe = config.stage_fields(cfg, "probe")
     assert "pretrain.temperature" in probe and "train_attack.eps" in probe
     assert not any(k.startswith(("evaluation", "baseline", "checkpoint", "log")) or k == "stages" for k in probe)

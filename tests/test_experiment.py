@@ -113,7 +113,9 @@ def test_results_hold_what_was_measured(finished):
     found, records = results(finished), arrays(finished, "per_example.npz")
     assert found["schema"] == 1
     assert found["threat_model"] == {"norm": "linf", "eps": 0.1}
-    assert found["dataset"].items() >= {"name": "digits", "split": "test", "num_examples": 32, "num_classes": 10}.items()
+    assert (
+        found["dataset"].items() >= {"name": "digits", "split": "test", "num_examples": 32, "num_classes": 10}.items()
+    )
     assert (found["seen_attacks"], found["unseen_attacks"]) == (["fgsm"], ["pgd"])
     assert found["label_use"] == {"baseline": ["training"], "defended": ["probe", "initial weights"]}
     assert found["environment"].items() >= {"config_name": "quickstart", "seed": 0, "devices": 8}.items()
@@ -174,7 +176,9 @@ def test_load_gives_the_model_that_was_evaluated(finished):
 
 
 def test_a_second_start_runs_nothing_again(again, attacked, monkeypatch, capsys):
-    before = {path: path.read_bytes() for path in again.rglob("*.json*")} | {"table": report.table(again / "evaluation")}
+    before = {path: path.read_bytes() for path in again.rglob("*.json*")} | {
+        "table": report.table(again / "evaluation")
+    }
     monkeypatch.setattr(experiment, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
     start(again)
     said = capsys.readouterr().out
@@ -195,9 +199,10 @@ def test_evaluate_reuses_merges_and_starts_afresh(again, attacked, capsys):
     merged = results(again)
     settings = merged["attacks"]["pgd(steps=3,restarts=2)"]
     assert (settings["steps"], settings["restarts"], merged["attacks"]["pgd"]["steps"]) == (3, 2, 2)
-    assert merged["models"]["defended"]["accuracy"].items() >= {
-        name: first["models"]["defended"]["accuracy"][name] for name in ("clean", "fgsm", "pgd")
-    }.items()
+    assert (
+        merged["models"]["defended"]["accuracy"].items()
+        >= {name: first["models"]["defended"]["accuracy"][name] for name in ("clean", "fgsm", "pgd")}.items()
+    )
     assert merged["seen_attacks"] == ["fgsm"] and merged["curves"] == first["curves"]
     assert report.build(again).exists()
 
@@ -246,7 +251,13 @@ def test_a_changed_field_is_refused_by_name(finished, change):
 
 
 def test_stages_evaluation_and_logging_are_free(again, capsys):
-    free = {"evaluation.steps": 3, "evaluation.eps": "0.05", "log.every": 1, "checkpoint.every": 2, "data.data_dir": "/x"}
+    free = {
+        "evaluation.steps": 3,
+        "evaluation.eps": "0.05",
+        "log.every": 1,
+        "checkpoint.every": 2,
+        "data.data_dir": "/x",
+    }
     start(again, stages="baseline,probe", **free)
     assert capsys.readouterr().out.count("finished already") == 2
     assert json.loads((again / "config.json").read_text())["config"]["log"] == {"every": 1}
@@ -359,12 +370,15 @@ def test_adversarial_training_is_a_config_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("batch", "said"),
-    [(16, r"the loss is \S+ at step \d"), (64, "attack fgsm met a gradient that is no finite number, after step 1")],
+    ("lr", "batch", "said"),
+    [
+        (1e30, 16, r"the loss is \S+ at step \d"),
+        (1e38, 64, "attack fgsm met a gradient that is no finite number, after step 1"),
+    ],
 )
-def test_an_absurd_rate_stops_the_run(tmp_path, batch, said):
+def test_an_absurd_rate_stops_the_run(tmp_path, lr, batch, said):
     with pytest.raises(Diverged, match=rf"^baseline: {said}; last good checkpoint: none$"):
-        start(tmp_path, stages="baseline", baseline__lr=1e38, baseline__batch_size=batch)
+        start(tmp_path, stages="baseline", baseline__lr=lr, baseline__batch_size=batch)
     assert checkpoint.steps(tmp_path / "checkpoints/baseline") == []
 
 

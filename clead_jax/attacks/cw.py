@@ -155,4 +155,4 @@ def _from_tanh(w: Array) -> Array:
 
 
 CW_L2 = Iterative(init, step, result, done, num_steps)
-ATTACKS.register("cw_l2", CWL2Config, objective=margin)(CW_L2)
+ATTACKS.register("cw_l2", CWL2Config, objective=margin, nearest=True)(CW_L2)

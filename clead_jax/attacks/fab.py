@@ -207,5 +207,5 @@ def _one_hot(labels: Array, outputs: Array) -> Array:
 
 
 FAB = Iterative(init, step, result, done, num_steps)
-ATTACKS.register("fab", FABConfig, objective=margin)(FAB)
-ATTACKS.register("fab_t", TargetedFABConfig, objective=margin)(FAB)
+ATTACKS.register("fab", FABConfig, objective=margin, nearest=True)(FAB)
+ATTACKS.register("fab_t", TargetedFABConfig, objective=margin, nearest=True)(FAB)

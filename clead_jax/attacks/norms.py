@@ -92,6 +92,11 @@ def unit(v: Array) -> Array:
     return v / jnp.maximum(l2(v, keepdims=True), 1.0)
 
 
+def column(per_row: Array, like: Array) -> Array:
+    """[B] as [B, 1, ...], so that every row of `like` [B, ...] meets its own number."""
+    return per_row.reshape(-1, *(1 for _ in like.shape[1:]))
+
+
 def check(norm: str) -> None:
     """Raises ValueError unless `norm` is one of `NORMS`."""
     if norm not in NORMS:
@@ -101,7 +106,7 @@ def check(norm: str) -> None:
 def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:
     """All pixels come back by the same amount, as far as x and no farther, those outside the box from its edge.
 
-    The least such amount that suffices gives the projection (arXiv 2103.01208, proposition 2.1).
+    The least such amount that suffices gives the projection (arXiv 2103.01208, section 2).
     """
     size, room = jnp.abs(x_adv - x), jnp.where(x_adv > x, 1.0 - x, x)
     left: Callable[[Array], Array] = lambda amount: jnp.clip(size - amount, 0.0, room)

@@ -49,7 +49,7 @@ def dlr(outputs: Array, target: PyTree) -> Array:
     """The margin divided by how far the first and the third logit are apart, [B] from logits [B, K], at most 1.
 
     -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3), the difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690,
-    eq. 6): as blind to the scale of the logits as the decision is. Where the label ranks third it is flat at 1.
+    section 4): as blind to the scale of the logits as the decision is. Where the label ranks third it is flat at 1.
     Raises ValueError for fewer than 3 classes.
     """
     first, _, third = _largest(outputs, 3, "dlr")
@@ -57,7 +57,7 @@ def dlr(outputs: Array, target: PyTree) -> Array:
 
 
 def dlr_targeted(outputs: Array, target: PyTree) -> Array:
-    """-(z_label - z_goal) / (z_pi1 - (z_pi3 + z_pi4) / 2), [B] from logits [B, K] (arXiv 2003.01690, eq. 7).
+    """-(z_label - z_goal) / (z_pi1 - (z_pi3 + z_pi4) / 2), [B] from logits [B, K] (arXiv 2003.01690, section 4).
 
     Raises ValueError for a target that is not `Targeted`, and for fewer than 4 classes.
     """

@@ -22,12 +22,16 @@ Place = Callable[[Any], Array]
 
 
 class NamedAttack(NamedTuple):
-    """An attack ready to run. `cfg` has `norm`; `eps` too unless the attack looks for the smallest perturbation."""
+    """An attack ready to run. `cfg` has `norm`; `eps` too unless the attack looks for the smallest perturbation.
+
+    Whatever an attack finds counts only within `radius`, the threat model's eps.
+    """
 
     name: str
     attack: IterativeAttack
     objective: Objective
     cfg: Any
+    radius: float = float("inf")
 
 
 class Outcome(NamedTuple):
@@ -113,15 +117,12 @@ class Evaluator:
         if not np.isfinite(image).all():
             raise FloatingPointError(f"attack {named.name} met a gradient that is no finite number")
         distance = norm_of(image - x, named.cfg.norm)
-        if (
-            not (distance <= getattr(named.cfg, "eps", np.inf) * (1 + 1e-5) + 1e-6).all()
-            or image.min() < 0
-            or image.max() > 1
-        ):
+        if not (distance <= _rounded_up(getattr(named.cfg, "eps", np.inf))).all() or image.min() < 0 or image.max() > 1:
             raise RuntimeError(
                 f"attack {named.name} left its ball: distance {distance.max()}, pixels {image.min()}..{image.max()}"
             )
-        return Outcome((clean == labels) & (found == labels), distance, image, found)
+        broken = (found != labels) & (distance <= _rounded_up(named.radius))
+        return Outcome((clean == labels) & ~broken, distance, image, found)
 
     def _run(self, variables: PyTree, x: Array, target: Array, keys: Key, named: NamedAttack) -> Array:
         init, advance, result = self._compile(named.attack, named.objective)
@@ -145,6 +146,11 @@ class Evaluator:
                 jax.jit(attack.result),
             )
         return self._compiled[attack, objective]
+
+
+def _rounded_up(radius: float) -> float:
+    """The radius, and what float32 may add to it."""
+    return radius * (1 + 1e-5) + 1e-6
 
 
 def _chunk(attack: IterativeAttack) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); run again with --fresh") from None
+        raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:
@@ -29,11 +31,14 @@ def save_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_arrays(path: Path) -> Arrays:
-    """Arrays by name, {} where there is no file."""
+    """Arrays by name, {} where there is no file. Raises ValueError naming a file that holds none."""
     if not path.exists():
         return {}
-    with np.load(path) as stored:
-        return dict(stored)
+    try:
+        with np.load(path) as stored:
+            return dict(stored)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:

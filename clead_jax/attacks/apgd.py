@@ -1,0 +1,205 @@
+"""APGD: projected gradient ascent that chooses its own step sizes (Croce & Hein 2020, arXiv 2003.01690, algorithm 1).
+
+    repeat:  x_adv <- a step up the gradient, `pace` telling how long and in which form
+             at checkpoints: was that worth it?  if not, shorter steps, from the best point so far
+
+A run is `steps` such steps from one random start, and one look at where the last one has led. What a step is and when
+it is shortened differs between Linf and L2 on one side and L1 on the other: see `pace`. In L1 a run has three stages, in
+balls of 3, 2 and 1 times eps, each from the best point of the one before (arXiv 2103.01208, section 3).
+
+With `targets` an attack is as many runs, each towards another class: the likeliest wrong one first. Runs and restarts
+follow each other by the row's own counter, so that rows can be dropped, gathered and resumed in the middle of any.
+
+The result is the last point that fooled the model, as in the reference implementation; where there is none, the one
+with the highest objective.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clead_jax.attacks import best as best_of
+from clead_jax.attacks import norms, pace
+from clead_jax.attacks.loop import Iterative
+from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, dlr_targeted, fooled
+from clead_jax.registry import ATTACKS
+from clead_jax.types import Array, Forward, Key, Objective, PyTree, Targeted
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class APGDConfig:
+    """Settings of APGD; the defaults are AutoAttack's. A pytree: the float is traced by jit.
+
+    Raises ValueError for an unknown norm, a negative eps, numbers below their least, and restarts of the same start.
+    """
+
+    eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
+    norm: str = jax.tree.static(default="linf")
+    steps: int = jax.tree.static(default=100)  # per run
+    random_start: bool = jax.tree.static(default=True)
+    restarts: int = jax.tree.static(default=1)  # times all this, from other random starts
+    targets: int = jax.tree.static(default=0)  # likeliest wrong classes, one run each; 0: away from the label
+    eot: int = jax.tree.static(default=1)  # gradients to average, where `forward` draws noise anew at every call
+
+    def __post_init__(self) -> None:
+        norms.check(self.norm)
+        if isinstance(self.eps, float | int) and self.eps < 0:
+            raise ValueError(f"eps must not be negative, got {self.eps}")
+        for name, least in (("steps", 1), ("restarts", 1), ("targets", 0), ("eot", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"restarts={self.restarts} needs random_start=True")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TargetedAPGDConfig(APGDConfig):
+    """APGD towards one class after the other; AutoAttack takes the 9 likeliest."""
+
+    targets: int = jax.tree.static(default=9)
+
+
+class State(NamedTuple):
+    """Where every row is. Every leaf is [B, ...]."""
+
+    x: Array
+    target: PyTree
+    goals: Array | None  # int32 [B, T], the class of each run; None without `targets`
+    key: Key
+    made: Array  # int32 [B], steps so far
+    x_adv: Array  # where to look next
+    best: pace.Point  # the highest point of this stage
+    memory: PyTree  # what the rule that chooses the steps remembers
+    answer: best_of.Best
+
+
+def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: APGDConfig) -> State:
+    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed.
+
+    Raises ValueError if `target` is labels and the model has no more classes than `targets`.
+    """
+    made = jnp.zeros_like(best_of.per_row(x), jnp.int32)
+    goals = _goals(forward, x, target, cfg) if cfg.targets else None
+    best = pace.Point(x, x, best_of.per_row(x))
+    start = _start(keys, made, x, cfg)
+    return State(x, target, goals, keys, made, start, best, _rule(cfg).init(x), best_of.nothing_yet(x))
+
+
+def step(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) -> State:
+    """One gradient: see what the last move was worth, and make the next one."""
+    rule, (since, period, radius) = _rule(cfg), _planned(cfg, state.made)
+    gradient, values, outputs = _ascent(forward, objective, state, cfg)
+    here = pace.Point(state.x_adv, gradient, values)
+    best = best_of.select((since == 0) | (values > state.best.value), here, state.best)
+    look = pace.Look(state.x, here, best, cfg.eps * radius, since, period)
+    memory, back = rule.review(state.memory, look)
+    memory, x_adv = rule.move(memory, look._replace(here=best_of.select(back, best, here)), cfg.norm)
+    answer = _last_fooling(state.answer, here, fooled(outputs, state.target), counts=radius == 1)
+    state = state._replace(made=state.made + 1, x_adv=x_adv, best=best, memory=memory, answer=answer)
+    return _begin_anew(state, cfg)
+
+
+def result(state: State) -> Array:
+    """x_adv [B, ...]: the last point that fooled the model, or else the one with the highest objective."""
+    return state.answer.x_adv
+
+
+def done(state: State) -> Array:
+    """Rows [B] that already fool the model."""
+    return state.answer.fooled
+
+
+def num_steps(cfg: APGDConfig) -> int:
+    """Steps per example; each costs `eot` gradients."""
+    return max(cfg.targets, 1) * cfg.restarts * len(_plan(cfg))
+
+
+def _plan(cfg: APGDConfig) -> np.ndarray:
+    """A run, step by step, as rows (since, period, radius): see `pace.Look`; the radius is in units of eps.
+
+    All of it is known when the program is compiled: a step looks up its row by the counter of its example.
+    """
+    rows: list[tuple[int, int, int]] = []
+    for radius, steps in _rule(cfg).stages(cfg.steps):
+        lengths = _rule(cfg).checkpoints(steps)
+        periods = np.zeros(steps + 1, int)  # the first one of a stage only looks at the start
+        periods[np.cumsum(lengths)] = lengths
+        rows += [(since, int(period), radius) for since, period in enumerate(periods)]
+    return np.array(rows, np.int32)
+
+
+def _planned(cfg: APGDConfig, made: Array) -> Array:
+    """The row of the plan for every example, as three arrays [B]."""
+    plan = _plan(cfg)
+    return jnp.asarray(plan)[made % len(plan)].T
+
+
+def _rule(cfg: APGDConfig) -> pace.Rule:
+    return pace.SPARSE if cfg.norm == "l1" else pace.HALVING
+
+
+def _goals(forward: Forward, x: Array, target: PyTree, cfg: APGDConfig) -> Array:
+    """The classes to go for [B, T], the likeliest wrong one first. For `Targeted` there is but one."""
+    if isinstance(target, Targeted):
+        return target.goal[:, None]
+    outputs = forward(x)
+    if outputs.shape[-1] <= cfg.targets:
+        raise ValueError(f"{cfg.targets} targets need {cfg.targets + 1} classes, the model has {outputs.shape[-1]}")
+    right = target[:, None] == jnp.arange(outputs.shape[-1])
+    return jnp.argsort(jnp.where(right, jnp.inf, -outputs), axis=-1)[:, : cfg.targets].astype(jnp.int32)
+
+
+def _aim(state: State, cfg: APGDConfig) -> PyTree:
+    """What the objective is to be told: the target, or the goal of this run."""
+    if state.goals is None:
+        return state.target
+    runs = state.goals.shape[1]
+    now = (state.made // len(_plan(cfg)) % runs)[:, None] == jnp.arange(runs)
+    label = state.target.label if isinstance(state.target, Targeted) else state.target
+    return Targeted(label, jnp.sum(jnp.where(now, state.goals, 0), axis=-1))
+
+
+def _ascent(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) -> tuple[Array, Array, Array]:
+    """The mean gradient and value over `eot` calls of `forward`, and the outputs of the last."""
+    # A loop in Python, for `forward` to be called as often; where it is deterministic the compiler merges the calls.
+    looks = [ascent(forward, objective, state.x_adv, _aim(state, cfg)) for _ in range(cfg.eot)]
+    gradients, values, outputs = zip(*looks, strict=True)
+    return sum(gradients) / cfg.eot, sum(values) / cfg.eot, outputs[-1]
+
+
+def _last_fooling(answer: best_of.Best, here: pace.Point, fools: Array, counts: Array) -> best_of.Best:
+    """`here` in place of the answer if it fools the model, or if nothing has yet and it is higher."""
+    better = fools | (~answer.fooled & (here.value > answer.value))
+    return best_of.select(counts & better, best_of.Best(here.x_adv, here.value, fools), answer)
+
+
+def _start(keys: Key, run: Array, x: Array, cfg: APGDConfig) -> Array:
+    if not cfg.random_start:
+        return x
+    radius = _rule(cfg).stages(cfg.steps)[0][0]
+    return norms.start(jax.vmap(jax.random.fold_in)(keys, run), x, cfg.eps * radius, cfg.norm)
+
+
+def _begin_anew(state: State, cfg: APGDConfig) -> State:
+    """Where the next step begins a run it looks at a new start, where it begins another stage at the best of the last."""
+    plan = _plan(cfg)
+    run, position = jnp.divmod(state.made, len(plan))
+    x_adv = state.x_adv
+    if np.sum(plan[:, 0] == 0) > 1:
+        since, _, radius = _planned(cfg, state.made)
+        smaller = norms.project(state.best.x_adv, state.x, norms.column(cfg.eps * radius, state.x), cfg.norm)
+        x_adv = best_of.select(since == 0, smaller, x_adv)
+    if len(plan) < num_steps(cfg):
+        x_adv = best_of.select(position == 0, _start(state.key, run, state.x, cfg), x_adv)
+    return state._replace(x_adv=x_adv)
+
+
+APGD = Iterative(init, step, result, done, num_steps)
+ATTACKS.register("apgd_ce", APGDConfig, objective=cross_entropy)(APGD)
+ATTACKS.register("apgd_dlr", APGDConfig, objective=dlr)(APGD)
+ATTACKS.register("apgd_t", TargetedAPGDConfig, objective=dlr_targeted)(APGD)

@@ -1,0 +1,244 @@
+"""Whatever a user gets wrong is one line on stderr that names it, an exit status, and nothing lost or written."""
+
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import speck
+
+from clead_jax import cli, evaluate, main, report
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """refused(main, argv) -> the one line on stderr, after everything it must be was checked."""
+
+    def run(door, argv):
+        monkeypatch.setattr(sys, "argv", argv)
+        monkeypatch.delenv("CLEAD_JAX_TRACEBACK", raising=False)
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(door)
+        assert stopped.value.code not in (0, None)
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.endswith("\n") and error.count("\n") == 1, error
+        return error
+
+    return run
+
+
+def save_npz(path, **changes):
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (80, 8, 8, 1)).astype(np.uint8)
+    np.savez(path, **({"images": images, "labels": np.arange(80) % 4} | changes))
+    return path
+
+
+# --- flags ------------------------------------------------------------------------------------------------------------
+
+WORDS = {
+    "unknown field": (["--config.pretrain.epoch=3"], ["'pretrain.epoch'", "pretrain.epochs"]),
+    "field without its section": (["--config.temperature=0.2"], ["'temperature'", "pretrain.temperature"]),
+    "section for a field": (["--config.evaluation=1"], ["'evaluation'", "evaluation.eps"]),
+    "unknown flag": (["--wrkdir=x"], ["wrkdir", "workdir"]),
+    "stray word": (["workdir"], ["'workdir'", "--workdir"]),
+    "word for a number": (["--config.pretrain.epochs=many"], ["pretrain.epochs", "many"]),
+    "half an epoch": (["--config.pretrain.epochs=1.5"], ["pretrain.epochs", "1.5"]),
+    "number for a yes": (["--config.augment.flip=7"], ["augment.flip", "7"]),
+    "list for a number": (["--config.baseline.lr=1,2"], ["baseline.lr", "1,2"]),
+}
+
+
+@pytest.mark.parametrize("flags, named", WORDS.values(), ids=WORDS)
+def test_flags(refused, tmp_path, flags, named):
+    error = refused(main.main, [*speck.command(tmp_path / "run"), *flags])
+    assert all(word in error for word in named), error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["main"], "--config="),
+        (["main", "--workdir=x"], "--config="),
+        (["main", "--config"], "no config file"),
+        (["main", "--config=configs/nowhere.py"], "configs/nowhere.py"),
+        (["main", "--config=configs"], "'configs'"),
+        (["main", "--config=tests/conftest.py"], "get_config"),
+        (["main", "--config=configs/quickstart.py:fast"], "configs/quickstart.py"),
+    ],
+    ids=str,
+)
+def test_no_config(refused, monkeypatch, argv, named):
+    monkeypatch.chdir(ROOT)
+    assert named in refused(main.main, argv)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+VALUES = {
+    "stages": ("baseline,pretrian", ["'pretrian'", "pretrain"]),
+    "views": ("clean,pdg", ["'pdg'", "'pgd'", "cw"]),
+    "evaluation.attacks": ("fgsm,autohack", ["'autohack'", "fgsm", "pgd"]),
+    "evaluation.distances": ("far", ["'far'", "cw_l2"]),
+    "validation.attack": ("pgd(stepz=3)", ["'stepz'", "steps"]),
+    "supervised.attack": ("pgd(steps)", ["pgd(steps)"]),
+    "pretrain.loss": ("infonce", ["'infonce'", "info_nce", "supcon"]),
+    "pretrain.similarity": ("dot", ["'dot'", "cosine", "euclidean"]),
+    "pretrain.pairing": ("some", ["'some'", "anchor", "all"]),
+    "pretrain.positives": ("none", ["'none'", "instance", "class"]),
+    "pretrain.ascend": ("labels", ["'labels'", "contrastive", "online", "baseline"]),
+    "pretrain.start": ("warm", ["'warm'", "scratch", "baseline"]),
+    "pretrain.weights": ("1,2,3", ["pretrain.weights", "3"]),
+    "pretrain.optimizer": ("lion", ["'lion'", "adam", "sgd"]),
+    "pretrain.schedule": ("step", ["'step'", "cosine", "constant"]),
+    "probe.start": ("newest", ["'newest'", "latest", "best"]),
+    "model.backbone": ("resnet19", ["'resnet19'", "resnet18"]),
+    "model.dtype": ("float16", ["'float16'", "bfloat16"]),
+    "model.width": ("0", ["model.width", "0"]),
+    "data.name": ("digit", ["'digit'", "'digits'", "cifar10"]),
+    "data.validation": ("1.5", ["data.validation", "1.5"]),
+    "data.train_size": ("100000", ["data.train_size", "100000"]),
+    "data.test_size": ("-1", ["data.test_size", "-1"]),
+    "evaluation.eps": ("8", ["evaluation.eps", "8", "[0, 1]"]),
+    "train_attack.eps": ("-1/255", ["train_attack.eps", "-1/255", "[0, 1]"]),
+    "evaluation.curve": ("0,0.1,1.1", ["evaluation.curve", "1.1"]),
+    "evaluation.step_size": ("two", ["evaluation.step_size", "'two'"]),
+    "evaluation.norm": ("l7", ["'l7'", "linf", "l2"]),
+    "evaluation.steps": ("0", ["evaluation.steps", "0"]),
+    "evaluation.num_examples": ("-5", ["evaluation.num_examples", "-5"]),
+    "pretrain.batch_size": ("12", ["pretrain.batch_size", "12", "8 devices"]),
+    "probe.batch_size": ("128", ["probe.batch_size", "128", "64"]),
+    "baseline.epochs": ("0", ["baseline.epochs", "0"]),
+    "seed": ("-1", ["seed", "-1"]),
+    "plugins": ("nowhere_to_find", ["plugins", "'nowhere_to_find'"]),
+}
+
+
+@pytest.mark.parametrize("field", VALUES)
+def test_values(refused, tmp_path, field):
+    value, named = VALUES[field]
+    error = refused(main.main, speck.command(tmp_path / "run", **{field: value}))
+    assert all(word in error for word in named), error
+    assert not (tmp_path / "run").exists()
+
+
+# --- a user's own images ----------------------------------------------------------------------------------------------
+
+OWN = {
+    "shape": ({"images": np.zeros((80, 8, 8), np.uint8)}, ["(80, 8, 8)", "[N, H, W, C]"]),
+    "channels": ({"images": np.zeros((80, 8, 8, 2), np.uint8)}, ["(80, 8, 8, 2)"]),
+    "type": ({"images": np.zeros((80, 8, 8, 1), np.int64)}, ["int64", "uint8"]),
+    "range": ({"images": np.full((80, 8, 8, 1), 255.0)}, ["255.0", "[0, 1]"]),
+    "not a number": ({"images": np.full((80, 8, 8, 1), np.nan)}, ["nan", "[0, 1]"]),
+    "label below": ({"labels": np.arange(80) % 4 - 1}, ["labels", "-1"]),
+    "label above": ({"labels": np.arange(80) % 4, "class_names": np.array(["a", "b"])}, ["0..1"]),
+    "label type": ({"labels": np.linspace(0, 1, 80)}, ["labels", "float64"]),
+    "label count": ({"labels": np.arange(79) % 4}, ["(79,)", "(80,)"]),
+    "empty class": ({"labels": np.arange(80) % 4 * 2}, ["class 1"]),
+    "no labels": ({"labels": np.array([{}], object)}, ["mine.npz"]),
+}
+
+
+@pytest.mark.parametrize("changes, named", OWN.values(), ids=OWN)
+def test_own_images(refused, tmp_path, changes, named):
+    path = save_npz(tmp_path / "mine.npz", **changes)
+    error = refused(main.main, speck.command(tmp_path / "run", data__name=f"npz:{path}"))
+    assert all(word in error for word in ["mine.npz", *named]), error
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_images_that_are_not_there(refused, tmp_path):
+    assert "gone.npz" in refused(main.main, speck.command(tmp_path / "run", data__name=f"npz:{tmp_path}/gone.npz"))
+
+
+def test_own_images_replaced_under_a_started_run(refused, tmp_path):
+    path = save_npz(tmp_path / "mine.npz")
+    whole = {"data.name": f"npz:{path}", "data.train_size": 0, "data.test_size": 0}
+    argv = speck.command(tmp_path / "run", stages="baseline", baseline__epochs=1, **whole)
+    main.main(argv)
+    save_npz(path, labels=np.arange(80) % 5)
+    for door, args in ((main.main, argv), (evaluate.main, ["evaluate", f"--workdir={tmp_path}/run"])):
+        error = refused(door, args)
+        assert "mine.npz" in error and "num_classes: 4 -> 5" in error and "baseline" in error
+
+
+# --- directories ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("door", [evaluate.main, report.main], ids=["evaluate", "report"])
+def test_a_work_directory_that_is_not_there(refused, tmp_path, door):
+    assert "nowhere" in refused(door, ["door", f"--workdir={tmp_path}/nowhere"])
+    assert str(tmp_path) in refused(door, ["door", f"--workdir={tmp_path}"])
+    assert "--workdir" in refused(door, ["door"])
+    assert "'extra'" in refused(door, ["door", f"--workdir={tmp_path}", "extra"])
+
+
+def test_evaluate_names_what_it_does_not_know(refused, tmp_path):
+    argv = ["evaluate", f"--workdir={tmp_path}"]
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json" in refused(evaluate.main, argv)
+    saved = {"data": {"name": "digits"}, "model": {"backbone": "tiny"}, "stages": "baseline"}
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x", "config": saved}))
+    assert "baseline" in refused(evaluate.main, argv)  # no stage has a checkpoint
+    assert "'prob'" in refused(evaluate.main, [*argv, "--models=prob"])
+    assert "'pgdd'" in refused(evaluate.main, [*argv, "--attacks=pgdd"])
+    assert "steps" in refused(evaluate.main, [*argv, "--steps=few"])
+    assert "'all'" in refused(evaluate.main, [*argv, "--split=all"])
+    assert "evaluation.eps" in refused(evaluate.main, [*argv, "--eps=8"])
+
+
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_a_work_directory_that_cannot_be(refused, tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    error = refused(main.main, speck.command(f"{tmp_path}/file{below}"))
+    assert str(tmp_path / "file") in error
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_work_directory(refused, tmp_path):
+    tmp_path.chmod(0o500)
+    assert str(tmp_path) in refused(main.main, speck.command(tmp_path / "run"))
+    assert str(tmp_path) in refused(main.main, speck.command(tmp_path))
+
+
+@pytest.mark.parametrize("room", [100, 10_000], ids=["config", "checkpoint"])
+def test_a_full_work_directory(refused, tmp_path, room):
+    main.main(speck.command(tmp_path, stages="baseline", baseline__epochs=1))
+    before = sorted(path.name for path in (tmp_path / "checkpoints/baseline").iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    jax.config.update("jax_enable_compilation_cache", False)  # its warnings are none of a work directory's
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))  # no file may grow beyond: as on a full disk
+    try:
+        error = refused(main.main, speck.command(tmp_path, stages="baseline,pretrain", baseline__epochs=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert str(tmp_path) in error and ("large" in error or "checkpoint 4" in error)
+    assert sorted(path.name for path in (tmp_path / "checkpoints/baseline").iterdir()) == before
+    assert json.loads((tmp_path / "config.json").read_text())["name"] == "quickstart"
+
+
+# --- as a user meets it -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["clead_jax.main", "--config=configs/quickstart.py", "--config.pretrain.epoch=1"], "pretrain.epochs"),
+        (["clead_jax.evaluate", "--workdir=runs/nowhere"], "runs/nowhere"),
+    ],
+    ids=["main", "evaluate"],
+)
+def test_real_processes(argv, named):
+    done = subprocess.run([sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr

@@ -220,13 +220,13 @@ def changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def save(cfg: ConfigDict, workdir: str, name: str) -> None:
+def save(cfg: ConfigDict, workdir: str, name: str, command: str = "") -> None:
     """Writes `config.json` without paths of this machine: data_dir is dropped, files are relative to the workdir."""
     plain = json.loads(cfg.to_json())
     plain["data"] |= {"data_dir": "", "name": _relative(cfg.data.name, workdir)}
     path = os.path.join(workdir, "config.json")
     with open(path + ".part", "w") as f:
-        json.dump({"name": name, "config": plain}, f, indent=1)
+        json.dump({"name": name, "command": command, "config": plain}, f, indent=1)
     os.replace(path + ".part", path)
 
 

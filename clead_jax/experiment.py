@@ -23,9 +23,10 @@ from clead_jax.training.writer import MetricWriter
 from clead_jax.types import PyTree
 
 
-def run(cfg: Any, workdir: str, name: str) -> None:
+def run(cfg: Any, workdir: str, name: str, command: str = "") -> None:
     """Runs `cfg.stages` in `workdir`, going on where an earlier run with the same config was.
 
+    `name` and `command` (if there is one) are what the report calls the run and says to type.
     Raises ValueError (one line) for a config that cannot run or that differs, in a field a started stage depends on,
     from the one the work directory was started with; OSError for a directory that cannot be written.
     """
@@ -38,7 +39,7 @@ def run(cfg: Any, workdir: str, name: str) -> None:
             build.check_batch(cfg, stage, len(context.splits.train.labels), context.mesh.size)
     if parallel.is_main():
         os.makedirs(workdir, exist_ok=True)
-        config.save(cfg, workdir, name)
+        config.save(cfg, workdir, name, command)
     for stage in config.STAGES:
         if stage not in stages:
             continue

@@ -7,6 +7,7 @@ run again. Without --workdir the run lies in runs/<name of the config file>.
 """
 
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,14 @@ def main(argv: list[str]) -> None:
     parallel.initialize(values.distributed)
     workdir = values.workdir or os.path.join("runs", name)
     with cli.writing_in(workdir):
-        experiment.run(values.config, workdir, name)
+        experiment.run(values.config, workdir, name, _command(argv))
+
+
+def _command(argv: list[str]) -> str:
+    """The command line as the report shows it: without the places where this machine keeps things."""
+    config_file = Path(cli.config_path(argv)).name
+    overrides = [w for w in argv if w.startswith("--config.") and not w.startswith("--config.data.data_dir")]
+    return shlex.join(["python", "-m", "clead_jax.main", f"--config=configs/{config_file}", *overrides])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from clead_jax.evaluation import store
 from clead_jax.run import Run
 
 
@@ -39,7 +40,9 @@ def training_cost(workdir: str) -> dict[str, dict[str, float]]:
 def environment(run: Run) -> dict[str, Any]:
     """What the numbers were made on and with."""
     device = jax.devices()[0]
+    saved = store.load_json(Path(run.workdir) / "config.json")
     return {
+        "command": saved.get("command", ""),
         "config_name": run.name,
         "seed": run.cfg.seed,
         "jax": jax.__version__,

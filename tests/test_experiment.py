@@ -113,9 +113,8 @@ def test_results_hold_what_was_measured(finished):
     found, records = results(finished), arrays(finished, "per_example.npz")
     assert found["schema"] == 1
     assert found["threat_model"] == {"norm": "linf", "eps": 0.1}
-    assert (
-        found["dataset"].items() >= {"name": "digits", "split": "test", "num_examples": 32, "num_classes": 10}.items()
-    )
+    told = {"name": "digits", "split": "test", "num_examples": 32, "num_classes": 10}
+    assert found["dataset"].items() >= told.items()
     assert (found["seen_attacks"], found["unseen_attacks"]) == (["fgsm"], ["pgd"])
     assert found["label_use"] == {"baseline": ["training"], "defended": ["probe", "initial weights"]}
     assert found["environment"].items() >= {"config_name": "quickstart", "seed": 0, "devices": 8}.items()
@@ -176,16 +175,13 @@ def test_load_gives_the_model_that_was_evaluated(finished):
 
 
 def test_a_second_start_runs_nothing_again(again, attacked, monkeypatch, capsys):
-    before = {path: path.read_bytes() for path in again.rglob("*.json*")} | {
-        "table": report.table(again / "evaluation")
-    }
+    before, table = {path: path.read_bytes() for path in again.rglob("*.json*")}, report.table(again / "evaluation")
     monkeypatch.setattr(experiment, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
     start(again)
     said = capsys.readouterr().out
     assert all(f"{stage}: finished already (8 steps)" in said for stage in TRAINED)
-    assert before == {path: path.read_bytes() for path in before if path != "table"} | {
-        "table": report.table(again / "evaluation")
-    }
+    assert {path: path.read_bytes() for path in before} == before
+    assert table == report.table(again / "evaluation") and table in said
     assert attacked == []
 
 
@@ -251,14 +247,8 @@ def test_a_changed_field_is_refused_by_name(finished, change):
 
 
 def test_stages_evaluation_and_logging_are_free(again, capsys):
-    free = {
-        "evaluation.steps": 3,
-        "evaluation.eps": "0.05",
-        "log.every": 1,
-        "checkpoint.every": 2,
-        "data.data_dir": "/x",
-    }
-    start(again, stages="baseline,probe", **free)
+    free = {"evaluation.steps": 3, "evaluation.eps": "0.05", "log.every": 1, "checkpoint.every": 2}
+    start(again, stages="baseline,probe", data__data_dir="/x", **free)
     assert capsys.readouterr().out.count("finished already") == 2
     assert json.loads((again / "config.json").read_text())["config"]["log"] == {"every": 1}
 
@@ -268,7 +258,7 @@ def test_stages_evaluation_and_logging_are_free(again, capsys):
 
 def test_a_run_that_dies_in_every_stage_ends_with_the_same_weights(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    # Two saves a stage: dead after baseline's first, before pretrain's second (its line is written), after probe's last.
+    # Each stage saves twice. It dies after baseline's first, before pretrain's second, and after probe's second.
     for call, after in ((1, True), (3, False), (3, True)):
         dies_at(monkeypatch, checkpoint, "save", call, after)
         with pytest.raises(Killed):

@@ -1,4 +1,4 @@
-"""Attacks. Importing the room registers `fgsm`, `pgd`, `cw` and `cw_l2`.
+"""Attacks. Importing the room registers all of them: `ATTACKS` lists their names.
 
     entry = ATTACKS["pgd"]
     x_adv = run(entry.value, forward, entry.info["objective"], x, labels, keys, entry.config(eps=4 / 255))
@@ -8,16 +8,21 @@ Another attack is another file: five functions in an `Iterative`, a config, and 
 
 from clead_jax.attacks.combine import run, worst_of
 from clead_jax.attacks.cw import CWL2Config, distance
+from clead_jax.attacks.fab import FABConfig, TargetedFABConfig
 from clead_jax.attacks.gradient import FGSMConfig, GradientConfig
 from clead_jax.attacks.loop import Iterative, repeat
 from clead_jax.attacks.objectives import OBJECTIVES, fooled
+from clead_jax.attacks.square import SquareConfig
 
 __all__ = [
     "OBJECTIVES",
     "CWL2Config",
+    "FABConfig",
     "FGSMConfig",
     "GradientConfig",
     "Iterative",
+    "SquareConfig",
+    "TargetedFABConfig",
     "distance",
     "fooled",
     "repeat",

@@ -9,7 +9,7 @@ Where the model is taken as linear, the boundary to another class is the hyperpl
 
 The search has no ball. `eps` only says how near an image must be to count: `result` is the nearest image found if it
 lies within eps and x itself if not, `done` are the rows where it does, and random restarts begin within eps / 2. With
-eps = inf (or 1 in Linf) the nearest image comes back however far it is; `State.distance` has its distance in any case.
+a ball around the whole box (eps = 1 in Linf, inf in any norm) the nearest image comes back however far it is.
 
 `fab` looks at the boundaries to all classes, which costs K gradients per iteration and compiles K backward passes.
 `fab_t` takes one class after the other, the likeliest first, at one gradient per iteration: what AutoAttack runs, and
@@ -17,6 +17,7 @@ the one to use with many classes. If there are fewer classes than `targets`, the
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ from clead_jax.registry import ATTACKS
 from clead_jax.types import Array, Forward, Key, Objective, PyTree, Targeted
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
-_SEARCH = 3  # looks at points nearer to the image, at the end of a run (section 3.4)
+_SEARCH = 3  # looks at points nearer to the image, at the end of a run
 
 
 @jax.tree_util.register_dataclass
@@ -79,14 +80,15 @@ class State(NamedTuple):
     goals: Array  # int32 [B, R], the class of each run that starts at x itself; unused where all are looked at
     best: Array  # [B, ...], x before the first success
     distance: Array  # [B], of best; inf before the first success
-    eps: Array  # [B]
+    eps: Array  # [B], inf if that is no limit
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: FABConfig) -> State:
-    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed. FAB reads logits: objective is not used."""
+    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed. The objective is not used."""
     zero = jnp.zeros_like(per_row(x))
     goals = _goals(forward, x, target, cfg)
-    return State(x, x, target, keys, zero.astype(jnp.int32), goals, x, zero + jnp.inf, zero + cfg.eps)
+    eps = jnp.where(cfg.eps >= _box(x, cfg), jnp.inf, cfg.eps)
+    return State(x, x, target, keys, zero.astype(jnp.int32), goals, x, zero + jnp.inf, eps)
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: FABConfig) -> State:
@@ -108,7 +110,7 @@ def result(state: State) -> Array:
 
 
 def done(state: State) -> Array:
-    """Rows [B] with a success within eps. With eps = inf none: a nearer image may always exist."""
+    """Rows [B] with a success within eps. Where eps is no limit none: a nearer image may always exist."""
     return (state.distance <= state.eps) & jnp.isfinite(state.eps)
 
 
@@ -137,16 +139,16 @@ def _goals(forward: Forward, x: Array, target: PyTree, cfg: FABConfig) -> Array:
 
 
 def _restart(state: State, since: Array, cfg: FABConfig) -> State:
-    """At the start of a run: the image itself, or once all goals had their turn a random point half as far as allowed."""
+    """Where a run begins: x itself, or once all goals had their turn a random point half as far as allowed."""
     if _runs(cfg) == 1:
         return state
     run, fresh = state.made // _steps_per_run(cfg), state.x
     if _runs(cfg) > state.goals.shape[1]:
-        draw = jax.random.uniform if cfg.norm == "linf" else jax.random.normal
-        sample = lambda key: 2 * draw(key, state.x.shape[1:]) - 1 if cfg.norm == "linf" else draw(key, state.x.shape[1:])
+        draw = jax.random.normal if cfg.norm != "linf" else functools.partial(jax.random.uniform, minval=-1.0)
+        sample = lambda key: draw(key, state.x.shape[1:])
         noise = jax.vmap(sample)(jax.vmap(jax.random.fold_in)(state.key, run))
-        radius = jnp.minimum(jnp.minimum(state.distance, state.eps), 1e6) / 2
-        noise = jax.vmap(jnp.multiply)(noise, radius / length(noise, cfg.norm))
+        radius = jnp.minimum(jnp.minimum(state.distance, state.eps), _box(state.x, cfg)) / 2
+        noise = noise * norms.column(radius / length(noise, cfg.norm), noise)
         fresh = select(run < state.goals.shape[1], state.x, jnp.clip(state.x + noise, 0.0, 1.0))
     return state._replace(x_adv=select(since == 0, fresh, state.x_adv))
 
@@ -154,7 +156,7 @@ def _restart(state: State, since: Array, cfg: FABConfig) -> State:
 def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array, Array]:
     """The boundary of the model made linear at x_adv: (gap [B] = f_goal - f_rival there, its gradient w, the outputs).
 
-    With labels the rival is the label, and the goal that of the run or the class whose boundary is nearest (eq. 7).
+    With labels the rival is the label, and the goal that of the run or the class whose boundary is nearest.
     With `Targeted` the goal has to beat every class, so the rival is the best of the others.
     """
     outputs, pull = jax.vjp(forward, state.x_adv)
@@ -181,11 +183,11 @@ def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array
 
 
 def _move(state: State, gap: Array, w: Array, cfg: FABConfig) -> Array:
-    """The next point (eq. 9 and 10): steps onto the plane from x_adv and from x, overshot and mixed."""
+    """The next point: steps onto the plane from x_adv and from x, overshot and mixed."""
     from_x = gap - jnp.sum((w * (state.x_adv - state.x)).reshape(len(gap), -1), -1)  # the linear model's gap at x
     step, step_from_x = step_to_plane(state.x_adv, w, -gap, cfg.norm), step_to_plane(state.x, w, -from_x, cfg.norm)
     near, far = (jnp.maximum(length(s, cfg.norm), 1e-8) for s in (step, step_from_x))
-    alpha = jnp.minimum(near / (near + far), cfg.alpha_max).reshape(-1, *(1 for _ in w.shape[1:]))
+    alpha = norms.column(jnp.minimum(near / (near + far), cfg.alpha_max), w)
     mixed = (1 - alpha) * (state.x_adv + cfg.eta * step) + alpha * (state.x + cfg.eta * step_from_x)
     return jnp.clip(mixed, 0.0, 1.0)
 
@@ -193,13 +195,18 @@ def _move(state: State, gap: Array, w: Array, cfg: FABConfig) -> Array:
 def _nearer_than_best(state: State, look: Array) -> Array:
     """A point a little nearer than the best: by 1/32, 1/64, 1/128 of the way; eta left it at most 5 % too far."""
     shrink = 1 - 0.5 ** (5.0 + look)
-    return state.x + jax.vmap(jnp.multiply)(shrink, state.best - state.x)
+    return state.x + norms.column(shrink, state.x) * (state.best - state.x)
 
 
 def _keep_nearer(state: State, x_adv: Array, fools: Array, cfg: FABConfig) -> State:
     distance = jnp.where(fools, length(x_adv - state.x, cfg.norm), jnp.inf)
     best, distance = select(distance < state.distance, (x_adv, distance), (state.best, state.distance))
     return state._replace(best=best, distance=distance)
+
+
+def _box(x: Array, cfg: FABConfig) -> Array:
+    """How far apart two images can be, [B]."""
+    return length(jnp.ones_like(x), cfg.norm)
 
 
 def _one_hot(labels: Array, outputs: Array) -> Array:

@@ -1,6 +1,6 @@
 """The nearest point where a hyperplane and the pixel box meet, in three norms: the geometry of a decision boundary.
 
-    minimise |delta|   subject to   <w, delta> = gain,   0 <= x + delta <= 1            (Croce & Hein 2020, eq. 4)
+    minimise |delta|   subject to   <w, delta> = gain,   0 <= x + delta <= 1            (Croce & Hein 2020, section 2)
 
 Every pixel can only help by moving the way of w, and only as far as the box has room. In Linf all pixels set out
 together at the same speed, in L2 at speeds |w|; each stops at the edge of the box. What they have gained by time t is
@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from clead_jax.attacks import norms
 from clead_jax.types import Array
 
 _NEWTON = 12  # steps; on images of 3072 pixels 8 suffice (float32)
@@ -32,9 +33,10 @@ def step_to_plane(x: Array, w: Array, gain: Array, norm: str) -> Array:
     Returns:
       delta [B, ...]; where the plane does not meet the box, the corner of the box that gains most.
     """
-    largest = _column(jnp.max(jnp.abs(w), axis=_pixels(w)), w)  # gradients may be 1e-30: their squares would vanish
-    w = w / jnp.where(largest > 0, largest, 1.0) * _column(jnp.where(gain < 0, -1.0, 1.0), w)
-    gain = jnp.abs(_column(gain, w)) / jnp.where(largest > 0, largest, 1.0)
+    # Gradients may be 1e-30, whose squares would vanish: the largest entry becomes 1.
+    largest = norms.column(jnp.max(jnp.abs(w), axis=_pixels(w)), w)
+    w = w / jnp.where(largest > 0, largest, 1.0) * norms.column(jnp.where(gain < 0, -1.0, 1.0), w)
+    gain = jnp.abs(norms.column(gain, w)) / jnp.where(largest > 0, largest, 1.0)
     slope, room = jnp.abs(w), jnp.where(w > 0, 1.0 - x, x)
     if norm == "l1":
         return jnp.sign(w) * _steepest_first(slope, room, gain)
@@ -50,7 +52,7 @@ def length(v: Array, norm: str) -> Array:
     if norm == "l1":
         return jnp.sum(size, axis=_pixels(v))
     scale = jnp.where(largest > 0, largest, 1.0)
-    return scale * jnp.sqrt(jnp.sum((v / _column(scale, v)) ** 2, axis=_pixels(v)))
+    return scale * jnp.sqrt(jnp.sum((v / norms.column(scale, v)) ** 2, axis=_pixels(v)))
 
 
 def _all_together(slope: Array, speed: Array, room: Array, gain: Array) -> Array:
@@ -85,8 +87,3 @@ def _pixels(v: Array) -> tuple[int, ...]:
 
 def _total(v: Array) -> Array:
     return jnp.sum(v, axis=_pixels(v), keepdims=True)
-
-
-def _column(per_row: Array, like: Array) -> Array:
-    """[B] as [B, 1, ...], to be broadcast against rows."""
-    return per_row.reshape(-1, *(1 for _ in _pixels(like)))

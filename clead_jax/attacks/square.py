@@ -24,7 +24,7 @@ from clead_jax.attacks.objectives import margin
 from clead_jax.registry import ATTACKS
 from clead_jax.types import Array, Forward, Key, Objective, PyTree
 
-_SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the area is halved (section 5)
+_SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the area is halved
 _POWER = {"l2": 2, "l1": 1}
 _TINY = 1e-12
 
@@ -69,7 +69,7 @@ class State(NamedTuple):
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: SquareConfig) -> State:
-    """The state before the first query. x [B, H, W, C] in [0, 1], keys [B] typed. Raises ValueError for other shapes."""
+    """The state before the first query. x [B, H, W, C] in [0, 1], keys [B] typed; ValueError for other shapes."""
     if x.ndim != 4:
         raise ValueError(f"the Square attack needs images [B, H, W, C], got {list(x.shape)}")
     made = jnp.zeros_like(best_of.per_row(x), jnp.int32)
@@ -118,13 +118,13 @@ def _propose(state: State, cfg: SquareConfig) -> Array:
     _, height, width, channels = state.x.shape
     uniform = _uniform(state.key, state.made + 1, 5 + channels)
     side, signs = _side(state, cfg), _signs(uniform[:, 5:])[:, None, None, :]
-    rows, columns = (_place(uniform[:, i : i + 1], side, n) for i, n in ((0, height), (1, width)))
+    rows, columns = _place(uniform[:, 0:1], side, height), _place(uniform[:, 1:2], side, width)
     window = _within(rows, columns, side)
     if cfg.norm == "linf":
         return jnp.where(window, jnp.clip(state.x + cfg.eps * signs, 0.0, 1.0), state.best.x_adv)
 
     delta, p = state.best.x_adv - state.x, _POWER[cfg.norm]
-    other = _within(*(_place(uniform[:, i : i + 1], side, n) for i, n in ((2, height), (3, width))), side)
+    other = _within(_place(uniform[:, 2:3], side, height), _place(uniform[:, 3:4], side, width), side)
     left = jnp.maximum(cfg.eps**p - jnp.sum(_amount(delta, p), -1, keepdims=True), 0.0)
     budget = _amount(jnp.where(window | other, delta, 0.0), p) + left / channels
     old = jnp.where(window, delta, 0.0)

@@ -172,6 +172,7 @@ class Hooks:
         """
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.to_host(state.params))):
             raise Diverged(f"a weight is no finite number after step {step}", bad=step)
+        paused = time.monotonic()
         every, last = self._context.cfg.validation.every, epoch == self._stage.plan.epochs
         validated = epoch % every == 0 or last
         if validated:
@@ -187,6 +188,7 @@ class Hooks:
         self._progress.epoch(epoch, step, means)
         if validated or epoch % self._context.cfg.checkpoint.every == 0:
             self._save(step, epoch, state, means.get("val_robust"))
+        self._progress.leave_out(time.monotonic() - paused)
         self._epoch_started = time.monotonic()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ run again. Without --workdir the run lies in runs/<name of the config file>.
 """
 
 import os
+import re
 import shlex
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ def _command(argv: list[str]) -> str:
     """The command line as the report shows it: without the places where this machine keeps things."""
     config_file = Path(cli.config_path(argv)).name
     overrides = [w for w in argv if w.startswith("--config.") and not w.startswith("--config.data.data_dir")]
+    overrides = [re.sub(r"^(--config\.data\.name=(npz|folder):).*/(?=.)", r"\1", w) for w in overrides]
     return shlex.join(["python", "-m", "clead_jax.main", f"--config=configs/{config_file}", *overrides])
 
 

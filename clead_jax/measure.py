@@ -184,9 +184,8 @@ class _Session:
         found = self._results.get("curves", {})
         accuracy = found.get("accuracy", {}) if {k: found.get(k) for k in plan} == plan else {}
         if model.label not in accuracy:
-            relative = attack.cfg.step_size / attack.cfg.eps if attack.cfg.eps else 0.0
             accuracy[model.label] = [
-                float(self._attacked(model, _at(attack, eps, eps * relative), few).correct.mean()) for eps in radii
+                float(self._attacked(model, at_radius(attack, eps), few).correct.mean()) for eps in radii
             ]
             _say(f"evaluate: {model.label} over eps  " + "  ".join(f"{a:.1%}" for a in accuracy[model.label]))
         self._results["curves"] = plan | {"accuracy": accuracy}
@@ -262,8 +261,10 @@ class _Session:
         self._save()
 
 
-def _at(attack: NamedAttack, eps: float, step_size: float) -> NamedAttack:
-    return attack._replace(cfg=dataclasses.replace(attack.cfg, eps=eps, step_size=step_size))
+def at_radius(attack: NamedAttack, eps: float) -> NamedAttack:
+    """The same attack in another ball, its step size scaled along."""
+    relative = attack.cfg.step_size / attack.cfg.eps if attack.cfg.eps else 0.0
+    return attack._replace(cfg=dataclasses.replace(attack.cfg, eps=eps, step_size=eps * relative), radius=eps)
 
 
 def _settings(attack: NamedAttack) -> dict[str, Any]:

@@ -163,6 +163,7 @@ def test_own_images_replaced_under_a_started_run(refused, tmp_path):
     whole = {"data.name": f"npz:{path}", "data.train_size": 0, "data.test_size": 0}
     argv = speck.command(tmp_path / "run", stages="baseline", baseline__epochs=1, **whole)
     main.main(argv)
+    assert str(tmp_path) not in (tmp_path / "run/config.json").read_text()
     save_npz(path, labels=np.arange(80) % 5)
     for door, args in ((main.main, argv), (evaluate.main, ["evaluate", f"--workdir={tmp_path}/run"])):
         error = refused(door, args)

@@ -6,22 +6,30 @@
 Another attack is another file: five functions in an `Iterative`, a config, and one `ATTACKS.register`.
 """
 
+from clead_jax.attacks.apgd import APGDConfig, TargetedAPGDConfig
 from clead_jax.attacks.combine import run, worst_of
 from clead_jax.attacks.cw import CWL2Config, distance
 from clead_jax.attacks.fab import FABConfig, TargetedFABConfig
 from clead_jax.attacks.gradient import FGSMConfig, GradientConfig
+from clead_jax.attacks.iterated import BIMConfig, MIFGSMConfig
 from clead_jax.attacks.loop import Iterative, repeat
+from clead_jax.attacks.noise import NoiseConfig
 from clead_jax.attacks.objectives import OBJECTIVES, fooled
 from clead_jax.attacks.square import SquareConfig
 
 __all__ = [
     "OBJECTIVES",
+    "APGDConfig",
+    "BIMConfig",
     "CWL2Config",
     "FABConfig",
     "FGSMConfig",
     "GradientConfig",
     "Iterative",
+    "MIFGSMConfig",
+    "NoiseConfig",
     "SquareConfig",
+    "TargetedAPGDConfig",
     "TargetedFABConfig",
     "distance",
     "fooled",

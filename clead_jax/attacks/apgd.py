@@ -4,11 +4,12 @@
              at checkpoints: was that worth it?  if not, shorter steps, from the best point so far
 
 A run is `steps` such steps from one random start, and one look at where the last one has led. What a step is and when
-it is shortened differs between Linf and L2 on one side and L1 on the other: see `pace`. In L1 a run has three stages, in
-balls of 3, 2 and 1 times eps, each from the best point of the one before (arXiv 2103.01208, section 3).
+it is shortened differs between Linf and L2 on one side and L1 on the other: see `pace`. With `widen` a run has three
+stages, in balls of 3, 2 and 1 times eps, each from the best point of the one before (arXiv 2103.01208, section 3): in
+L1 that finds images which plain APGD misses, and AutoAttack does so.
 
-With `targets` an attack is as many runs, each towards another class: the likeliest wrong one first. Runs and restarts
-follow each other by the row's own counter, so that rows can be dropped, gathered and resumed in the middle of any.
+With `targets` an attack is as many runs, each towards another class: the likeliest wrong one first. Stages, runs and
+restarts follow each other by the row's own counter, so that rows can be dropped, gathered and resumed inside of any.
 
 The result is the last point that fooled the model, as in the reference implementation; where there is none, the one
 with the highest objective.
@@ -43,6 +44,7 @@ class APGDConfig:
     random_start: bool = jax.tree.static(default=True)
     restarts: int = jax.tree.static(default=1)  # times all this, from other random starts
     targets: int = jax.tree.static(default=0)  # likeliest wrong classes, one run each; 0: away from the label
+    widen: bool = jax.tree.static(default=False)  # begin in larger balls, see above
     eot: int = jax.tree.static(default=1)  # gradients to average, where `forward` draws noise anew at every call
 
     def __post_init__(self) -> None:
@@ -125,12 +127,18 @@ def _plan(cfg: APGDConfig) -> np.ndarray:
     All of it is known when the program is compiled: a step looks up its row by the counter of its example.
     """
     rows: list[tuple[int, int, int]] = []
-    for radius, steps in _rule(cfg).stages(cfg.steps):
+    for radius, steps in _stages(cfg):
         lengths = _rule(cfg).checkpoints(steps)
         periods = np.zeros(steps + 1, int)  # the first one of a stage only looks at the start
         periods[np.cumsum(lengths)] = lengths
         rows += [(since, int(period), radius) for since, period in enumerate(periods)]
     return np.array(rows, np.int32)
+
+
+def _stages(cfg: APGDConfig) -> list[tuple[int, int]]:
+    """(radius in eps, steps) of the stages of a run."""
+    early = round(0.3 * cfg.steps) if cfg.widen else 0
+    return [(radius, n) for radius, n in ((3, early), (2, early), (1, cfg.steps - 2 * early)) if n]
 
 
 def _planned(cfg: APGDConfig, made: Array) -> Array:
@@ -181,16 +189,16 @@ def _last_fooling(answer: best_of.Best, here: pace.Point, fools: Array, counts: 
 def _start(keys: Key, run: Array, x: Array, cfg: APGDConfig) -> Array:
     if not cfg.random_start:
         return x
-    radius = _rule(cfg).stages(cfg.steps)[0][0]
+    radius = _stages(cfg)[0][0]
     return norms.start(jax.vmap(jax.random.fold_in)(keys, run), x, cfg.eps * radius, cfg.norm)
 
 
 def _begin_anew(state: State, cfg: APGDConfig) -> State:
-    """Where the next step begins a run it looks at a new start, where it begins another stage at the best of the last."""
+    """Where the next step begins a run it looks at a new start, and another stage begins at the best of the last."""
     plan = _plan(cfg)
     run, position = jnp.divmod(state.made, len(plan))
     x_adv = state.x_adv
-    if np.sum(plan[:, 0] == 0) > 1:
+    if len(_stages(cfg)) > 1:
         since, _, radius = _planned(cfg, state.made)
         smaller = norms.project(state.best.x_adv, state.x, norms.column(cfg.eps * radius, state.x), cfg.norm)
         x_adv = best_of.select(since == 0, smaller, x_adv)

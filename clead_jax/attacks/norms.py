@@ -49,8 +49,8 @@ def ascend(x_adv: Array, grad: Array, step_size: float | Array, norm: str) -> Ar
 def ascend_sparse(x_adv: Array, grad: Array, step_size: float | Array, count: Array) -> Array:
     """x_adv [B, ...] moved by `step_size` in L1, shared equally by the `count` pixels of steepest gradient.
 
-    The step of APGD in L1 (arXiv 2103.01208, section 3). Slower than `ascend`, it does not settle on a few pixels early.
-    Pixels as steep as the last one move too. count [B, 1, ...] is rounded up, and at least 1.
+    The step of APGD in L1 (arXiv 2103.01208, section 3): slower than `ascend`, but not so soon settled on a few pixels.
+    Those as steep as the last of them move too. count [B, 1, ...] is rounded up, and at least 1.
     """
     slope = jnp.abs(grad)
     count = jnp.maximum(count, 1.0)
@@ -115,7 +115,7 @@ def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:
 
 
 def _steepest_first(x_adv: Array, grad: Array, step_size: float | Array) -> Array:
-    """The change of L1 length `step_size` inside the box that gains most; the pixels at the last slope share the rest."""
+    """The change of L1 length `step_size` in the box that gains most; the pixels at the last slope share the rest."""
     slope, room = jnp.abs(grad), jnp.where(grad > 0, 1.0 - x_adv, x_adv)
     spent: Callable[[Array], Array] = lambda used: _total(jnp.where(used, room, 0.0))
     last = _smallest(lambda level: spent(slope > level) <= step_size, grad)

@@ -1,16 +1,17 @@
 """How APGD steps, and how it finds out that it should step otherwise: one rule for Linf and L2, another for L1.
 
-`HALVING` (Croce & Hein 2020, arXiv 2003.01690, section 3). Steps of steepest ascent, a quarter of them momentum, at first
-as long as the ball is wide. At checkpoints that come ever closer the length is halved if
+`HALVING` (Croce & Hein 2020, arXiv 2003.01690, section 3). Steps of steepest ascent, a quarter of them momentum, at
+first as long as the ball is wide. At checkpoints that come ever closer the length is halved if
 
 1. less than 3/4 of the steps since the last one raised the objective, or
 2. the length was not halved there, and the best objective has not grown since;
 
 the search then goes on from the best point.
 
-`SPARSE` (Croce & Hein 2021, arXiv 2103.01208, section 3). In L1 the question is not only how far, but also with how many
-pixels. A step moves 2/3 as many as the best point has changed. Where that has become sparser since the last checkpoint
-the search goes on from it with full steps; where not, steps become shorter by 1.5, down to a tenth.
+`SPARSE` (Croce & Hein 2021, arXiv 2103.01208, section 3). In L1 the question is not only how far, but also with how
+many pixels. A step moves a fifth of them, or 2/3 as many as the best point has changed if that is less. Where the best
+point has become sparser since the last checkpoint the search goes on from it with full steps; where not, steps become
+shorter by 1.5, down to a tenth.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,6 @@ class Look(NamedTuple):
 class Rule(NamedTuple):
     """A way to step, as pure functions. `memory` is theirs: a pytree with leaves [B, ...], void when a stage begins."""
 
-    stages: Callable[[int], list[tuple[int, int]]]  # steps of a run -> (radius in eps, steps) of its stages
     checkpoints: Callable[[int], list[int]]  # steps of a stage -> the steps between its checkpoints
     init: Callable[[Array], PyTree]  # x -> memory
     review: Callable[[Any, Look], tuple[Any, Array]]  # (memory, look) -> (memory, rows [B] that go back to the best)
@@ -109,11 +109,6 @@ class _Sparse(NamedTuple):
     changed: Array  # [B], pixels in which the best point differed from x at the last checkpoint
 
 
-def _sparse_stages(steps: int) -> list[tuple[int, int]]:
-    early = round(0.3 * steps)
-    return [(radius, n) for radius, n in ((3, early), (2, early), (1, steps - 2 * early)) if n]
-
-
 def _sparse_checkpoints(steps: int) -> list[int]:
     length = max(int(0.04 * steps), 1)
     return [length] * (steps // length)
@@ -127,18 +122,19 @@ def _sparse_init(x: Array) -> _Sparse:
 def _sparse_review(memory: _Sparse, look: Look) -> tuple[_Sparse, Array]:
     first, due = look.since == 0, look.period > 0
     changed = jnp.sum((look.best.x_adv != look.x).reshape(len(look.x), -1), axis=-1).astype(look.x.dtype)
-    sparser = changed < 0.95 * memory.changed
+    changed = jnp.where(first & (changed == 0), look.x[0].size, changed)  # a start at x itself says nothing
+    sparser = due & (changed < 0.95 * memory.changed)
     shorter = jnp.maximum(memory.step_size / 1.5, look.eps / 10)
-    full = first | (due & sparser)
-    step_size = jnp.where(full, look.eps, jnp.where(due, shorter, memory.step_size))
-    return _Sparse(step_size, jnp.where(first | due, changed, memory.changed)), due & sparser
+    step_size = jnp.where(first | sparser, look.eps, jnp.where(due, shorter, memory.step_size))
+    return _Sparse(step_size, jnp.where(first | due, changed, memory.changed)), sparser
 
 
 def _sparse_move(memory: _Sparse, look: Look, norm: str) -> tuple[_Sparse, Array]:
-    eps, step_size, count = (norms.column(v, look.x) for v in (look.eps, memory.step_size, memory.changed / 1.5))
+    count = jnp.minimum(0.2 * look.x[0].size, memory.changed / 1.5)
+    eps, step_size, count = (norms.column(v, look.x) for v in (look.eps, memory.step_size, count))
     x_adv = norms.ascend_sparse(look.here.x_adv, look.here.gradient, step_size, count)
     return memory, norms.project(x_adv, look.x, eps, norm)
 
 
-HALVING = Rule(lambda steps: [(1, steps)], _halving_checkpoints, _halving_init, _halving_review, _halving_move)
-SPARSE = Rule(_sparse_stages, _sparse_checkpoints, _sparse_init, _sparse_review, _sparse_move)
+HALVING = Rule(_halving_checkpoints, _halving_init, _halving_review, _halving_move)
+SPARSE = Rule(_sparse_checkpoints, _sparse_init, _sparse_review, _sparse_move)

@@ -53,6 +53,11 @@ class Progress:
             line = f"step {step}/{self._plan.total_steps}  loss {loss:.4f}  {self.eta(step)}"
             print(f"\r  {line}\033[K", end="", file=sys.stderr, flush=True)
 
+    def leave_out(self, seconds: float) -> None:
+        """Time that was no training (validation, checkpoints) does not count in the speed."""
+        if self._clock:
+            self._clock = self._clock[0] + seconds, self._clock[1]
+
     def eta(self, step: int) -> str:
         """'ETA 3 min 10 s', or '' before anything was measured."""
         if not self.images_per_second:

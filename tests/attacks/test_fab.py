@@ -66,14 +66,14 @@ def test_the_distance_never_grows_and_the_final_search_helps_a_short_run():
     problem = attack_problems.mlp(batch=32)
     distances = np.stack([state.distance for state in follow(problem, FABConfig(eps=jnp.inf, steps=5))])
     assert (distances[1:] <= distances[:-1]).all()
-    assert (distances[-1] < 0.998 * distances[4]).any()
+    assert (distances[-1] < 0.997 * distances[4]).any()
 
 
 def test_restarts_begin_elsewhere_and_never_hurt():
     problem = attack_problems.mlp(batch=32)
-    states = list(follow(problem, FABConfig(eps=0.2, steps=4, restarts=3)))
-    once, thrice = states[6].distance, states[-1].distance
-    np.testing.assert_array_equal(once, attack(problem, FABConfig(eps=0.2, steps=4)).distance)
+    states = list(follow(problem, FABConfig(eps=0.2, steps=1, restarts=3)))
+    once, thrice = states[3].distance, states[-1].distance
+    np.testing.assert_array_equal(once, attack(problem, FABConfig(eps=0.2, steps=1)).distance)
     assert (thrice <= once).all() and (thrice < 0.999 * once).any()
 
 
@@ -116,3 +116,10 @@ def test_a_model_without_gradients_leaves_the_image():
     blind = problem._replace(forward=lambda x: jax.lax.stop_gradient(problem.forward(x)))
     state = attack(blind, FABConfig(steps=3, restarts=2))
     assert jnp.isfinite(FAB.result(state)).all() and not FAB.done(state).all()
+
+
+def test_a_ball_around_the_box_is_no_limit():
+    problem = attack_problems.mlp()
+    for norm, all_of_it in (("linf", 1.0), ("l2", 108**0.5), ("l1", 108.0)):
+        state = attack(problem, FABConfig(eps=all_of_it, norm=norm, steps=2))
+        assert jnp.isfinite(state.distance).all() and not FAB.done(state).any()

@@ -1,3 +1,5 @@
+import itertools
+
 import attack_problems
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,7 @@ def test_linf_starts_at_stripes_and_moves_one_square_at_a_time(grey):
     assert (start == start[:, :1]).all() and (start != start[:, :, :1]).any()
     np.testing.assert_array_equal(later[0], start)  # the first query looks at the start
     moved = 0
-    for before, after in zip(later, later[1:], strict=False):
+    for before, after in itertools.pairwise(later):
         for changed in np.any(before != after, axis=-1):
             rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
             moved += len(rows) > 0

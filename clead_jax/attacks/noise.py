@@ -1,0 +1,81 @@
+"""Noise, the baseline: the best of many points drawn uniformly from the ball, no gradient asked.
+
+It is no attack to speak of, and so a measure for those that are: where noise finds what a gradient does not, the
+gradient is masked.
+"""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clead_jax.attacks import best as best_of
+from clead_jax.attacks import norms
+from clead_jax.attacks.loop import Iterative
+from clead_jax.attacks.objectives import margin
+from clead_jax.registry import ATTACKS
+from clead_jax.types import Array, Forward, Key, Objective, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig:
+    """How many points, in which ball. A pytree: eps is traced by jit.
+
+    Raises ValueError for an unknown norm, a negative eps and no points.
+    """
+
+    eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
+    norm: str = jax.tree.static(default="linf")
+    points: int = jax.tree.static(default=100)
+
+    random_start: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        norms.check(self.norm)
+        if isinstance(self.eps, float | int) and self.eps < 0:
+            raise ValueError(f"eps must not be negative, got {self.eps}")
+        if self.points < 1:
+            raise ValueError(f"points must be at least 1, got {self.points}")
+
+
+class State(NamedTuple):
+    """The best point so far. Every leaf is [B, ...]."""
+
+    x: Array
+    target: PyTree
+    key: Key
+    made: Array  # int32 [B], points so far
+    best: best_of.Best
+
+
+def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: NoiseConfig) -> State:
+    """The state before the first point. x [B, ...] in [0, 1], keys [B] typed."""
+    return State(x, target, keys, jnp.zeros_like(best_of.per_row(x), jnp.int32), best_of.nothing_yet(x))
+
+
+def step(forward: Forward, objective: Objective, state: State, cfg: NoiseConfig) -> State:
+    """One point."""
+    x_adv = norms.start(jax.vmap(jax.random.fold_in)(state.key, state.made), state.x, cfg.eps, cfg.norm)
+    outputs = forward(x_adv)
+    best = best_of.keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
+    return state._replace(made=state.made + 1, best=best)
+
+
+def result(state: State) -> Array:
+    """x_adv [B, ...]: the best point seen."""
+    return state.best.x_adv
+
+
+def done(state: State) -> Array:
+    """Rows [B] that already fool the model."""
+    return state.best.fooled
+
+
+def num_steps(cfg: NoiseConfig) -> int:
+    """Points, that is forward passes, per example."""
+    return cfg.points
+
+
+ATTACKS.register("noise", NoiseConfig, objective=margin)(Iterative(init, step, result, done, num_steps, True))

@@ -50,15 +50,15 @@ TRAINED_PARTS = {
 
 def check(cfg: Any) -> None:
     """Everything that can be refused before data are read: plugins, names, attacks, the loss. Raises ValueError."""
-    for module in values.items(cfg.plugins):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"plugins: cannot import {module!r} ({error})") from error
+    import_plugins(cfg)
     config.validate(cfg)
     BACKBONES[cfg.model.backbone]
-    loss(cfg)
-    view_list(cfg)
+    number_of_views = len(view_list(cfg))
+    abstract = jax.ShapeDtypeStruct((2, number_of_views, 8), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
+    try:
+        jax.eval_shape(loss(cfg), *abstract)
+    except ValueError as error:  # weights and views that do not fit each other
+        raise ValueError(f"views {cfg.views!r} with pretrain.weights {cfg.pretrain.weights!r}: {error}") from None
     data.AugmentConfig(**cfg.augment)
     for stage in config.TRAINED_STAGES:
         optimizers.make(cfg[stage], 1, 1)
@@ -69,6 +69,15 @@ def check(cfg: Any) -> None:
     for text in values.items(cfg.evaluation.distances):
         arsenal.distance_attack(cfg, text)
     arsenal.validation_attack(cfg)
+
+
+def import_plugins(cfg: Any) -> None:
+    """Imports `cfg.plugins`, whose entries register themselves. ValueError naming one that is not there."""
+    for module in values.items(cfg.plugins):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"plugins: cannot import {module!r} ({error})") from error
 
 
 # --- data and model ---------------------------------------------------------------------------------------------------
@@ -95,14 +104,22 @@ def _subset(cfg: Any, examples: data.Examples, field: str) -> data.Examples:
 
 def network_fields(cfg: Any, ds: data.Dataset, train: data.Examples) -> dict[str, Any]:
     """What `Network` is made from: plain values, kept in every checkpoint, so that it can be rebuilt without data."""
-    scaled = train.images.astype(np.float32) / 255
-    axes = tuple(range(scaled.ndim - 1))
-    return {
-        **cfg.model,
-        "num_classes": ds.num_classes,
-        "mean": [float(m) for m in scaled.mean(axes).round(4)],
-        "std": [float(max(s, 1e-3)) for s in scaled.std(axes).round(4)],
-    }
+    mean, std = pixel_statistics(train.images)
+    return {**cfg.model, "num_classes": ds.num_classes, "mean": mean, "std": std}
+
+
+def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of uint8 images [N, H, W, C], in [0, 1] units, to four places.
+
+    Counted, not summed: float32 sums of a whole CIFAR stop growing at 2^24.
+    """
+    level = np.arange(256) / 255
+    share = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]) / (
+        images[..., 0].size
+    )
+    mean = share @ level
+    std = np.sqrt(share @ level**2 - mean**2)
+    return mean.round(4).tolist(), np.maximum(std, 1e-3).round(4).tolist()
 
 
 def network(fields: dict[str, Any]) -> Network:
@@ -123,6 +140,7 @@ def load(workdir: str, stage: str | None = None, which: int | str = "latest") ->
     is "latest", "best" or a step. Raises ValueError if the work directory has no such checkpoint.
     """
     cfg, _ = config.restore(workdir)
+    import_plugins(cfg)
     variables, meta = checkpoint.restore_model(checkpoint_dir(workdir, stage or cfg.defended), which)
     return forward(network(meta["network"])), variables
 
@@ -143,15 +161,10 @@ def view_list(cfg: Any) -> tuple[views.Attack | str, ...]:
 def loss(cfg: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """(z [B, V, D], labels [B]) -> scalar: the registered loss, averaged over its anchors."""
     entry = LOSSES[cfg.pretrain.loss]
-    number_of_views = len(values.items(cfg.views))
     weights = tuple(values.number(w, "pretrain.weights") for w in values.items(cfg.pretrain.weights))
-    if number_of_views < 2:
-        raise ValueError(f"views is {cfg.views!r}: a contrastive loss needs two views or more")
-    if weights and len(weights) != number_of_views - 1:
-        raise ValueError(f"pretrain.weights has {len(weights)} values for {number_of_views - 1} perturbed views")
     names = {f.name for f in dataclasses.fields(entry.config)}
     settings = {k: cfg.pretrain[k] for k in ("temperature", "similarity", "pairing", "positives") if k in names}
-    loss_cfg = entry.config(**settings, weights=weights)
+    loss_cfg = entry.config(**settings, **({"weights": weights} if "weights" in names else {}))
     return lambda z, labels: entry.value(z, labels, loss_cfg).sum(-1).mean()  # the columns' weights sum to 1
 
 

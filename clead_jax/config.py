@@ -162,6 +162,15 @@ def validate(cfg: ConfigDict) -> None:
         raise ValueError(f"data.validation is {cfg.data.validation}; it is a share of train between 0 and 1")
     if not values.items(cfg.views):
         raise ValueError("views is empty; write for example clean,pgd,cw")
+    if cfg.pretrain.pairing == "anchor" and values.items(cfg.views)[0] not in ("clean", "augmented"):
+        raise ValueError(
+            f"views is {cfg.views!r}; under pairing=anchor the first one is the anchor: clean or augmented"
+        )
+    if not values.items(cfg.evaluation.attacks):
+        raise ValueError("evaluation.attacks is empty; write for example fgsm,pgd,cw")
+    for field, value in flatten(cfg).items():
+        if field.split(".")[-1] in ("momentum", "weight_decay", "warmup_epochs", "projection_hidden") and value < 0:
+            raise ValueError(f"{field} is {value}; it must not be negative")
 
 
 def _positive(cfg: ConfigDict, *fields: str) -> None:
@@ -193,7 +202,8 @@ def stage_fields(cfg: ConfigDict, stage: str) -> dict[str, Any]:
             parts |= {"baseline"}
     if stage in ("baseline", "supervised") and cfg[stage].attack:
         parts |= {"train_attack"}
-    fields = {k: v for k, v in flatten(cfg).items() if k.split(".")[0] in parts and k != "data.data_dir"}
+    free = ("data.data_dir", "data.test_size")
+    fields = {k: v for k, v in flatten(cfg).items() if k.split(".")[0] in parts and k not in free}
     return (stage_fields(cfg, "pretrain") if stage == "probe" else {}) | fields
 
 
@@ -246,6 +256,15 @@ def restore(workdir: str) -> tuple[ConfigDict, str]:
     if kind in FILE_SOURCES:
         cfg.data.name = f"{kind}:{os.path.normpath(os.path.join(workdir, file))}"
     return cfg, saved["name"]
+
+
+def saved_command(workdir: str) -> str:
+    """The command that trained a work directory, '' if that is not known."""
+    path = os.path.join(workdir, "config.json")
+    if not os.path.exists(path):
+        return ""
+    with open(path) as f:
+        return json.load(f).get("command", "")
 
 
 def portable(fields: dict[str, Any], workdir: str) -> dict[str, Any]:

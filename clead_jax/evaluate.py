@@ -44,10 +44,14 @@ def main(argv: list[str]) -> None:
         raise ValueError("which run? write --workdir=DIR")
     cfg, name = config.restore(options.workdir)
     cfg.data.data_dir = options.data_dir
+    relative_step = values.number(cfg.evaluation.step_size) / (values.number(cfg.evaluation.eps) or 1.0)
     for field in OVERRIDES:
         if (text := options[field].value) is not None:
             whole = isinstance(cfg.evaluation[field], int)
             cfg.evaluation[field] = values.whole(text, field) if whole else text.replace("none", "")
+    if options.step_size is None and (options.eps or options.norm):
+        cfg.evaluation.step_size = repr(relative_step * values.number(cfg.evaluation.eps, "eps"))
+        print(f"evaluate: step size {cfg.evaluation.step_size}, in the same proportion to eps as before")
     stages = {label: label for label in values.items(options.models)}
     for stage in stages:
         if stage not in config.TRAINED_STAGES:

@@ -39,17 +39,19 @@ def run(cfg: Any, workdir: str, name: str, command: str = "") -> None:
             build.check_batch(cfg, stage, len(context.splits.train.labels), context.mesh.size)
     if parallel.is_main():
         os.makedirs(workdir, exist_ok=True)
-        config.save(cfg, workdir, name, command)
+        trains = set(stages) & set(config.TRAINED_STAGES)
+        config.save(cfg, workdir, name, command if trains else config.saved_command(workdir))
+    evaluated = Path(workdir) / "evaluation"
     for stage in config.STAGES:
         if stage not in stages:
             continue
         if stage in config.TRAINED_STAGES:
             train(context, stage)
         elif stage == "evaluate":
-            measure.measure(context)
+            evaluated = measure.measure(context)
         elif parallel.is_main():
             page = report.build(workdir)
-            print(f"\n{report.table(Path(workdir) / 'evaluation')}\n\nreport: {page}")
+            print(f"\n{report.table(evaluated)}\n\nreport: {page}")
 
 
 def refuse_changes(cfg: Any, workdir: str) -> None:

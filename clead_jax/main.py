@@ -26,7 +26,8 @@ def _define(argv: list[str], values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> None:
     """Parses the command line and runs the stages."""
     values = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
-    name = Path(cli.config_path(argv)).stem
+    file, _, argument = cli.config_path(argv).partition(":")
+    name = "-".join(filter(None, (Path(file).stem, argument)))
     from clead_jax import experiment, parallel  # after the flags: a typo should not wait for jax
 
     parallel.initialize(values.distributed)

@@ -146,7 +146,7 @@ class _Session:
         self._records[name] = outcome.correct
         self._samples[name] = outcome.adversarial[:SHOWN]
         self._samples[f"{name}/prediction"] = outcome.prediction[:SHOWN]
-        if attack.name == "pgd":
+        if attack.name == "pgd" or f"{model.label}/adversarial" not in self._embeddings:
             self._embeddings[f"{model.label}/adversarial"] = self._features(model, outcome.adversarial)
         measured[attack.name] = self._results["attacks"][attack.name] = settings
         self._save()
@@ -213,7 +213,7 @@ class _Session:
             self._save()
 
     def embed(self, model: Model) -> None:
-        """Features of clean images; `attack` adds those of the images that PGD made."""
+        """Features of clean images; `attack` adds those of the images that PGD, or else the first attack, made."""
         few = self._examples.images[:EMBEDDED].astype(np.float32) / 255
         self._embeddings["label"] = self._examples.labels[: len(few)]
         if model.label not in self._embeddings:

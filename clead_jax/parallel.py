@@ -99,14 +99,6 @@ def to_host(tree: PyTree) -> PyTree:
     return jax.tree.map(fetch, tree)
 
 
-def pad_to_multiple(tree: PyTree, multiple: int) -> tuple[PyTree, np.ndarray]:
-    """Repeat the last of N rows up to the next multiple: (arrays [M, ...], where bool [M], true for real rows)."""
-    rows = len(jax.tree.leaves(tree)[0])
-    total = -(-rows // multiple) * multiple
-    pad = lambda x: np.pad(x, [(0, total - rows)] + [(0, 0)] * (np.ndim(x) - 1), mode="edge")
-    return jax.tree.map(pad, tree), np.arange(total) < rows
-
-
 def sharded(fn: Callable[..., PyTree], mesh: Mesh, in_specs: Sequence[P]) -> Callable[..., PyTree]:
     """Compile `fn` over the mesh; one of SPLIT and REPLICATED per argument, results [B, ...] split.
 

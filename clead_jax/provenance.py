@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from clead_jax.evaluation import store
+from clead_jax import config
 from clead_jax.run import Run
 
 
@@ -20,7 +20,7 @@ def label_use(cfg: Any, stage: str) -> list[str]:
         used.append("attacks")
     if cfg.pretrain.start == "baseline":
         used.append("initial weights")
-    if cfg.pretrain.positives == "class" or cfg.pretrain.loss == "supcon":
+    if cfg.pretrain.positives == "class":
         used.append("positives")
     return used
 
@@ -40,9 +40,8 @@ def training_cost(workdir: str) -> dict[str, dict[str, float]]:
 def environment(run: Run) -> dict[str, Any]:
     """What the numbers were made on and with."""
     device = jax.devices()[0]
-    saved = store.load_json(Path(run.workdir) / "config.json")
     return {
-        "command": saved.get("command", ""),
+        "command": config.saved_command(run.workdir),
         "config_name": run.name,
         "seed": run.cfg.seed,
         "jax": jax.__version__,

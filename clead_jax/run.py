@@ -28,9 +28,9 @@ def open_run(cfg: Any, workdir: str, name: str) -> Run:
     Raises ValueError for data that cannot be read, or that do not fit the stages `workdir` holds.
     """
     dataset = parallel.main_first(lambda: build.dataset(cfg))
-    _refuse_other_data(dataset, workdir)
     splits = build.splits(cfg, dataset)
     fields = build.network_fields(cfg, dataset, splits.train)
+    _refuse_other_data(dataset, fields, workdir)
     net, mesh = build.network(fields), parallel.data_mesh()
     batch = min(cfg.evaluation.batch_size, len(splits.test.labels))
     evaluator = Evaluator(
@@ -42,11 +42,11 @@ def open_run(cfg: Any, workdir: str, name: str) -> Run:
     return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, evaluator)
 
 
-def _refuse_other_data(dataset: data.Dataset, workdir: str) -> None:
-    """Files can be replaced under their old name."""
-    now = {"image_shape": list(dataset.image_shape), "num_classes": dataset.num_classes}
+def _refuse_other_data(dataset: data.Dataset, fields: dict[str, Any], workdir: str) -> None:
+    """Files can be replaced under their old name: another shape, other classes, other pixel statistics."""
+    now = {"image_shape": list(dataset.image_shape), **fields}
     for stage in config.TRAINED_STAGES:
         if meta := checkpoint.latest_meta(build.checkpoint_dir(workdir, stage)):
-            before = {"image_shape": meta["image_shape"], "num_classes": meta["network"]["num_classes"]}
+            before = {"image_shape": meta["image_shape"], **meta["network"]}
             if differing := config.changed(before, now):
                 raise ValueError(f"{dataset.name} has changed since {workdir} trained its {stage} stage: {differing}")

@@ -12,6 +12,8 @@ DIGITS = "quickstart.py"
 
 
 def get_config(on="cifar10"):
+    if on not in ("cifar10", "digits"):
+        raise ValueError(f"configs/pgd_at.py:{on}: it can be cifar10 or digits")
     cfg = config.preset(__file__, DIGITS) if on == "digits" else config.base()
     cfg.stages = "baseline,supervised,evaluate,report"
     cfg.defended = "supervised"

@@ -40,15 +40,6 @@ def test_put_lays_out_and_to_host_gathers():
     assert np.array_equal(jax.random.key_data(parallel.put(keys, parallel.split(mesh))), jax.random.key_data(keys))
 
 
-@pytest.mark.parametrize(("rows", "padded"), [(1, 8), (8, 8), (9, 16)])
-def test_pad_to_multiple(rows, padded):
-    tree = {"image": np.random.default_rng(0).uniform(size=(rows, 2, 2)), "label": np.arange(rows)}
-    filled, where = parallel.pad_to_multiple(tree, 8)
-    assert where.tolist() == [True] * rows + [False] * (padded - rows)
-    assert filled["label"].tolist() == [*range(rows), *[rows - 1] * (padded - rows)]
-    assert np.array_equal(filled["image"], tree["image"][filled["label"]])
-
-
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "cw"])
 def test_attacks_are_the_same_bits_on_any_devices(name):
     attack_fn, args = functools.partial(parallel_program.attack, name), parallel_program.example()

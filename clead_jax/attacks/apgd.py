@@ -25,7 +25,7 @@ import numpy as np
 from clead_jax.attacks import best as best_of
 from clead_jax.attacks import norms, pace
 from clead_jax.attacks.loop import Iterative
-from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, dlr_targeted, fooled
+from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled
 from clead_jax.registry import ATTACKS
 from clead_jax.types import Array, Forward, Key, Objective, PyTree, Targeted
 
@@ -210,4 +210,4 @@ def _begin_anew(state: State, cfg: APGDConfig) -> State:
 APGD = Iterative(init, step, result, done, num_steps)
 ATTACKS.register("apgd_ce", APGDConfig, objective=cross_entropy)(APGD)
 ATTACKS.register("apgd_dlr", APGDConfig, objective=dlr)(APGD)
-ATTACKS.register("apgd_t", TargetedAPGDConfig, objective=dlr_targeted)(APGD)
+ATTACKS.register("apgd_t", TargetedAPGDConfig, objective=dlr)(APGD)

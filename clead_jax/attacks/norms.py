@@ -132,7 +132,7 @@ def _smallest(holds: Callable[[Array], Array], like: Array) -> Array:
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
-        middle = low + (high - low) // 2
+        middle = jnp.maximum(low + (high - low) // 2, 0)
         enough = holds(as_float(middle))
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 

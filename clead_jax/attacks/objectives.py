@@ -1,8 +1,8 @@
 """What an attack ascends: functions (outputs [B, K], target) -> [B] that grow as the model does worse.
 
 `target` says what the attacker wants. Labels int [B]: any class but this one. `Targeted(label, goal)`: this very class;
-the objective of reaching `goal` is the objective of leaving it, negated. Attacks take any function of this form, of any
-outputs and target: a contrastive loss of embeddings against anchor embeddings is one too.
+the objective of reaching `goal` is the objective of leaving it, negated (`dlr` has a form of its own). Attacks take any
+function of this form, of any outputs and target: a contrastive loss of embeddings against anchor embeddings is one too.
 """
 
 import functools
@@ -44,25 +44,25 @@ def margin(outputs: Array, target: PyTree) -> Array:
     return jnp.max(others, axis=-1) - _pick(outputs, target)
 
 
-@_targetable
 def dlr(outputs: Array, target: PyTree) -> Array:
     """The margin divided by how far the first and the third logit are apart, [B] from logits [B, K], at most 1.
 
     -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3), the difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690,
     section 4): as blind to the scale of the logits as the decision is. Where the label ranks third it is flat at 1.
-    Raises ValueError for fewer than 3 classes.
+    For `Targeted` its own form, `dlr_targeted`, for the negated one would be flat until the goal ranks second.
+    Raises ValueError for fewer than 3 classes, with `Targeted` 4.
     """
+    if isinstance(target, Targeted):
+        return dlr_targeted(outputs, target)
     first, _, third = _largest(outputs, 3, "dlr")
     return margin(outputs, target) / (first - third + _TINY)
 
 
-def dlr_targeted(outputs: Array, target: PyTree) -> Array:
+def dlr_targeted(outputs: Array, target: Targeted) -> Array:
     """-(z_label - z_goal) / (z_pi1 - (z_pi3 + z_pi4) / 2), [B] from logits [B, K] (arXiv 2003.01690, section 4).
 
-    Raises ValueError for a target that is not `Targeted`, and for fewer than 4 classes.
+    Raises ValueError for fewer than 4 classes.
     """
-    if not isinstance(target, Targeted):
-        raise ValueError(f"the objective dlr_targeted needs a Targeted(label, goal), got {type(target).__name__}")
     first, _, third, fourth = _largest(outputs, 4, "dlr_targeted")
     towards = _pick(outputs, target.goal) - _pick(outputs, target.label)
     return towards / (first - (third + fourth) / 2 + _TINY)

@@ -45,15 +45,6 @@ class ContrastiveConfig:
             raise ValueError(f"temperature must be positive, not {self.temperature}")
 
 
-@dataclass(frozen=True)
-class SupConConfig(ContrastiveConfig):
-    """`ContrastiveConfig` with SupCon's defaults."""
-
-    pairing: str = "all"
-    positives: str = "class"
-
-
-@LOSSES.register("supcon", SupConConfig)
 @LOSSES.register("info_nce", ContrastiveConfig)
 def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | None = None) -> Array:
     """Weighted NCE of every anchor: row i sums to the loss of image i, and sum(result) / B is the batch's.

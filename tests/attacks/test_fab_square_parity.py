@@ -37,7 +37,7 @@ def drive(reference, attack, cfg, rows, chunk):
         yield rows, state
         left = np.flatnonzero(~np.asarray(attack.done(state)))
         size = max(16, -(-len(left) // 16) * 16)
-        if 0 < len(left) and size < len(rows):
+        if len(left) and size < len(rows):
             left = np.resize(left, size)
             rows, state = rows[left], jax.tree.map(lambda leaf, left=left: leaf[left], state)
 

@@ -68,7 +68,7 @@ def test_the_number_of_gradients():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": "l3"}, "unknown norm 'l3': known: linf, l2"),
+        ({"norm": "l3"}, "unknown norm 'l3': known: linf, l2, l1"),
         ({"keep": "first"}, "unknown keep 'first': known: best, last"),
         ({"eps": -0.1}, "eps must not be negative, got -0.1"),
         ({"steps": 0}, "steps must be at least 1, got 0"),

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clead_jax.losses import ContrastiveConfig, SupConConfig, info_nce, masked_nce
-from clead_jax.registry import LOSSES
+from clead_jax.losses import ContrastiveConfig, info_nce, masked_nce
 
 ALL = ContrastiveConfig(pairing="all")
 
@@ -44,10 +43,6 @@ def test_a_row_without_positives_costs_nothing():
     losses, pull = jax.vjp(lambda s: masked_nce(s, positives, jnp.array([True, False])), similarity)
     np.testing.assert_array_equal(losses, 0)
     np.testing.assert_array_equal(pull(jnp.ones(2))[0], 0)
-
-
-def test_supcon_defaults_to_all_pairs_by_class():
-    assert LOSSES["supcon"].config() == SupConConfig(pairing="all", positives="class")
 
 
 @pytest.mark.parametrize(

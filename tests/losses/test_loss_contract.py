@@ -44,7 +44,7 @@ def oracle_similarity(a, b, kind):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b) if kind == "cosine" else -np.linalg.norm(a - b)
 
 
-ORACLES = {"info_nce": contrastive_oracle, "supcon": contrastive_oracle}
+ORACLES = {"info_nce": contrastive_oracle}
 
 DEFAULTS = [(name, LOSSES[name].config()) for name in LOSSES]
 VARIANTS = [

@@ -1,0 +1,48 @@
+"""The whole program on two processes: the same weights as on one with as many devices."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import speck
+from conftest import ROOT
+
+from clead_jax import build, checkpoint
+
+
+def start(workdir, devices, **environment):
+    words = [*speck.command(workdir), *(["--distributed"] if environment else [])]
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | environment
+    return subprocess.Popen([sys.executable, "-m", "clead_jax.main", *words[1:]], cwd=ROOT, env=env)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_measure_as_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    cluster = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    started = [start(tmp_path / "two", 2, **cluster, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    started.append(start(tmp_path / "one", 4))
+    assert [process.wait(timeout=400) for process in started] == [0, 0, 0]
+    for stage in ("baseline", "pretrain", "probe"):
+        one, two = (checkpoint.restore_model(build.checkpoint_dir(str(tmp_path / n), stage))[0] for n in ("one", "two"))
+        for name in one:
+            leaves = [dict(_flat(tree[name])) for tree in (one, two)]
+            assert leaves[0].keys() == leaves[1].keys()
+            for path, leaf in leaves[0].items():
+                np.testing.assert_allclose(leaf, leaves[1][path], rtol=2e-3, atol=2e-5, err_msg=f"{stage} {path}")
+    records = [dict(np.load(tmp_path / n / "evaluation" / "per_example.npz")) for n in ("one", "two")]
+    assert all((records[0][key] == records[1][key]).mean() > 0.96 for key in records[0])
+
+
+def _flat(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, np.asarray(value)

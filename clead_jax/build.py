@@ -76,7 +76,7 @@ def import_plugins(cfg: Any) -> None:
     for module in values.items(cfg.plugins):
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, TypeError, ValueError) as error:
             raise ValueError(f"plugins: cannot import {module!r} ({error})") from error
 
 

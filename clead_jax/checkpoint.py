@@ -118,7 +118,7 @@ def _first_sound(directory: str | Path, which: int | str) -> tuple[Path, dict[st
         damage = damage or "another process cannot read it"
         if jax.process_index() == 0:
             print(f"checkpoint {step} in {directory} is damaged, passing it over: {damage}", flush=True)
-    raise ValueError(f"no checkpoint to read in {directory}: {damage}")
+    raise ValueError(f"no checkpoint to read in {directory}: {damage}; delete the folder to begin that stage anew")
 
 
 def _candidates(root: Path, which: int | str) -> list[int]:

@@ -47,7 +47,7 @@ def measure(run: Run, stages: dict[str, str] | None = None, fresh: bool = False)
         raise ValueError(f"{run.workdir} has no checkpoint of {' or '.join(wanted.values())}: train first")
     examples = _examples(run)
     header = _header(run, examples)
-    directory = _directory(Path(run.workdir) / "evaluation", header, examples.index)
+    directory = _directory(Path(run.workdir) / "evaluation", header, examples.index, fresh)
     session = _Session(run, directory, header, examples, fresh)
     for model in models:
         session.forget_if_changed(model)
@@ -92,10 +92,15 @@ def _header(run: Run, examples: data.Examples) -> dict[str, Any]:
     }
 
 
-def _directory(base: Path, header: dict[str, Any], index: np.ndarray) -> Path:
-    """`base`, unless it holds results of another threat model, split or set of examples."""
-    found = store.load_json(base / "results.json")
-    stored = store.load_arrays(base / "per_example.npz").get("index", index)
+def _directory(base: Path, header: dict[str, Any], index: np.ndarray, fresh: bool) -> Path:
+    """`base`, unless it holds results of another threat model, split or set of examples; if `fresh`, damage is none."""
+    try:
+        found = store.load_json(base / "results.json")
+        stored = store.load_arrays(base / "per_example.npz").get("index", index)
+    except ValueError:
+        if not fresh:
+            raise
+        return base
     if not found or (all(found[k] == header[k] for k in header) and np.array_equal(stored, index)):
         return base
     threat, dataset = header["threat_model"], header["dataset"]
@@ -149,7 +154,15 @@ class _Session:
         if attack.name == "pgd" or f"{model.label}/adversarial" not in self._embeddings:
             self._embeddings[f"{model.label}/adversarial"] = self._features(model, outcome.adversarial)
         measured[attack.name] = self._results["attacks"][attack.name] = settings
+        self._forget_other_settings(attack.name)
         self._save()
+
+    def _forget_other_settings(self, name: str) -> None:
+        """One row of the table is one attack: what a model withstood under other settings does not stand in it."""
+        for label, model in self._results["models"].items():
+            if model.get("settings", {}).get(name, self._results["attacks"][name]) != self._results["attacks"][name]:
+                del model["settings"][name]
+                self._records.pop(f"{label}/{name}", None)
 
     def _attacked(
         self, model: Model, attack: NamedAttack, examples: data.Examples, keep: int = 0, name: str = ""
@@ -226,9 +239,13 @@ class _Session:
 
     def _save(self) -> None:
         """Accuracies from the records, then all files: what a record vouches for is there before the record."""
-        for label, model in self._results["models"].items():
-            hits = {k.split("/", 1)[1]: v for k, v in self._records.items() if k.startswith(f"{label}/")}
-            hits["worst_case"] = np.logical_and.reduce(list(hits.values()))
+        models = self._results["models"]
+        of = {m: {k.split("/", 1)[1]: v for k, v in self._records.items() if k.startswith(f"{m}/")} for m in models}
+        shared = set.intersection(*(set(hits) for hits in of.values() if hits)) if models else set()
+        for label, model in models.items():
+            hits = of[label]
+            if shared & hits.keys():  # the worst of other attacks would be no comparison
+                hits["worst_case"] = np.logical_and.reduce([hits[name] for name in shared & hits.keys()])
             model["accuracy"] = {name: float(h.mean()) for name, h in hits.items()}
             model["interval95"] = {name: interval95(h.sum(), len(h)) for name, h in hits.items()}
         if parallel.is_main():
@@ -254,6 +271,7 @@ class _Session:
             "checks": [
                 checks.sample_size(len(self._examples.labels)),
                 *(checks.iterative_weaker_than_one_step(records, m) for m in self._results["models"]),
+                *provenance.unfinished(cfg, self._results["models"]),
                 checks.undefended_falls(records, "baseline", self._run.dataset.num_classes),
             ],
             "environment": provenance.environment(self._run),

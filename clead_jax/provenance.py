@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from clead_jax import config
+from clead_jax.evaluation import checks
 from clead_jax.run import Run
 
 
@@ -23,6 +24,17 @@ def label_use(cfg: Any, stage: str) -> list[str]:
     if cfg.pretrain.positives == "class":
         used.append("positives")
     return used
+
+
+def unfinished(cfg: Any, models: dict[str, Any]) -> list[dict[str, Any]]:
+    """A warning for every model of the results whose training had not come to its end."""
+    found = []
+    for label, model in models.items():
+        epoch, epochs = model["checkpoint"]["epoch"], cfg[model["checkpoint"]["stage"]].epochs
+        if cfg.evaluation.which == "latest" and epoch < epochs:
+            hint = f"epoch {epoch} of {epochs}: this is not the finished model"
+            found.append(checks.check(f"trained_to_the_end/{label}", "warn", epoch, hint))
+    return found
 
 
 def training_cost(workdir: str) -> dict[str, dict[str, float]]:

@@ -4,8 +4,8 @@ A threat model is a ball of radius `eps` around every image, cut with the pixel 
 know about it are three functions. Each takes a batch and treats every example on its own; `eps` and step sizes are in
 pixel units and may be traced, `norm` is one of `NORMS` (another raises ValueError).
 
-In L1 the box is not an afterthought: a ball of radius 12 has its corners 12 pixels outside [0, 1], so a step and a
-projection that clip last would waste most of what they are given (Croce & Hein 2021, arXiv 2103.01208, section 2).
+In L1 the box is not an afterthought: a ball of radius 12 lets one pixel change by 12, the box by 1 at most, so steps
+and projections that clip last would waste most of what they are given (Croce & Hein 2021, arXiv 2103.01208, section 2).
 """
 
 from collections.abc import Callable

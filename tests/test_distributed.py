@@ -1,6 +1,7 @@
 """The whole program on two processes: the same weights as on one with as many devices."""
 
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -8,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 import speck
-from conftest import ROOT
 
 from clead_jax import build, checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def start(workdir, devices, **environment):

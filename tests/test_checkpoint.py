@@ -141,7 +141,7 @@ def test_nothing_to_read_is_one_line(tmp_path):
     assert checkpoint.latest_meta(tmp_path) == {"epoch": 1}
     (tmp_path / "10" / "step.json").write_text("[1]")
     assert checkpoint.latest_meta(tmp_path) is None
-    with pytest.raises(ValueError, match=r"^no checkpoint to read in .*: step.json is missing or unreadable; delete the folder"):
+    with pytest.raises(ValueError, match=r"^no checkpoint to read in .*: step.json is missing or unreadable; delete"):
         _restore(tmp_path)
 
 

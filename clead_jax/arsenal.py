@@ -1,7 +1,5 @@
 """From the attacks a config names, like "pgd(steps=10)", to attacks that run with the settings of their section."""
 
-import dataclasses
-import typing
 from typing import Any
 
 import jax
@@ -10,6 +8,13 @@ from clead_jax import attacks, values
 from clead_jax.evaluation.robust import NamedAttack
 from clead_jax.registry import ATTACKS
 from clead_jax.training.views import Attack
+from clead_jax.types import Objective
+
+VERSIONS = {
+    "standard": ("apgd_ce", "apgd_t", "fab_t", "square"),
+    "plus": ("apgd_ce", "apgd_dlr", "fab", "square", "apgd_t", "fab_t"),
+    "rand": ("apgd_ce", "apgd_dlr"),
+}
 
 
 def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> NamedAttack:
@@ -18,28 +23,71 @@ def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> N
 
     Raises ValueError for an unknown attack or setting, naming the known ones.
     """
-    name, own = values.spec(text)
-    entry = ATTACKS[name]
-    fields = {f.name: f for f in dataclasses.fields(entry.config)}
-    for key in own:
-        if key not in fields:
-            raise ValueError(f"attack {name!r} has no setting {key!r}; it has {', '.join(fields)}")
-    given = {**threat, **(common if entry.info.get("tunable") else {}), **own}
-    types = typing.get_type_hints(entry.config)
-    cfg = entry.config(**{k: _coerce(v, types[k], f"{text}: {k}") for k, v in given.items() if k in fields})
-    if "eps" in fields:
+    entry = ATTACKS[values.spec(text)[0]]
+    common = common if entry.info.get("tunable") else {}
+    cfg = values.settings(text, "attack", entry.config, {**threat, **common})
+    if hasattr(cfg, "eps"):
         values.unit(cfg.eps, f"{text}: eps", getattr(cfg, "norm", "linf"))
     return NamedAttack(text, entry.value, entry.info["objective"], cfg)
 
 
-def _coerce(value: Any, wanted: Any, name: str) -> Any:
-    if wanted is bool:
-        if str(value).lower() not in ("true", "false"):
-            raise ValueError(f"{name}: {value!r} is neither true nor false")
-        return str(value).lower() == "true"
-    if wanted is str:
-        return str(value)
-    return values.whole(value, name) if wanted is int else values.number(value, name)
+def attack_at(text: str, norm: str, eps: float) -> NamedAttack:
+    """'pgd(steps=10)' -> the attack in a ball of radius eps, of 20 steps of eps / 4 where nothing else is said."""
+    return named_attack(text, {"norm": norm, "eps": eps}, {"step_size": eps / 4})._replace(radius=eps)
+
+
+def autoattack_version(text: str, usual: str = "standard") -> str:
+    """'autoattack(version=plus)' -> 'plus'. Raises ValueError for another setting or an unknown version."""
+    settings = values.spec(text)[1]
+    if unknown := settings.keys() - {"version"}:
+        raise ValueError(f"autoattack has no setting {min(unknown)!r}; it has version")
+    asked = settings.get("version", usual)
+    if asked not in VERSIONS:
+        raise ValueError(f"unknown version {asked!r} of autoattack; known: {', '.join(VERSIONS)}")
+    return asked
+
+
+def autoattack(version: str, norm: str, eps: float, num_classes: int) -> tuple[list[NamedAttack], list[str]]:
+    """The attacks of a version of AutoAttack (Croce & Hein 2020), and notes on what few classes made other.
+
+    standard   APGD on cross entropy, targeted APGD on DLR, targeted FAB, Square
+    plus       more of everything: APGD with five restarts, both forms of FAB and of APGD
+    rand       for models that draw noise: APGD on gradients averaged over 20 draws
+
+    Settings are those of the authors' code; in L1 those of Croce & Hein 2021 (arXiv 2103.01208).
+    """
+    attacks, notes = [], []
+    for name in VERSIONS[version]:
+        named = named_attack(_spec(name, version, norm, num_classes), {"norm": norm, "eps": eps}, {})
+        needed = {"apgd_dlr": 3, "apgd_t": 4}.get(name, 2)
+        if num_classes < needed:
+            named = named._replace(objective=objective("margin"))
+            notes.append(f"{name}: DLR needs {needed} classes, not {num_classes}; on the logit margin instead")
+        attacks.append(named._replace(name=name, radius=eps))
+    if num_classes < 10 and version != "rand":
+        notes.append(f"targeted attacks go for all {num_classes - 1} wrong classes, not for 9")
+    return attacks, notes
+
+
+def _spec(name: str, version: str, norm: str, num_classes: int) -> str:
+    settings: dict[str, Any] = {}
+    if version == "rand":
+        settings["eot"] = 20
+    if name in ("apgd_ce", "apgd_dlr") and (version == "plus" or (norm == "l1" and version == "standard")):
+        settings["restarts"] = 5
+    if name == "fab" and version == "plus":
+        settings["restarts"] = 5
+    if name in ("apgd_t", "fab_t"):
+        most = 5 if (name, norm) == ("apgd_t", "l1") else 9
+        settings["targets"] = min(most, num_classes - 1)
+    if name.startswith("apgd") and norm == "l1":
+        settings["widen"] = True
+    return f"{name}({','.join(f'{k}={v}' for k, v in settings.items())})" if settings else name
+
+
+def objective(name: str) -> Objective:
+    """ "cross_entropy", "margin" ..., as a function."""
+    return attacks.OBJECTIVES[name]
 
 
 def training_attack(cfg: Any, text: str) -> Attack:
@@ -58,6 +106,30 @@ def evaluation_attack(cfg: Any, text: str) -> NamedAttack:
     if named.cfg.norm != cfg.evaluation.norm:
         raise ValueError(f"attack {text!r} measures in {named.cfg.norm}, evaluation.norm is {cfg.evaluation.norm}")
     return named._replace(radius=values.number(cfg.evaluation.eps))
+
+
+def curve_attack(cfg: Any) -> NamedAttack:
+    """The attack behind robust accuracy over eps. ValueError if it has no step size to scale along."""
+    named = evaluation_attack(cfg, cfg.evaluation.curve_attack)
+    if not hasattr(named.cfg, "step_size"):
+        raise ValueError(f"evaluation.curve_attack: {named.name!r} has no step size; take fgsm, pgd or cw")
+    return named
+
+
+def asked_for(cfg: Any) -> tuple[list[str], bool, str]:
+    """(white-box attacks, whether the paper's protocol, version of AutoAttack or "") that `cfg.evaluation` asks for.
+
+    "autoattack" among the attacks asks for that protocol; with no other attack beside it, for that alone. Raises
+    ValueError for an unknown version, or a setting that autoattack has not.
+    """
+    own = cfg.evaluation
+    texts, protocols = values.items(own.attacks), values.items(own.protocol)
+    cascades = [t for t in texts if values.spec(t)[0] == "autoattack"]
+    alone = [t for t in texts if t not in cascades]
+    version = autoattack_version(cascades[-1], own.version) if cascades else ""
+    if "autoattack" in protocols:
+        version = version or own.version
+    return (alone if {"whitebox", "paper"} & set(protocols) else []), "paper" in protocols and bool(alone), version
 
 
 def distance_attack(cfg: Any, text: str) -> NamedAttack:

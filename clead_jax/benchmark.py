@@ -4,7 +4,8 @@
 
 Times, on random images: the forward pass and every attack of `config.evaluation.attacks`, driven as the evaluation
 drives them (host copies and the check of every image included), and one training step of every stage. With several
-devices all share each batch, and the training PGD is timed as one program on one device, sharded, and pmapped.
+devices all share each batch; if they are of one machine, the training PGD is also timed as one program on one device,
+sharded, and pmapped.
 
 `images/s` are training images, however many views and attack steps each of them costs. FLOPs are those of convolutions
 and matrix products (see `flops`). `of matmul` sets them against the fastest square matrix product measured here, on all
@@ -29,25 +30,28 @@ def _define(argv: list[str], values: flags.FlagValues) -> None:
     flags.DEFINE_float("seconds", 5.0, "spent on each line, at least", lower_bound=0.0, flag_values=values)
     flags.DEFINE_integer("batch_size", 0, "of every line (0: the config's)", lower_bound=0, flag_values=values)
     flags.DEFINE_string("json", "", "write the numbers to this file too", flag_values=values)
+    cli.define_distributed(values)
 
 
 def main(argv: list[str]) -> None:
     """Parses the command line, measures, prints line by line."""
     given = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
-    if given.json:
-        Path(given.json).touch()  # better refused now than after the measuring
-    from clead_jax import throughput  # after the flags: a typo should not wait for jax
+    from clead_jax import parallel, throughput  # after the flags: a typo should not wait for jax
 
+    parallel.initialize(given.distributed)
+    say = partial(print, flush=True) if parallel.is_main() else lambda line: None
+    if given.json and parallel.is_main():
+        Path(given.json).touch()  # better refused now than after the measuring
     bench = throughput.open_bench(given.config, given.seconds, given.batch_size)
     found = {"config": Path(cli.config_path(argv)).stem} | throughput.environment(bench)
-    print(_header(found), flush=True)
+    say(_header(found))
     rate = found["matmul_flops_per_s"][found["model"]["dtype"]]
     found["lines"] = []
     for line in throughput.measure(bench):
         share = line.flops_per_s / rate
         found["lines"].append(line._asdict() | {"share_of_matmul": share})
-        print(_row(line, share), flush=True)
-    if given.json:
+        say(_row(line, share))
+    if given.json and parallel.is_main():
         Path(given.json).write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -3,7 +3,6 @@
 Below this line there is no ConfigDict: rooms get frozen dataclasses, functions and plain values.
 """
 
-import dataclasses
 import importlib
 import math
 from collections.abc import Callable
@@ -13,11 +12,11 @@ import jax
 import numpy as np
 import optax
 
-from clead_jax import arsenal, checkpoint, config, data, values
+from clead_jax import arsenal, checkpoint, config, criteria, data, values
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
-from clead_jax.registry import BACKBONES, LOSSES
-from clead_jax.training import optimizers, pretrain, supervised, views
+from clead_jax.registry import BACKBONES
+from clead_jax.training import joint, optimizers, pretrain, supervised, views
 from clead_jax.training.loop import Plan
 from clead_jax.types import PyTree, Step
 
@@ -45,7 +44,9 @@ TRAINED_PARTS = {
     "supervised": ("backbone", "head"),
     "pretrain": ("backbone", "projector", "head"),
     "probe": ("head",),
+    "joint": ("backbone", "projector", "head"),
 }
+VIEWED = ("pretrain", "joint")  # stages that train on the views of `config.views`
 
 
 def check(cfg: Any) -> None:
@@ -53,19 +54,16 @@ def check(cfg: Any) -> None:
     import_plugins(cfg)
     config.validate(cfg)
     BACKBONES[cfg.model.backbone]
-    number_of_views = len(view_list(cfg))
-    abstract = jax.ShapeDtypeStruct((2, number_of_views, 8), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
-    try:
-        jax.eval_shape(loss(cfg), *abstract)
-    except ValueError as error:  # weights and views that do not fit each other
-        raise ValueError(f"views {cfg.views!r} with pretrain.weights {cfg.pretrain.weights!r}: {error}") from None
+    view_list(cfg)
+    criteria.check(cfg)
     data.AugmentConfig(**cfg.augment)
     for stage in config.TRAINED_STAGES:
         optimizers.make(cfg[stage], 1, 1)
         if cfg[stage].get("attack"):
             arsenal.training_attack(cfg, cfg[stage].attack)
-    for text in values.items(cfg.evaluation.attacks):
+    for text in arsenal.asked_for(cfg)[0]:
         arsenal.evaluation_attack(cfg, text)
+    arsenal.curve_attack(cfg)
     for text in values.items(cfg.evaluation.distances):
         arsenal.distance_attack(cfg, text)
     arsenal.validation_attack(cfg)
@@ -158,23 +156,23 @@ def view_list(cfg: Any) -> tuple[views.Attack | str, ...]:
     return tuple(t if t in ("clean", "augmented") else arsenal.training_attack(cfg, t) for t in values.items(cfg.views))
 
 
-def loss(cfg: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(z [B, V, D], labels [B]) -> scalar: the registered loss, averaged over its anchors."""
-    entry = LOSSES[cfg.pretrain.loss]
-    weights = tuple(values.number(w, "pretrain.weights") for w in values.items(cfg.pretrain.weights))
-    names = {f.name for f in dataclasses.fields(entry.config)}
-    settings = {k: cfg.pretrain[k] for k in ("temperature", "similarity", "pairing", "positives") if k in names}
-    loss_cfg = entry.config(**settings, **({"weights": weights} if "weights" in names else {}))
-    return lambda z, labels: entry.value(z, labels, loss_cfg).sum(-1).mean()  # the columns' weights sum to 1
-
-
-def check_batch(cfg: Any, name: str, num_examples: int, devices: int) -> None:
-    """Raises ValueError where a stage has fewer images than a batch, or a batch that the devices cannot share."""
-    size = cfg[name].batch_size
-    if size > num_examples:
-        raise ValueError(f"{name}.batch_size is {size}, but there are only {num_examples} training images")
+def check_batch(cfg: Any, name: str, labels: np.ndarray, num_classes: int, devices: int) -> None:
+    """Raises ValueError where a stage's batches cannot be: too few images, or a number that devices cannot share;
+    labels the classifier has no output for; one view of so few images that a batch may hold no two of one class.
+    """
+    size, classes = cfg[name].batch_size, len(np.unique(labels))
+    if size > len(labels):
+        raise ValueError(f"{name}.batch_size is {size}, but there are only {len(labels)} training images")
     if size % devices:
         raise ValueError(f"{name}.batch_size is {size}; it must be divisible by the {devices} devices")
+    if labels.max() >= num_classes:
+        raise ValueError(f"{name}: labels go up to {labels.max()}, but the head has {num_classes} classes")
+    pairs_up = name == "pretrain" or (name == "joint" and (cfg.joint.weight_supcon or cfg.joint.weight_margin))
+    if pairs_up and len(values.items(cfg.views)) == 1 and size <= classes:
+        raise ValueError(
+            f"{name}.batch_size is {size} and views is {cfg.views!r}: a batch may hold no positive pair, for there are "
+            f"{classes} classes; take a batch above {classes}, or two views (clean,augmented)"
+        )
 
 
 def stage(cfg: Any, name: str, net: Network, num_examples: int) -> Stage:
@@ -182,16 +180,19 @@ def stage(cfg: Any, name: str, net: Network, num_examples: int) -> Stage:
     own = cfg[name]
     plan = Plan(num_examples, own.batch_size, own.epochs)
     augment = _augment(cfg, own.get("augment", True))
-    if name == "pretrain":
-        tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch, own.online_lr)
-        make_views = views.make_views(view_list(cfg), _target(cfg, net), augment)
-        step = pretrain.make_step(net, tx, make_views, loss(cfg))
+    tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch, own.get("online_lr", 0.0))
+    if name in VIEWED:
+        make_views = views.make_views(view_list(cfg), _target(own, net), augment)
+        if name == "pretrain":
+            step = pretrain.make_step(net, tx, make_views, criteria.contrastive(cfg))
+        else:
+            step = joint.make_step(net, tx, make_views, criteria.joint_terms(cfg))
         attacked = [t for t in values.items(cfg.views) if t not in ("clean", "augmented")]
         passes = sum(arsenal.training_cost(cfg, t) for t in attacked) + len(values.items(cfg.views))
     else:
-        tx = optimizers.make(own, plan.total_steps, plan.steps_per_epoch)
-        step = supervised.make_step(net, tx, augment, _perturb(cfg, own.attack, net) if own.attack else None)
-        passes = 1 + (arsenal.training_cost(cfg, own.attack) if own.attack else 0)
+        attack = own.get("attack")
+        step = supervised.make_step(net, tx, augment, _perturb(cfg, attack, net) if attack else None)
+        passes = 1 + (arsenal.training_cost(cfg, attack) if attack else 0)
     return Stage(step, tx, TRAINED_PARTS[name], plan, passes)
 
 
@@ -202,13 +203,13 @@ def _augment(cfg: Any, wanted: bool) -> supervised.Augment:
     return lambda keys, images: data.augment(keys, images, augment_cfg)
 
 
-def _target(cfg: Any, net: Network) -> views.Target:
-    own = cfg.pretrain
+def _target(own: Any, net: Network) -> views.Target:
     if own.ascend == "online":
         return views.online(net)
     if own.ascend == "baseline":
         return views.baseline(net)
-    return views.contrastive(net, SIMILARITIES[own.similarity], own.temperature, own.positives == "class")
+    similarity, by_class = own.get("similarity", "cosine"), own.get("positives", "class") == "class"
+    return views.contrastive(net, SIMILARITIES[similarity], own.temperature, by_class)
 
 
 def _perturb(cfg: Any, text: str, net: Network) -> supervised.Perturb:
@@ -220,14 +221,14 @@ def upstream(cfg: Any, name: str) -> tuple[str, int | str] | None:
     """The checkpoint (stage, which) whose weights a stage starts from, or None: it starts from scratch."""
     if name == "probe":
         return "pretrain", cfg.probe.start
-    if name == "pretrain" and cfg.pretrain.start == "baseline":
+    if name in VIEWED and cfg[name].start == "baseline":
         return "baseline", "latest"
     return None
 
 
 def needs_reference(cfg: Any, name: str) -> bool:
     """Whether a stage's attacks climb the frozen baseline."""
-    return name == "pretrain" and cfg.pretrain.ascend == "baseline"
+    return name in VIEWED and cfg[name].ascend == "baseline"
 
 
 def seed_of(cfg: Any, stage_name: str) -> jax.Array:

@@ -11,10 +11,13 @@ same, so reading compares the checksums first, takes the newest sound step, and 
 All processes call `save` and `restore`; with several hosts the directory is on a file system they share.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +45,31 @@ def steps(directory: str | Path) -> list[int]:
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
 
 
+@contextlib.contextmanager
+def _finished_first() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, where orbax and its threads would print tracebacks; a second one does not.
+
+    In other threads than the main one nothing changes: signals do not reach them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = threading.Event()
+
+    def wait(*signal_and_frame: Any) -> None:
+        came.set()
+        signal.signal(signal.SIGINT, usual)
+
+    usual = signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came.is_set():
+        signal.raise_signal(signal.SIGINT)
+
+
+@_finished_first()
 def save(
     directory: str | Path,
     step: int,
@@ -55,7 +83,7 @@ def save(
 
     On return the step is on disk. Steps at or after `step` are replaced: training that fell back to an earlier step
     passes them again. Trees hold numeric arrays only (ValueError otherwise): randomness is derived from seed and step.
-    A directory that cannot be written raises a one-line OSError; the earlier steps stay.
+    A directory that cannot be written raises a one-line OSError; the earlier steps stay. Ctrl-C waits for the end.
     """
     _require_numeric({"model": model, "train": train})
     root = Path(directory).absolute()
@@ -102,6 +130,7 @@ def latest_meta(directory: str | Path) -> dict[str, Any] | None:
     return next((found["meta"] for step in steps(root)[::-1] if (found := _record(root / str(step)))), None)
 
 
+@_finished_first()
 def _read(path: Path, template: PyTree) -> PyTree:
     return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(template))
 

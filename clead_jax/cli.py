@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from clead_jax import config
 
@@ -71,18 +71,23 @@ def config_path(argv: Sequence[str]) -> str:
     raise ValueError("which config? write for example --config=configs/quickstart.py")
 
 
-def with_checked_config(argv: Sequence[str]) -> Sequence[str]:
-    """argv, after a look at its --config.FIELDs. Raises ValueError for one that is unknown, naming the nearest."""
-    if any(a in ("--help", "-h", "-help") for a in argv):
-        return argv
+def preset(argv: Sequence[str]) -> ConfigDict:
+    """The config as the file behind --config has it. Raises ValueError where that is no config file."""
     path, _, argument = config_path(argv).partition(":")
     module = runpy.run_path(path)
     if "get_config" not in module:
         raise ValueError(f"{path} is no config file: it has no get_config()")
     try:
-        cfg = module["get_config"](*([argument] if argument else []))
+        return module["get_config"](*([argument] if argument else []))
     except TypeError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def with_checked_config(argv: Sequence[str]) -> Sequence[str]:
+    """argv, after a look at its --config.FIELDs. Raises ValueError for one that is unknown, naming the nearest."""
+    if any(a in ("--help", "-h", "-help") for a in argv):
+        return argv
+    cfg = preset(argv)
     known = config.flatten(cfg)
     for word in argv[1:]:
         field = word.lstrip("-").partition("=")[0]
@@ -97,6 +102,11 @@ def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
     config_flags.DEFINE_config_file(
         "config", None, "config file, e.g. configs/quickstart.py", flag_values=values, sys_argv=list(argv)
     )
+
+
+def define_distributed(values: flags.FlagValues) -> None:
+    """--distributed, for `parallel.initialize`."""
+    flags.DEFINE_bool("distributed", False, "join a cluster (SLURM, or JAX_COORDINATOR_ADDRESS)", flag_values=values)
 
 
 @contextlib.contextmanager

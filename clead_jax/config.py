@@ -1,8 +1,6 @@
-"""The base config, its checks, and the command line. Plain values only: no jax is imported here.
+"""What a config may say, which stages depend on what, and its file. The fields themselves are in `defaults`.
 
-Every constant is either the paper's (C-LEAD, arXiv 2510.27249; its place is named) or, where the paper is silent, the
-literature's, with its source. Radii and step sizes are strings in units of the [0, 1] pixel range ("8/255", "0.1");
-lists are comma-separated strings ("clean,pgd,cw"); an item can carry settings of its own ("pgd(steps=10,eps=4/255)").
+Plain values only: no jax is imported here.
 """
 
 import difflib
@@ -14,122 +12,25 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clead_jax import values
+from clead_jax.defaults import base
 
-TRAINED_STAGES = ("baseline", "supervised", "pretrain", "probe")
+TRAINED_STAGES = ("baseline", "supervised", "pretrain", "probe", "joint")  # a stage is keyed by its place: append
 STAGES = (*TRAINED_STAGES, "evaluate", "report")
+PROTOCOLS = ("paper", "whitebox", "autoattack")
 FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
 CHOICES = {
     "pretrain.ascend": ("contrastive", "online", "baseline"),
     "pretrain.start": ("scratch", "baseline"),
+    "joint.ascend": ("contrastive", "online", "baseline"),
+    "joint.start": ("scratch", "baseline"),
     "probe.start": ("latest", "best"),
     "evaluation.split": ("test", "validation", "train"),
-    "evaluation.which": ("latest", "best"),
+    "evaluation.version": ("standard", "plus", "rand"),
+    "evaluation.precision": ("float32", "bfloat16"),
     "model.dtype": ("float32", "bfloat16"),
     "model.stem": ("cifar", "imagenet"),
-    "defended": ("supervised", "probe"),
+    "defended": ("supervised", "probe", "joint"),
 }
-
-
-def base() -> ConfigDict:
-    """The config every preset starts from: C-LEAD with a ResNet-18 on CIFAR-10, as the paper has it."""
-    return ConfigDict(
-        {
-            "seed": 0,
-            "stages": "baseline,pretrain,probe,evaluate,report",
-            "defended": "probe",  # the stage whose model the report calls "with C-LEAD"
-            "plugins": "",  # modules to import first: they register attacks, losses, backbones, data sets
-            "data": {
-                "name": "cifar10",  # digits, cifar10, cifar100, any prepared TFDS set, npz:FILE, folder:DIR
-                "data_dir": "",  # where TFDS data lies; empty: the TFDS default
-                "image_size": 0,  # resize to this many pixels a side; 0: as stored
-                "validation": 0.1,  # share of train held out for every choice made during training
-                "train_size": 0,  # class-balanced subset of train; 0: all
-                "test_size": 0,
-            },
-            "augment": {
-                "crop_padding": 4,
-                "flip": True,
-                "color_jitter": 0.0,
-                "grayscale": 0.0,
-            },  # Sec. 4: crop and flip
-            "model": {
-                "backbone": "resnet18",
-                "width": 64,
-                "stem": "cifar",
-                "dtype": "float32",  # compute; parameters are float32 always
-                "projection_dim": 128,  # Sec. 4
-                "projection_hidden": 0,  # 0: as wide as the features (SimCLR, arXiv 2002.05709, Sec. 4.2)
-            },
-            # Eq. 2: an image with its PGD and its C&W version. Any registered attack, "clean" and "augmented".
-            "views": "clean,pgd,cw",
-            # The paper names neither norm, radius nor steps: Madry et al. (arXiv 1706.06083) and TRADES
-            # (arXiv 1901.08573) for radius and step size, five steps and a random start as in RoCL-like pre-training.
-            "train_attack": {"norm": "linf", "eps": "8/255", "step_size": "2/255", "steps": 5, "random_start": True},
-            # The "without" column. 5e-4 and 0.1, cosine: the usual CIFAR recipe (after He et al., arXiv 1512.03385).
-            "baseline": _training(epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4) | {"attack": ""},
-            # The control: PGD adversarial training (arXiv 1706.06083), the same step on attacked images.
-            "supervised": _training(epochs=100, batch_size=128, lr=0.1, weight_decay=5e-4) | {"attack": "pgd"},
-            "pretrain": _training(epochs=200, batch_size=512, lr=0.4, weight_decay=5e-4)  # Sec. 4: batch, SGD, lr
-            | {
-                "loss": "info_nce",
-                "temperature": 0.1,  # Sec. 4
-                "similarity": "cosine",  # or "euclidean" (negative distance)
-                "pairing": "anchor",  # Eq. 2: clean against each perturbed view; "all": every pair of views
-                "positives": "instance",  # or "class" (SupCon, arXiv 2004.11362)
-                "weights": "",  # one per perturbed view under "anchor"; empty: equal, the 1/2 and 1/2 of Eq. 2
-                "ascend": "contrastive",  # what the training attacks climb; unsaid: see README
-                "start": "baseline",  # unsaid: see README
-                "online_lr": 0.001,  # Adam, for the gradient-stopped online head
-            },
-            # Sec. 4: Adam, lr 1e-4, batch 128, backbone frozen.
-            "probe": _training(epochs=100, batch_size=128, lr=1e-4, optimizer="adam", schedule="constant")
-            | {
-                "start": "latest",  # or "best" by validation
-                "augment": True,  # the linear layer sees crops and flips, or the plain images; unsaid: see README
-                "attack": "",
-            },
-            # Choices made during training look at this many validation images only, never at the test split.
-            "validation": {"every": 10, "num_examples": 1000, "attack": "pgd(steps=10)"},
-            "evaluation": {
-                "attacks": "fgsm,pgd,cw",
-                "norm": "linf",
-                "eps": "8/255",
-                "step_size": "2/255",
-                "steps": 20,
-                "restarts": 1,
-                "split": "test",
-                "num_examples": 0,  # 0: the whole split
-                "which": "latest",  # checkpoint
-                "batch_size": 256,
-                "curve": "0,1/255,2/255,4/255,6/255,8/255,12/255,16/255,32/255,64/255",  # robust accuracy over eps
-                "curve_examples": 1000,
-                "distances": "",  # minimal-norm attacks to report distances of, e.g. "cw_l2"
-                "distance_examples": 100,
-            },
-            "checkpoint": {"every": 5},  # epochs; the last is always kept
-            "log": {"every": 50},  # steps between looks at the loss
-        }
-    )
-
-
-def _training(
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    weight_decay: float = 0.0,
-    optimizer: str = "sgd",
-    schedule: str = "cosine",
-) -> dict[str, Any]:
-    return {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "lr": lr,
-        "momentum": 0.9,  # SGD only
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "warmup_epochs": 0.0,
-    }
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -143,6 +44,10 @@ def validate(cfg: ConfigDict) -> None:
     for field, known in CHOICES.items():
         if (value := _get(cfg, field)) not in known:
             raise ValueError(f"{field} is {value!r}; it can be {', '.join(known)}")
+    if cfg.data.name.partition(":")[0::2] in [(source, "") for source in FILE_SOURCES]:
+        raise ValueError(f"data.name is {cfg.data.name!r}; it lacks the path: npz:FILE or folder:DIR")
+    if (which := cfg.evaluation.which) not in ("latest", "best") and not which.isdecimal():
+        raise ValueError(f"evaluation.which is {which!r}; it can be latest, best, or the number of a saved step")
     for field in ("train_attack.eps", "evaluation.eps", "train_attack.step_size", "evaluation.step_size"):
         values.unit(_get(cfg, field), field, cfg[field.split(".")[0]].norm)
     for eps in values.items(cfg.evaluation.curve):
@@ -151,21 +56,28 @@ def validate(cfg: ConfigDict) -> None:
         _positive(cfg, f"{stage}.epochs", f"{stage}.batch_size", f"{stage}.lr")
     if not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed is {cfg.seed}; it lies in [0, 2**32)")
-    for field in ("data.image_size", "data.train_size", "data.test_size", "evaluation.num_examples"):
+    for field in ("data.image_size", "data.train_size", "data.test_size", "evaluation.num_examples", "evaluation.batch_size"):
         if _get(cfg, field) < 0:
             raise ValueError(f"{field} is {_get(cfg, field)}; it must not be negative")
     _positive(cfg, "evaluation.curve_examples", "evaluation.distance_examples")
     _positive(cfg, "model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr")
-    _positive(cfg, "validation.every", "validation.num_examples", "checkpoint.every", "log.every")
-    _positive(cfg, "train_attack.steps", "evaluation.steps", "evaluation.restarts", "evaluation.batch_size")
+    _positive(cfg, "joint.temperature", "validation.every", "validation.num_examples", "checkpoint.every", "log.every")
+    _positive(cfg, "train_attack.steps", "evaluation.steps", "evaluation.restarts")
     if not 0 < cfg.data.validation < 1:
         raise ValueError(f"data.validation is {cfg.data.validation}; it is a share of train between 0 and 1")
     if not values.items(cfg.views):
         raise ValueError("views is empty; write for example clean,pgd,cw")
-    if cfg.pretrain.pairing == "anchor" and values.items(cfg.views)[0] not in ("clean", "augmented"):
+    anchored = "pretrain" in values.items(cfg.stages) and cfg.pretrain.pairing == "anchor"
+    if anchored and values.items(cfg.views)[0] not in ("clean", "augmented"):
         raise ValueError(
             f"views is {cfg.views!r}; under pairing=anchor the first one is the anchor: clean or augmented"
         )
+    for protocol in (asked := values.items(cfg.evaluation.protocol)):
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"evaluation.protocol: unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    if not asked:
+        raise ValueError(f"evaluation.protocol is empty; write some of {', '.join(PROTOCOLS)}")
+    values.budget(cfg.evaluation.budget)
     if not values.items(cfg.evaluation.attacks):
         raise ValueError("evaluation.attacks is empty; write for example fgsm,pgd,cw")
     for field, value in flatten(cfg).items():
@@ -185,9 +97,9 @@ def _get(cfg: Any, field: str) -> Any:
     return cfg
 
 
-def preset(neighbour: str, name: str) -> ConfigDict:
+def preset(neighbour: str, name: str, *arguments: Any) -> ConfigDict:
     """The config of another file in the folder of `neighbour`, for presets that build on one another."""
-    return runpy.run_path(os.path.join(os.path.dirname(neighbour), name))["get_config"]()
+    return runpy.run_path(os.path.join(os.path.dirname(neighbour), name))["get_config"](*arguments)
 
 
 # --- what a stage's weights depend on ---------------------------------------------------------------------------------
@@ -196,11 +108,11 @@ def preset(neighbour: str, name: str) -> ConfigDict:
 def stage_fields(cfg: ConfigDict, stage: str) -> dict[str, Any]:
     """The fields that decide the weights of `stage`, flat: {'pretrain.epochs': 200, ...}. Changing one is refused."""
     parts = {"seed", "data", "augment", "model", "validation", stage}
-    if stage == "pretrain":
+    if stage in ("pretrain", "joint"):
         parts |= {"views", "train_attack"}
-        if "baseline" in (cfg.pretrain.start, cfg.pretrain.ascend):
+        if "baseline" in (cfg[stage].start, cfg[stage].ascend):
             parts |= {"baseline"}
-    if stage in ("baseline", "supervised") and cfg[stage].attack:
+    if cfg[stage].get("attack"):
         parts |= {"train_attack"}
     free = ("data.data_dir", "data.test_size")
     fields = {k: v for k, v in flatten(cfg).items() if k.split(".")[0] in parts and k not in free}

@@ -19,7 +19,7 @@ OVERRIDES = {
     "restarts": "random restarts of iterative attacks",
     "split": "test, validation or train",
     "num_examples": "a class-balanced subset of this many images; 0: all",
-    "which": "checkpoint: latest or best",
+    "which": "checkpoint: latest, best, or the number of a saved step",
     "batch_size": "images per batch",
     "curve": "radii of the curve; none: no curve",
     "distances": "minimal-norm attacks to report distances of, e.g. cw_l2",
@@ -33,6 +33,7 @@ def _define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("data_dir", "", "where TFDS data lies", flag_values=values)
     flags.DEFINE_bool("fresh", False, "discard earlier results", flag_values=values)
+    cli.define_distributed(values)
     for name, text in OVERRIDES.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
 
@@ -49,20 +50,26 @@ def main(argv: list[str]) -> None:
         if (text := options[field].value) is not None:
             whole = isinstance(cfg.evaluation[field], int)
             cfg.evaluation[field] = values.whole(text, field) if whole else text.replace("none", "")
-    if options.step_size is None and (options.eps or options.norm):
+    scaled = options.step_size is None and (options.eps or options.norm)
+    if scaled:
         cfg.evaluation.step_size = repr(relative_step * values.number(cfg.evaluation.eps, "eps"))
-        print(f"evaluate: step size {cfg.evaluation.step_size}, in the same proportion to eps as before")
     stages = {label: label for label in values.items(options.models)}
     for stage in stages:
         if stage not in config.TRAINED_STAGES:
             raise ValueError(f"models: unknown stage {stage!r}; known: {', '.join(config.TRAINED_STAGES)}")
-    from clead_jax import build, measure, report, run  # after the flags: a typo should not wait for jax
+    from clead_jax import build, measure, parallel, report, run  # after the flags: a typo should not wait for jax
 
+    parallel.initialize(options.distributed)
     build.check(cfg)
+    if scaled and parallel.is_main():
+        print(f"evaluate: step size {cfg.evaluation.step_size}, in the same proportion to eps as before")
     with cli.writing_in(options.workdir):
         directory = measure.measure(run.open_run(cfg, options.workdir, name), stages, options.fresh)
-    print(report.table(directory))
-    print(f"results: {directory / 'results.json'}; python -m clead_jax.report --workdir={options.workdir} shows them")
+    if parallel.is_main():
+        print(report.table(directory))
+        print(
+            f"results: {directory / 'results.json'}; python -m clead_jax.report --workdir={options.workdir} shows them"
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clead_jax import arsenal, build, checkpoint, config, data, measure, parallel, report, values
+from clead_jax import arsenal, build, checkpoint, config, cost, data, measure, parallel, report, values
 from clead_jax.run import Run, open_run
 from clead_jax.training import state as states
 from clead_jax.training.loop import Diverged, fit
@@ -36,17 +36,21 @@ def run(cfg: Any, workdir: str, name: str, command: str = "") -> None:
     stages = values.items(cfg.stages)
     for stage in config.TRAINED_STAGES:
         if stage in stages:
-            build.check_batch(cfg, stage, len(context.splits.train.labels), context.mesh.size)
+            build.check_batch(cfg, stage, context.splits.train.labels, context.network.num_classes, context.mesh.size)
     if parallel.is_main():
         os.makedirs(workdir, exist_ok=True)
         trains = set(stages) & set(config.TRAINED_STAGES)
         config.save(cfg, workdir, name, command if trains else config.saved_command(workdir))
+    left = cost.passes(context)
+    if sum(left.values()):
+        _say(cost.line(left))
     evaluated = Path(workdir) / "evaluation"
     for stage in config.STAGES:
         if stage not in stages:
             continue
+        left.pop(stage, None)
         if stage in config.TRAINED_STAGES:
-            train(context, stage)
+            train(context, stage, sum(left.values()))
         elif stage == "evaluate":
             evaluated = measure.measure(context)
         elif parallel.is_main():
@@ -67,8 +71,8 @@ def refuse_changes(cfg: Any, workdir: str) -> None:
             )
 
 
-def train(context: Run, name: str) -> None:
-    """Trains one stage to its end, or says that it is finished."""
+def train(context: Run, name: str, later: int = 0) -> None:
+    """Trains one stage to its end, or says that it is finished. `later`: passes that the run makes after it."""
     cfg, mesh, train_split = context.cfg, context.mesh, context.splits.train
     stage = build.stage(cfg, name, context.network, len(train_split.labels))
     directory = build.checkpoint_dir(context.workdir, name)
@@ -88,7 +92,8 @@ def train(context: Run, name: str) -> None:
     if build.needs_reference(cfg, name):
         reference = upstream_model(context, "baseline", "latest")
     frozen = parallel.put(states.Frozen(train_split.images, train_split.labels, rest, reference), replicated)
-    hooks = Hooks(context, name, stage, directory, first_step, frozen)
+    progress = Progress(name, stage.plan, stage.passes, parallel.is_main(), later)
+    hooks = Hooks(context, name, stage, directory, first_step, frozen, progress)
     try:
         fit(
             jax.jit(stage.step, donate_argnums=0, out_shardings=replicated),
@@ -147,15 +152,21 @@ class Hooks:
     """What happens beside training: lines on the screen, metrics.jsonl, validation, checkpoints."""
 
     def __init__(
-        self, context: Run, name: str, stage: build.Stage, directory: str, first_step: int, frozen: states.Frozen
+        self,
+        context: Run,
+        name: str,
+        stage: build.Stage,
+        directory: str,
+        first_step: int,
+        frozen: states.Frozen,
+        progress: Progress,
     ):
         self._context, self._name, self._stage, self._directory = context, name, stage, directory
-        self._rest, self._epoch_started = frozen.variables, time.monotonic()
+        self._rest, self._progress, self._epoch_started = frozen.variables, progress, time.monotonic()
         self._attack = arsenal.validation_attack(context.cfg)
         held = context.splits.validation
         count = min(context.cfg.validation.num_examples, len(held.labels))
         self._held = data.subset(held, count, context.cfg.seed) if count < len(held.labels) else held
-        self._progress = Progress(name, stage.plan, stage.passes, parallel.is_main())
         folder = Path(context.workdir)
         self._writer = MetricWriter(folder / "metrics.jsonl", folder / "tensorboard", parallel.is_main())
         self._writer.drop_after(name, first_step)
@@ -182,7 +193,7 @@ class Hooks:
                 means |= self._validate(state)
             except FloatingPointError as error:
                 raise Diverged(f"{error}, after step {step}", bad=step) from error
-        seconds = time.monotonic() - self._epoch_started
+        seconds = paused - self._epoch_started  # of training: what a validation costs is a choice of its own
         line = {"stage": self._name, "step": step, "epoch": epoch, "epochs": self._stage.plan.epochs, **means}
         passes = self._stage.plan.steps_per_epoch * self._stage.plan.batch_size * self._stage.passes
         speed = self._progress.images_per_second

@@ -11,16 +11,17 @@ import re
 import shlex
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from clead_jax import cli
+from clead_jax import cli, config
 
 
 def _define(argv: list[str], values: flags.FlagValues) -> None:
     cli.define_config(values, argv)
     flags.DEFINE_string("workdir", "", "where everything is written (default: runs/<config name>)", flag_values=values)
-    flags.DEFINE_bool("distributed", False, "join a cluster (SLURM, or JAX_COORDINATOR_ADDRESS)", flag_values=values)
+    cli.define_distributed(values)
 
 
 def main(argv: list[str]) -> None:
@@ -33,15 +34,17 @@ def main(argv: list[str]) -> None:
     parallel.initialize(values.distributed)
     workdir = values.workdir or os.path.join("runs", name)
     with cli.writing_in(workdir):
-        experiment.run(values.config, workdir, name, _command(argv))
+        experiment.run(values.config, workdir, name, _command(cli.config_path(argv), cli.preset(argv), values.config))
 
 
-def _command(argv: list[str]) -> str:
-    """The command line as the report shows it: without the places where this machine keeps things."""
-    config_file = Path(cli.config_path(argv)).name
-    overrides = [w for w in argv if w.startswith("--config.") and not w.startswith("--config.data.data_dir")]
-    overrides = [re.sub(r"^(--config\.data\.name=(npz|folder):).*/(?=.)", r"\1", w) for w in overrides]
-    return shlex.join(["python", "-m", "clead_jax.main", f"--config=configs/{config_file}", *overrides])
+def _command(file: str, preset: Any, chosen: Any) -> str:
+    """The command that gives `chosen`, as the report shows it: without the places where this machine keeps things."""
+    before = config.flatten(preset)
+    changed = {k: v for k, v in config.flatten(chosen).items() if v != before[k] and k != "data.data_dir"}
+    if "data.name" in changed:
+        changed["data.name"] = re.sub(r"^(npz|folder):.*/(?=.)", r"\1:", changed["data.name"])
+    words = (f"--config.{field}={value}" for field, value in changed.items())
+    return shlex.join(["python", "-m", "clead_jax.main", f"--config=configs/{Path(file).name}", *words])
 
 
 if __name__ == "__main__":

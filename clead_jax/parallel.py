@@ -13,6 +13,7 @@ An attack on labels treats every example by itself, so its compiled form holds n
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -49,6 +50,17 @@ def initialize(distributed: bool) -> None:
 def is_main() -> bool:
     """Whether this process is the one that prints and writes files."""
     return jax.process_index() == 0
+
+
+def of_main(number: float) -> float:
+    """The first process's number on every process, which all must ask together: what they decide by must be one."""
+    return number if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(number)))
+
+
+def shared_clock() -> Callable[[], float]:
+    """Seconds from now on, the same on every process, which all must ask together: those of the first."""
+    began = time.monotonic()
+    return lambda: of_main(time.monotonic() - began)
 
 
 def main_first(fn: Callable[[], T]) -> T:

@@ -1,20 +1,25 @@
 """What the report says about where numbers come from: labels used, training cost, machine."""
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from clead_jax import config
+from clead_jax import config, jsonl, values
 from clead_jax.evaluation import checks
 from clead_jax.run import Run
 
 
+def trained_on(cfg: Any) -> set[str]:
+    """Names of the views or attacks that the defended model was trained on."""
+    texts = cfg.supervised.attack if cfg.defended == "supervised" else cfg.views
+    return {values.spec(text)[0] for text in values.items(texts)}
+
+
 def label_use(cfg: Any, stage: str) -> list[str]:
     """Where class labels entered a stage's model: training, probe, attacks, initial weights, positives."""
-    if stage in ("baseline", "supervised"):
+    if stage in ("baseline", "supervised", "joint"):
         return ["training"]
     used = ["probe"] if stage == "probe" else []
     if cfg.pretrain.ascend != "contrastive":
@@ -40,9 +45,7 @@ def unfinished(cfg: Any, models: dict[str, Any]) -> list[dict[str, Any]]:
 def training_cost(workdir: str) -> dict[str, dict[str, float]]:
     """Forward+backward passes and seconds of every trained stage, added up from metrics.jsonl."""
     cost: dict[str, dict[str, float]] = {}
-    path = Path(workdir) / "metrics.jsonl"
-    whole = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-    for epoch in map(json.loads, whole):  # of a killed run the last line may be torn
+    for epoch in jsonl.read(Path(workdir) / "metrics.jsonl"):
         spent = cost.setdefault(epoch["stage"], {"forward_backward_passes": 0, "seconds": 0.0})
         spent["forward_backward_passes"] += epoch["passes"]
         spent["seconds"] += epoch["seconds"]

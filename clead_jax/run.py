@@ -1,11 +1,14 @@
 """A run as its stages share it: config, data, network, mesh, evaluator. Opening one writes nothing."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from clead_jax import build, checkpoint, config, data, parallel
 from clead_jax.evaluation.robust import Evaluator
+from clead_jax.types import PyTree
 
 
 class Run(NamedTuple):
@@ -20,6 +23,7 @@ class Run(NamedTuple):
     network_fields: dict[str, Any]
     network: Any
     evaluator: Evaluator
+    features: Callable[[PyTree, np.ndarray], jax.Array]  # (variables, x [B, H, W, C] in [0, 1]) -> [B, F]
 
 
 def open_run(cfg: Any, workdir: str, name: str) -> Run:
@@ -32,14 +36,15 @@ def open_run(cfg: Any, workdir: str, name: str) -> Run:
     fields = build.network_fields(cfg, dataset, splits.train)
     _refuse_other_data(dataset, fields, workdir)
     net, mesh = build.network(fields), parallel.data_mesh()
-    batch = min(cfg.evaluation.batch_size, len(splits.test.labels))
+    batch = min(cfg.evaluation.batch_size or 256, len(splits.test.labels))
     evaluator = Evaluator(
         build.forward(net),
         batch_size=build.rounded_up(batch, mesh.size),
         place=lambda x: parallel.put(x, parallel.split(mesh)),
         fetch=parallel.to_host,
     )
-    return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, evaluator)
+    features = jax.jit(lambda variables, x: net.apply(variables, x, False, method=net.features))
+    return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, evaluator, features)
 
 
 def _refuse_other_data(dataset: data.Dataset, fields: dict[str, Any], workdir: str) -> None:

@@ -124,21 +124,24 @@ def _normal(shape: tuple[int, int], dtype: str, sharding: jax.sharding.NamedShar
 
 def measure(bench: Bench) -> Iterator[Line]:
     """Times every case."""
-    groups = [attack_cases, step_cases, *([form_cases] if bench.mesh.size > 1 else [])]
+    groups = [attack_cases, step_cases, *([form_cases] if 1 < bench.mesh.size == jax.local_device_count() else [])]
     for what, batch, work, call in (case for cases in groups for case in cases(bench)):
         median, repeats = timed(call, bench.seconds)
         yield Line(what, batch, repeats, batch / median, work / batch, work / median)
 
 
 def timed(call: Callable[[], PyTree], seconds: float) -> tuple[float, int]:
-    """(median seconds, number) of as many calls as fill `seconds`, at least `FEWEST`; the first of all is left out."""
+    """(median seconds, number) of as many calls as fill `seconds`, at least `FEWEST`; the first of all is left out.
+
+    Of several processes the first one's clock decides: all of them must make the same calls.
+    """
     jax.block_until_ready(call())
     times: list[float] = []
-    while len(times) < FEWEST or sum(times) < seconds:
+    while len(times) < FEWEST or parallel.of_main(sum(times)) < seconds:
         begin = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - begin)
-    return statistics.median(times), len(times)
+    return parallel.of_main(statistics.median(times)), len(times)
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Images are floats in [0, 1] everywhere outside the model; uint8 only on disk and
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
@@ -33,32 +33,21 @@ class Targeted(NamedTuple):
     goal: Array
 
 
-class IterativeAttack(Protocol):
-    """Pure functions over a state whose every leaf is [B, ...], so that its rows can be gathered and sharded."""
+class Iterative(NamedTuple):
+    """An attack as pure functions over a state, so that a caller may drive it step by step.
 
-    @property
-    def init(self) -> Callable[..., PyTree]:
-        """(forward, objective, x, target, keys, cfg) -> state."""
+    Every leaf of the state is [B, ...], counters and keys included: a caller may gather the rows still standing, spread
+    them over devices, or save them between two steps. Fields may share an array: call `init` under jit if `step` is to
+    donate its state.
+    """
 
-    @property
-    def step(self) -> Callable[..., PyTree]:
-        """(forward, objective, state, cfg) -> state."""
-
-    @property
-    def result(self) -> Callable[[PyTree], Array]:
-        """(state) -> x_adv."""
-
-    @property
-    def done(self) -> Callable[[PyTree], Array]:
-        """(state) -> bool [B]: more steps cannot help; a hint."""
-
-    @property
-    def num_steps(self) -> Callable[[Any], int]:
-        """(cfg) -> how many steps make the attack."""
-
-    @property
-    def forward_only(self) -> bool:
-        """Whether steps take no gradients: such loops may stay rolled on the CPU."""
+    init: Callable[..., PyTree]  # (forward, objective, x, target, keys, cfg) -> state
+    step: Callable[..., PyTree]  # (forward, objective, state, cfg) -> state
+    result: Callable[[PyTree], Array]  # state -> x_adv
+    done: Callable[[PyTree], Array]  # state -> bool [B]: more steps cannot help; a hint, for dropping rows
+    num_steps: Callable[[Any], int]  # cfg -> how many steps make the attack
+    forward_only: bool = False  # no gradients inside: many steps may be one rolled loop, on the CPU too
+    passes: Callable[[Any, int], tuple[int, int]] = lambda cfg, classes: (1, 1)  # forward and backward, in one step
 
 
 Step = Callable[[PyTree, PyTree, Array, Key], tuple[PyTree, Metrics]]

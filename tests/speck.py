@@ -23,8 +23,8 @@ SETTINGS = {
     "model.backbone": "speck",
     "model.width": 4,
     "model.projection_dim": 8,
-    **{f"{stage}.epochs": 2 for stage in ("baseline", "supervised", "pretrain", "probe")},
-    **{f"{stage}.batch_size": 16 for stage in ("baseline", "supervised", "pretrain", "probe")},
+    **{f"{stage}.epochs": 2 for stage in ("baseline", "supervised", "pretrain", "probe", "joint")},
+    **{f"{stage}.batch_size": 16 for stage in ("baseline", "supervised", "pretrain", "probe", "joint")},
 }
 
 

@@ -134,7 +134,8 @@ def test_results_hold_what_was_measured(finished):
 
 def test_per_example_records(finished):
     records = arrays(finished, "per_example.npz")
-    measured = {f"{model}/{attack}" for model in ("baseline", "defended") for attack in ("clean", "fgsm", "pgd")}
+    attacks = ("clean", "fgsm", "pgd", "paper/fgsm", "paper/pgd")
+    measured = {f"{model}/{attack}" for model in ("baseline", "defended") for attack in attacks}
     assert records.keys() == measured | {"index", "label"}
     assert all(records[name].shape == (32,) and records[name].dtype == bool for name in measured)
     assert records["label"].shape == (32,) and set(records["label"]) <= set(range(10))

@@ -12,10 +12,11 @@ from clead_jax.attacks.cw import CWL2Config, distance
 from clead_jax.attacks.fab import FABConfig, TargetedFABConfig
 from clead_jax.attacks.gradient import FGSMConfig, GradientConfig
 from clead_jax.attacks.iterated import BIMConfig, MIFGSMConfig
-from clead_jax.attacks.loop import Iterative, repeat
+from clead_jax.attacks.loop import repeat
 from clead_jax.attacks.noise import NoiseConfig
 from clead_jax.attacks.objectives import OBJECTIVES, fooled
 from clead_jax.attacks.square import SquareConfig
+from clead_jax.types import Iterative
 
 __all__ = [
     "OBJECTIVES",

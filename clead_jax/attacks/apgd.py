@@ -24,10 +24,9 @@ import numpy as np
 
 from clead_jax.attacks import best as best_of
 from clead_jax.attacks import norms, pace
-from clead_jax.attacks.loop import Iterative
 from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled
 from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Key, Objective, PyTree, Targeted
+from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
 
 @jax.tree_util.register_dataclass
@@ -207,7 +206,7 @@ def _begin_anew(state: State, cfg: APGDConfig) -> State:
     return state._replace(x_adv=x_adv)
 
 
-APGD = Iterative(init, step, result, done, num_steps)
+APGD = Iterative(init, step, result, done, num_steps, passes=lambda cfg, classes: (cfg.eot, cfg.eot))
 ATTACKS.register("apgd_ce", APGDConfig, objective=cross_entropy)(APGD)
 ATTACKS.register("apgd_dlr", APGDConfig, objective=dlr)(APGD)
 ATTACKS.register("apgd_t", TargetedAPGDConfig, objective=dlr)(APGD)

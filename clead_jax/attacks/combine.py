@@ -7,11 +7,11 @@ import jax
 
 from clead_jax.attacks import best as best_of
 from clead_jax.attacks.loop import repeat
-from clead_jax.types import Array, Forward, IterativeAttack, Key, Objective, PyTree
+from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree
 
 
 def run(
-    attack: IterativeAttack, forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: Any
+    attack: Iterative, forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: Any
 ) -> Array:
     """The whole attack, as one compiled program when jitted.
 

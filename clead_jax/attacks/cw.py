@@ -22,10 +22,9 @@ import optax
 
 from clead_jax.attacks import norms
 from clead_jax.attacks.best import per_row, select
-from clead_jax.attacks.loop import Iterative
 from clead_jax.attacks.objectives import fooled, margin
 from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Key, Objective, PyTree
+from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree
 
 _INSIDE = 0.999999  # pixels of exactly 0 and 1 lie at infinity under tanh: pull them in by this factor
 

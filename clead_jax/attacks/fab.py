@@ -25,11 +25,10 @@ import jax.numpy as jnp
 
 from clead_jax.attacks import norms
 from clead_jax.attacks.best import per_row, select
-from clead_jax.attacks.loop import Iterative
 from clead_jax.attacks.objectives import fooled, margin
 from clead_jax.attacks.projection import length, step_to_plane
 from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Key, Objective, PyTree, Targeted
+from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 _SEARCH = 3  # looks at points nearer to the image, at the end of a run
@@ -115,7 +114,7 @@ def done(state: State) -> Array:
 
 
 def num_steps(cfg: FABConfig) -> int:
-    """Steps per example; each costs two forward passes and one backward pass (`targets` = 0: K of them)."""
+    """Steps per example."""
     return _runs(cfg) * _steps_per_run(cfg)
 
 
@@ -213,6 +212,11 @@ def _one_hot(labels: Array, outputs: Array) -> Array:
     return labels[:, None] == jnp.arange(outputs.shape[-1])
 
 
-FAB = Iterative(init, step, result, done, num_steps)
+def passes(cfg: FABConfig, classes: int) -> tuple[int, int]:
+    """Forward and backward passes of a step: it sees two points, and one gradient or that of every class."""
+    return 2, 1 if cfg.targets else classes
+
+
+FAB = Iterative(init, step, result, done, num_steps, passes=passes)
 ATTACKS.register("fab", FABConfig, objective=margin, nearest=True)(FAB)
 ATTACKS.register("fab_t", TargetedFABConfig, objective=margin, nearest=True)(FAB)

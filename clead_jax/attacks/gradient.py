@@ -18,10 +18,9 @@ import jax.numpy as jnp
 
 from clead_jax.attacks import best as best_of
 from clead_jax.attacks import norms
-from clead_jax.attacks.loop import Iterative
 from clead_jax.attacks.objectives import ascent, cross_entropy, margin
 from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Key, Objective, PyTree
+from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree
 
 
 @jax.tree_util.register_dataclass

@@ -1,28 +1,10 @@
-"""The form of an iterative attack, and the one place that decides how its steps are looped."""
+"""The one place that decides how the steps of an attack are looped."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 
-from clead_jax.types import Array, PyTree
-
-
-class Iterative(NamedTuple):
-    """An attack as pure functions (see `types.IterativeAttack`).
-
-    Every leaf of the state is [B, ...], counters and keys included, so that a caller may gather the rows still
-    standing, spread them over devices, or save them between two steps. Fields may share an array: call `init` under jit
-    if `step` is to donate its state.
-    """
-
-    init: Callable[..., PyTree]  # (forward, objective, x, target, keys, cfg) -> state
-    step: Callable[..., PyTree]  # (forward, objective, state, cfg) -> state
-    result: Callable[[PyTree], Array]  # state -> x_adv
-    done: Callable[[PyTree], Array]  # state -> bool [B]: more steps cannot help; a hint, for dropping rows
-    num_steps: Callable[[Any], int]  # cfg -> how many steps make the attack
-    forward_only: bool = False  # no gradients inside: many steps may be one rolled loop, on the CPU too
-
+from clead_jax.types import PyTree
 
 # Longer programs would compile for minutes. A long attack on a CPU is better driven from the host, one step at a time.
 MOST_UNROLLED = 50

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 
 from clead_jax.attacks import best as best_of
 from clead_jax.attacks import norms
-from clead_jax.attacks.loop import Iterative
 from clead_jax.attacks.objectives import margin
 from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Key, Objective, PyTree
+from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -78,4 +77,6 @@ def num_steps(cfg: NoiseConfig) -> int:
     return cfg.points
 
 
-ATTACKS.register("noise", NoiseConfig, objective=margin)(Iterative(init, step, result, done, num_steps, True))
+ATTACKS.register("noise", NoiseConfig, objective=margin)(
+    Iterative(init, step, result, done, num_steps, True, lambda cfg, classes: (1, 0))
+)

@@ -19,10 +19,9 @@ import numpy as np
 
 from clead_jax.attacks import best as best_of
 from clead_jax.attacks import norms
-from clead_jax.attacks.loop import Iterative
 from clead_jax.attacks.objectives import margin
 from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Key, Objective, PyTree
+from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree
 
 _SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the area is halved
 _POWER = {"l2": 2, "l1": 1}
@@ -202,5 +201,5 @@ def _signs(uniform: Array) -> Array:
     return jnp.where(uniform < 0.5, -1.0, 1.0)
 
 
-SQUARE = Iterative(init, step, result, done, num_steps, forward_only=True)
+SQUARE = Iterative(init, step, result, done, num_steps, forward_only=True, passes=lambda cfg, classes: (1, 0))
 ATTACKS.register("square", SquareConfig, objective=margin)(SQUARE)

@@ -1,19 +1,39 @@
-"""Doubts about an evaluation, each with its value and what to do: {"name", "status", "value", "hint"}.
-
-`status` is ok, warn, fail or skipped. These are the ones that need nothing but the per-example records.
-"""
+"""What all checks share: the form of a verdict, and how much of a difference is chance."""
 
 from typing import Any
 
 import numpy as np
 
-PRELIMINARY = 1000
+from clead_jax.statistics import PRELIMINARY
+
 SLACK = 2  # images: two attacks with other random starts differ by that much by chance
 
 
 def check(name: str, status: str, value: Any, hint: str = "") -> dict[str, Any]:
-    """One check as it stands in results.json."""
+    """One check as it stands in results.json. `status` is ok, warn, fail or skipped; `hint` says what to do, or why."""
     return {"name": name, "status": status, "value": value, "hint": hint}
+
+
+def slack(n: int, share: float = 0.03) -> float:
+    """How many of n images one attack may find and a better one miss, by chance: at least 2."""
+    return max(2.0, share * n)
+
+
+def chance(labels: np.ndarray) -> float:
+    """What a model that ignores its input can get right: the share of the commonest label."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """By how much the best wrong class leads, [n] from logits [n, K]: positive where misclassified."""
+    logits = logits.astype(np.float64)
+    right = labels[:, None] == np.arange(logits.shape[1])
+    return np.where(right, -np.inf, logits).max(1) - np.where(right, logits, -np.inf).max(1)
+
+
+def percent(share: float) -> str:
+    """0.123 -> '12%'."""
+    return f"{share:.0%}"
 
 
 def sample_size(n: int) -> dict[str, Any]:

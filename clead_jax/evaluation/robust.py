@@ -8,6 +8,7 @@ Nothing here knows of training, configs or work directories. An attack reports n
 is shown to the model again, measured against the ball, and only then counted.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,23 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.types import Array, IterativeAttack, Key, Objective, PyTree
+from clead_jax.evaluation.programs import NamedAttack, Programs, chunk
+from clead_jax.types import Array, Key, PyTree
 
 Place = Callable[[Any], Array]
 """Puts one batch [B, ...] on the devices."""
 
-
-class NamedAttack(NamedTuple):
-    """An attack ready to run. `cfg` has `norm`; `eps` too unless the attack looks for the smallest perturbation.
-
-    Whatever an attack finds counts only within `radius`, the threat model's eps.
-    """
-
-    name: str
-    attack: IterativeAttack
-    objective: Objective
-    cfg: Any
-    radius: float = float("inf")
+__all__ = ["Evaluator", "NamedAttack", "Outcome", "Place", "norm_of", "pixels", "verdict"]
 
 
 class Outcome(NamedTuple):
@@ -40,40 +31,47 @@ class Outcome(NamedTuple):
     correct: np.ndarray  # bool [N]: right on the clean image and on the attacked one
     distance: np.ndarray  # float32 [N]: size of the perturbation in the attack's norm
     adversarial: np.ndarray  # float32 [n, H, W, C]: what the attack made of the first n images
-    prediction: np.ndarray  # int [N]: the class the model gives the attacked image
-
-
-def norm_of(difference: np.ndarray, norm: str) -> np.ndarray:
-    """Norms [N] of differences [N, ...]; `norm` is linf, l2 or l1."""
-    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
-    return np.linalg.norm(difference.reshape(len(difference), -1), ord=order, axis=1).astype(np.float32)
+    prediction: np.ndarray  # int [N]: the class the model gives the attacked image, -1 for NaN
 
 
 class Evaluator:
-    """Attacks models that share one `forward(variables, x)`; every program is compiled once, whatever the weights.
+    """Attacks models that share one forward; every program is compiled once, whatever the weights.
 
     Batches are padded to `batch_size` rows by repeating the first, so that no image is dropped and no shape changes.
-    On CPU an attack advances one step per dispatch (gradients of convolutions are slow inside compiled loops there);
-    elsewhere ten. An attack of forward passes only advances a hundred anywhere.
+    An attack that meets NaN raises FloatingPointError, one that leaves its ball RuntimeError; if not `strict`, such an
+    image counts as no success.
     """
 
     def __init__(
         self,
-        forward: Callable[[PyTree, Array], Array],
+        forward: Callable[..., Array],
         batch_size: int = 256,
         place: Place = jnp.asarray,
         fetch: Callable[[Any], Any] = jax.device_get,
+        *,
+        randomized: bool = False,
+        inside: Callable[..., Array] | None = None,
+        strict: bool = True,
     ):
-        self._forward, self._batch_size, self._place, self._fetch = forward, batch_size, place, fetch
-        self._predict = jax.jit(lambda variables, x: forward(variables, x).argmax(-1))
-        self._compiled: dict[tuple, tuple] = {}
+        self.programs, self.batch_size = Programs(forward, randomized, inside), batch_size
+        self.place, self.fetch, self.strict = place, fetch, strict
 
-    def predict(self, variables: PyTree, images: np.ndarray) -> np.ndarray:
-        """The predicted class int [N] of images [N, H, W, C] (uint8, or floats in [0, 1])."""
+    def lenient(self) -> "Evaluator":
+        """The same programs, not strict."""
+        other = copy.copy(self)
+        other.strict = False
+        return other
+
+    def predict(self, variables: PyTree, images: np.ndarray, key: Key | None = None) -> np.ndarray:
+        """The predicted class int [N] of images [N, H, W, C] (uint8, or floats in [0, 1]); -1 where an output is NaN.
+
+        `key` matters to a model that draws noise only.
+        """
+        key = jax.random.key(0) if key is None else key
         return np.concatenate(
             [
-                self._fetch(self._predict(variables, self._place(pixels(images[rows]))))[:size]
-                for rows, size in _batches(len(images), self._batch_size)
+                self.fetch(self.programs.predict(variables, self.place(pixels(images[rows])), key))[:size]
+                for rows, size in batches(len(images), self.batch_size)
             ]
         )
 
@@ -95,69 +93,66 @@ class Evaluator:
         `keep` is how many adversarial images come back; `on_batch` hears (images done, share still correct).
         """
         index = np.arange(len(images)) if index is None else index
-        parts = []
-        for rows, size in _batches(len(images), self._batch_size):
-            x = pixels(images[rows])
-            keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index[rows]))
-            outcome = self._attack_batch(variables, x, labels[rows], keys, named)
-            parts.append(Outcome(*(leaf[:size] for leaf in outcome)))
+        parts: list[Outcome] = []
+        for rows, size in batches(len(images), self.batch_size):
+            keys = example_keys(key, index[rows])
+            outcome = self._attack_batch(variables, pixels(images[rows]), labels[rows], keys, named, key)
+            outcome = Outcome(*(leaf[:size] for leaf in outcome))
+            wanted = max(0, keep - sum(len(p.adversarial) for p in parts))
+            parts.append(outcome._replace(adversarial=outcome.adversarial[:wanted].copy()))  # a view would keep all
             if on_batch:
                 correct = np.concatenate([p.correct for p in parts])
                 on_batch(len(correct), float(correct.mean()))
-        whole = Outcome(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
-        return whole._replace(adversarial=whole.adversarial[:keep])
+        return Outcome(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
     def _attack_batch(
-        self, variables: PyTree, x: np.ndarray, labels: np.ndarray, keys: Key, named: NamedAttack
+        self, variables: PyTree, x: np.ndarray, labels: np.ndarray, keys: Key, named: NamedAttack, key: Key
     ) -> Outcome:
-        placed, targets = self._place(x), self._place(labels.astype(np.int32))
-        x_adv = self._run(variables, placed, targets, self._place(keys), named)
-        clean, found = self._fetch((self._predict(variables, placed), self._predict(variables, x_adv)))
-        image = np.asarray(self._fetch(x_adv))
-        if not np.isfinite(image).all():
-            raise FloatingPointError(f"attack {named.name} met a gradient that is no finite number")
-        distance = norm_of(image - x, named.cfg.norm)
-        if not (distance <= _rounded_up(getattr(named.cfg, "eps", np.inf))).all() or image.min() < 0 or image.max() > 1:
-            raise RuntimeError(
-                f"attack {named.name} left its ball: distance {distance.max()}, pixels {image.min()}..{image.max()}"
-            )
-        broken = (found != labels) & (distance <= _rounded_up(named.radius))
+        placed, targets = self.place(x), self.place(labels.astype(np.int32))
+        x_adv = self._run(variables, placed, targets, self.place(keys), named, key)
+        predict = lambda x: self.programs.predict(variables, x, key)
+        image, clean, found = self.fetch((x_adv, predict(placed), predict(x_adv)))
+        if self.strict:
+            refuse(named, x, image)
+        broken, distance = verdict(named, x, image, found != labels)
         return Outcome((clean == labels) & ~broken, distance, image, found)
 
-    def _run(self, variables: PyTree, x: Array, target: Array, keys: Key, named: NamedAttack) -> Array:
-        init, advance, result = self._compile(named.attack, named.objective)
-        state = init(variables, x, target, keys, named.cfg)
-        steps, chunk = named.attack.num_steps(named.cfg), _chunk(named.attack)
-        for done in range(0, steps, chunk):
-            state = advance(variables, state, named.cfg, min(chunk, steps - done))
-        return result(state)
-
-    def _compile(self, attack: IterativeAttack, objective: Objective) -> tuple:
-        if (attack, objective) not in self._compiled:
-            bind = lambda variables: lambda x: self._forward(variables, x)
-
-            def advance(variables: PyTree, state: PyTree, cfg: Any, count: int) -> PyTree:
-                body = lambda _, s: attack.step(bind(variables), objective, s, cfg)
-                return body(0, state) if _chunk(attack) == 1 else jax.lax.fori_loop(0, count, body, state)
-
-            self._compiled[attack, objective] = (
-                jax.jit(lambda v, x, t, k, cfg: attack.init(bind(v), objective, x, t, k, cfg)),
-                jax.jit(advance, donate_argnums=1),
-                jax.jit(attack.result),
-            )
-        return self._compiled[attack, objective]
+    def _run(self, variables: PyTree, x: Array, target: Array, keys: Key, named: NamedAttack, key: Key) -> Array:
+        state = self.programs.init(named, variables, x, target, keys, key)
+        steps, most = named.attack.num_steps(named.cfg), chunk(named.attack)
+        for made in range(0, steps, most):
+            state = self.programs.advance(named, variables, state, made, min(most, steps - made), key)
+        return self.programs.result(named, state)[0]
 
 
-def _rounded_up(radius: float) -> float:
+def verdict(named: NamedAttack, x: np.ndarray, image: np.ndarray, fooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which images [B] count as broken, how far they went [B]): fooled, finite, in [0, 1] and within the radius."""
+    distance = norm_of(image - x, named.cfg.norm)
+    flat = image.reshape(len(image), -1)
+    allowed = (flat.min(1) >= 0) & (flat.max(1) <= 1) & (distance <= rounded_up(named.radius))  # false for NaN
+    return fooled & allowed, distance
+
+
+def refuse(named: NamedAttack, x: np.ndarray, image: np.ndarray) -> None:
+    """Raises FloatingPointError for an attack that met NaN, RuntimeError for one that left its ball."""
+    if not np.isfinite(image).all():
+        raise FloatingPointError(f"attack {named.name} met a gradient that is no finite number")
+    distance = norm_of(image - x, named.cfg.norm)
+    if not (distance <= rounded_up(getattr(named.cfg, "eps", np.inf))).all() or image.min() < 0 or image.max() > 1:
+        raise RuntimeError(
+            f"attack {named.name} left its ball: distance {distance.max()}, pixels {image.min()}..{image.max()}"
+        )
+
+
+def norm_of(difference: np.ndarray, norm: str) -> np.ndarray:
+    """Norms [N] of differences [N, ...]; `norm` is linf, l2 or l1."""
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
+    return np.linalg.norm(difference.reshape(len(difference), -1), ord=order, axis=1).astype(np.float32)
+
+
+def rounded_up(radius: float) -> float:
     """The radius, and what float32 may add to it."""
     return radius * (1 + 1e-5) + 1e-6
-
-
-def _chunk(attack: IterativeAttack) -> int:
-    """How many steps one dispatch makes."""
-    if attack.forward_only:
-        return 100
-    return 1 if jax.default_backend() == "cpu" else 10
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -165,7 +160,12 @@ def pixels(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
 
 
-def _batches(n: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
+def example_keys(key: Key, index: np.ndarray) -> Key:
+    """One key per example [B], from its place in the data set."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))
+
+
+def batches(n: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
     """(rows [batch_size], how many of them are real) for each batch; the last is padded with row 0 of itself."""
     rows = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
     return [(np.concatenate([r, np.full(batch_size - len(r), r[0])]), len(r)) for r in rows]

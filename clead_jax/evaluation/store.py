@@ -41,10 +41,10 @@ def load_arrays(path: Path) -> Arrays:
         raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
 
 
-def save_arrays(path: Path, arrays: Arrays) -> None:
+def save_arrays(path: Path, arrays: Arrays, compress: bool = True) -> None:
     """Writes arrays by name; makes the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".half")
     with open(half, "wb") as f:
-        np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
+        (np.savez_compressed if compress else np.savez)(f, **arrays)  # type: ignore[arg-type]
     os.replace(half, path)

@@ -9,8 +9,10 @@ Everything else is who is who. `pairing` chooses anchors and candidates:
     "anchor"   view 0 (clean) of an image looks for its view v among the views v of all images      (C-LEAD Eq. 2)
     "all"      every view of every image looks among all other views of all images                  (SimCLR)
 
-and `positives` what to look for: the same "instance", or the same "class" (SupCon). The negatives come from the global
-batch: under a jit sharded over devices, nothing here knows of them.
+and `positives` what to look for: the same "instance", or the same "class". SupCon is "all" by "class", under a name of
+its own. A `margin` m makes the task harder: s - m stands for s where the candidate is a positive (as in CosFace,
+arXiv 1801.09414, Eq. 4). The negatives come from the global batch: under a jit sharded over devices, nothing here knows
+of them.
 """
 
 from dataclasses import dataclass
@@ -25,8 +27,9 @@ from clead_jax.types import Array
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """Temperature, similarity, and who is who. A value that is not known or not possible raises ValueError.
+    """Temperature, similarity, who is who, and the margin. A value that is not known or not possible raises ValueError.
 
+    `margin`: taken off the positives' similarity; at most 2 where that is a cosine, which could not lose more.
     `weights`: one number >= 0 per anchoring column of [B, V]: views 1 .. V-1 with "anchor", all V with "all". They are
     divided by their sum; () weighs all alike.
     """
@@ -36,6 +39,7 @@ class ContrastiveConfig:
     pairing: str = "anchor"
     positives: str = "instance"
     weights: tuple[float, ...] = ()
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         for field, known in (("similarity", SIMILARITIES), ("pairing", PAIRINGS), ("positives", POSITIVES)):
@@ -43,6 +47,23 @@ class ContrastiveConfig:
                 raise ValueError(f"unknown {field} {value!r}: known: {', '.join(known)}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, not {self.temperature}")
+        check_margin(self.margin, 2.0 if self.similarity == "cosine" else np.inf)
+
+
+@dataclass(frozen=True)
+class SupConConfig:
+    """What remains to be chosen where pairing is "all" and positives are by class; see `ContrastiveConfig`."""
+
+    temperature: float = 0.1
+    similarity: str = "cosine"
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.contrastive()
+
+    def contrastive(self) -> ContrastiveConfig:
+        """The same as one case of the general loss."""
+        return ContrastiveConfig(self.temperature, self.similarity, "all", "class", margin=self.margin)
 
 
 @LOSSES.register("info_nce", ContrastiveConfig)
@@ -70,6 +91,21 @@ def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | Non
     return PAIRINGS[cfg.pairing](z, group, where, cfg) * shares
 
 
+@LOSSES.register("supcon", SupConConfig)
+def supcon(z: Array, labels: Array, cfg: SupConConfig, where: Array | None = None) -> Array:
+    """Supervised contrastive loss (arXiv 2004.11362, Eq. 2: 1/|P| stands outside the log): `info_nce`, all, by class.
+
+    z [B, V, D] and labels [B] -> [B, V]; one view will do. Each anchor looks for its class among all other embeddings.
+    """
+    return info_nce(z, labels, cfg.contrastive(), where)
+
+
+def check_margin(margin: float, most: float = 2.0) -> None:
+    """Raises ValueError for a margin outside [0, most]. Distances on the unit sphere and gaps of cosines end at 2."""
+    if not 0 <= margin <= most or margin == np.inf:
+        raise ValueError(f"margin must lie in [0, {most:g}], not {margin}")
+
+
 def masked_nce(similarity: Array, positives: Array, candidates: Array) -> Array:
     """The core: NCE of each row, averaged over its positives.
 
@@ -77,24 +113,38 @@ def masked_nce(similarity: Array, positives: Array, candidates: Array) -> Array:
     that is no candidate does not count. Returns [A], always finite: 0, with zero gradient, for a row without positives.
     """
     positives = positives & candidates
-    count = jnp.sum(positives, axis=-1)
     partition = jax.nn.logsumexp(jnp.where(candidates, similarity, -jnp.inf), axis=-1)  # -inf if there are none
-    aligned = jnp.sum(jnp.where(positives, similarity, 0), axis=-1) / jnp.maximum(count, 1)
-    return jnp.where(count > 0, partition - aligned, 0)
+    return jnp.where(jnp.any(positives, axis=-1), partition - mean_over(positives, similarity), 0)
+
+
+def mean_over(mask: Array, values: Array) -> Array:
+    """Mean of `values` [A, C] over the columns that bool `mask` [A, C] allows -> [A]; 0 where it allows none."""
+    return jnp.sum(jnp.where(mask, values, 0), axis=-1) / jnp.maximum(jnp.sum(mask, axis=-1), 1)
+
+
+def flat_pairs(z: Array, group: Array, where: Array) -> tuple[Array, Array, Array]:
+    """All views [B, V, D] as one list of A = B * V: (z [A, D], same group [A, A], both count and are two [A, A])."""
+    batch, views, dim = z.shape
+    group, where = jnp.repeat(group, views), jnp.repeat(where, views)
+    pairs = where[:, None] & where & ~jnp.eye(batch * views, dtype=bool)
+    return z.reshape(-1, dim), group[:, None] == group, pairs
 
 
 def _anchor_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
     positives = (group[:, None] == group) & where[:, None]
-    nce = lambda view: masked_nce(_similarity(z[:, 0], view, cfg), positives, where)
-    return jax.vmap(nce, in_axes=1, out_axes=1)(z)
+    return jax.vmap(lambda view: _nce(z[:, 0], view, positives, where, cfg), in_axes=1, out_axes=1)(z)
 
 
 def _all_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
-    batch, views, dim = z.shape
-    z, group, where = z.reshape(-1, dim), jnp.repeat(group, views), jnp.repeat(where, views)
-    positives = (group[:, None] == group) & where[:, None]
-    others = where & ~jnp.eye(batch * views, dtype=bool)
-    return masked_nce(_similarity(z, z, cfg), positives, others).reshape(batch, views)
+    flat, same, pairs = flat_pairs(z, group, where)
+    return _nce(flat, flat, same, pairs, cfg).reshape(z.shape[:2])
+
+
+def _nce(anchors: Array, others: Array, positives: Array, candidates: Array, cfg: ContrastiveConfig) -> Array:
+    similarity = SIMILARITIES[cfg.similarity](anchors, others)
+    if cfg.margin:
+        similarity = similarity - cfg.margin * positives
+    return masked_nce(similarity / cfg.temperature, positives, candidates)
 
 
 def _shares(cfg: ContrastiveConfig, views: int) -> np.ndarray:
@@ -108,13 +158,14 @@ def _shares(cfg: ContrastiveConfig, views: int) -> np.ndarray:
     return np.pad(weights / weights.sum(), (skipped, 0))
 
 
-def _similarity(a: Array, b: Array, cfg: ContrastiveConfig) -> Array:
-    return SIMILARITIES[cfg.similarity](a, b) / cfg.temperature
-
-
 def cosine(a: Array, b: Array) -> Array:
     """Cosines of a [A, D] with b [C, D] -> [A, C] in [-1, 1]. A zero vector gives 0 and a finite gradient."""
-    return _inner(*(z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12) for z in (a, b)))
+    return inner(on_sphere(a), on_sphere(b))
+
+
+def on_sphere(z: Array) -> Array:
+    """z [A, D] at length 1; a zero vector stays one, with a finite gradient."""
+    return z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12)
 
 
 def negative_euclidean(a: Array, b: Array) -> Array:
@@ -122,11 +173,11 @@ def negative_euclidean(a: Array, b: Array) -> Array:
 
     By |a|^2 + |b|^2 - 2ab, which needs no [A, C, D]; distances below 0.001 |a| drown in its rounding.
     """
-    squared = jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1) - 2 * _inner(a, b)
+    squared = jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1) - 2 * inner(a, b)
     return -jnp.sqrt(jnp.maximum(squared, 0) + 1e-6)
 
 
-def _inner(a: Array, b: Array) -> Array:
+def inner(a: Array, b: Array) -> Array:
     """a b^T in true float32: TF32, a GPU's default, would be off by 0.01 after division by the temperature."""
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 

@@ -4,10 +4,53 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clead_jax.reporting import style, wording
-from clead_jax.reporting.intervals import wilson
+from clead_jax.reporting import protocols, style, wording
+from clead_jax.statistics import interval95
+
+
+@style.styled
+def fall(results: dict[str, Any]) -> Figure:
+    """Accuracy on clean images and under every protocol measured: a line per model with 95 % intervals.
+
+    Where an attack was stopped by its budget the number is a bound: "≤", and an arrow in place of the lower bar.
+    """
+    steps = ["clean", *protocols.measured(results)]
+    falls = {model: protocols.fall(model, results) for model in results["models"]}
+    figure, axes = style.panels(3.9)
+    ax = axes[0, 0]
+    for number, (model, found) in enumerate(falls.items()):
+        places = np.array([steps.index(step) for step in found]) + 0.06 * (number - (len(falls) - 1) / 2)
+        shares = [each.share for each in found.values()]
+        bars = _bars(shares, [each.interval or (each.share, each.share) for each in found.values()])
+        bars[0, [each.bound for each in found.values()]] = 0
+        look = style.model_line(model)
+        title = wording.model_title(model, results)
+        ax.errorbar(places, 100 * np.array(shares), yerr=bars, label=title, **look._asdict())
+        for place, (step, each) in zip(places, found.items(), strict=True):
+            highest = all(each.share >= other[step].share for other in falls.values() if step in other)
+            _say_share(ax, (place, 100 * each.share), each.bound, above=highest, color=look.color)
+    titles = [f"{each.title}\n{each.how}" for name, each in protocols.PROTOCOLS.items() if name in steps]
+    ax.set_xticks(range(len(steps)), ["Clean images", *titles], color=style.INK)
+    ax.tick_params(axis="x", length=0, labelsize=9)
+    ax.grid(False, axis="x")
+    style.percent(ax, "y", "accuracy, worst case, %")
+    ax.set(xlim=(-0.4, len(steps) - 0.5), ylim=(-10, 107))
+    figure.legend(loc="outside upper center", ncols=len(falls))
+    return figure
+
+
+def _say_share(ax: Axes, point: tuple[float, float], bound: bool, above: bool, color: str) -> None:
+    """Writes the value beside its point: to the upper right, or to the lower left, where a falling line is not."""
+    side, height = ("left", "bottom") if above else ("right", "top")
+    sign = 1 if above else -1
+    ax.annotate(f"{'≤ ' if bound else ''}{point[1]:.1f}", point, xytext=(5 * sign, 3 * sign), color=color, fontsize=9,
+                textcoords="offset points", ha=side, va=height, fontweight="bold")  # fmt: skip
+    if bound:
+        arrow = {"arrowstyle": "->", "color": color, "linewidth": 1.4}
+        ax.annotate("", point, xytext=(0, -22), textcoords="offset points", arrowprops=arrow | {"arrowstyle": "<-"})
 
 
 @style.styled
@@ -43,7 +86,7 @@ def accuracy_over_eps(results: dict[str, Any]) -> Figure:
     figure, axes = style.panels(3.8)
     ax = axes[0, 0]
     for name, shares in curves["accuracy"].items():
-        bars = _bars(shares, [wilson(share, count) for share in shares])
+        bars = _bars(shares, [interval95(share * count, count) for share in shares])
         look = style.model_line(name)._asdict()
         ax.errorbar(eps, 100 * np.array(shares), yerr=bars, label=wording.model_title(name, results), **look)
     # The interesting radii are the small ones, the telling one (is it 0 in the end?) is far out: hence the square root.

@@ -1,4 +1,4 @@
-"""What the report says: one function per section, from the inputs to blocks. Checks that failed come first.
+"""What the report says: one function per section, from the inputs to blocks. The evaluation's doubts come first.
 
 A section that lacks its data says what is missing.
 """
@@ -6,9 +6,9 @@ A section that lacks its data says what is missing.
 from collections.abc import Callable
 from typing import Any
 
-from clead_jax.reporting import charts, pictures, tables, wording
+from clead_jax.reporting import charts, pictures, protocols, tables, wording
 from clead_jax.reporting.inputs import Inputs
-from clead_jax.reporting.render import Block, Bullets, Code, Heading, Picture, Table, Text
+from clead_jax.reporting.render import Block, Bullets, Code, Heading, Picture, Text
 
 
 def title(results: dict[str, Any]) -> str:
@@ -18,23 +18,55 @@ def title(results: dict[str, Any]) -> str:
 
 def compose(inputs: Inputs) -> list[Block]:
     """All blocks of the report, in order."""
-    alarming = any(check["status"] in ("warn", "fail") for check in inputs.results["checks"])
-    sections = (checks, *SECTIONS) if alarming else (*SECTIONS, checks)
     opening: list[Block] = [Text(tables.measured(inputs.results))]
-    return opening + [block for section in sections for block in section(inputs)]
+    return opening + [block for section in SECTIONS for block in section(inputs)]
 
 
 def checks(inputs: Inputs) -> list[Block]:
-    """The evaluation's doubts about itself: failures and warnings with what to do, the rest in a table."""
+    """The evaluation's doubts about itself: failures and warnings with what to do, the rest behind a click."""
     found = inputs.results["checks"]
     if not found:
         return [Heading("Checks"), Text("None were made (results.json lists no checks).")]
-    raised = [check for status in ("fail", "warn") for check in found if check["status"] == status]
-    alarms = [f"{c['status'].upper()}: {c['name']} = {wording.scalar(c['value'])} — {c['hint']}" for c in raised]
-    quiet = [check for check in found if check not in raised]
-    blocks: list[Block] = [Heading("Checks"), *([Bullets(alarms, alarm=True)] if alarms else [])]
-    rows = [[c["name"], c["status"], wording.scalar(c["value"]), c["hint"]] for c in quiet]
-    return blocks + ([Table(["Check", "Status", "Value", "Note"], rows, numeric=False)] if quiet else [])
+    raised, quiet = ([c for c in found if (c["status"] in ("fail", "warn")) == alarm] for alarm in (True, False))
+    return [
+        Heading("Checks"),
+        Text(_verdict(raised)),
+        *([tables.checks(raised, inputs.results)._replace(alarm=True)] if raised else []),
+        *([tables.checks(quiet, inputs.results)._replace(summary=_counted(quiet))] if quiet else []),
+    ]
+
+
+def _verdict(raised: list[dict[str, Any]]) -> str:
+    if any(check["status"] == "fail" for check in raised):
+        return "A check failed: the accuracies below may be too high. Do not quote them before it is resolved."
+    if raised:
+        return "No check failed. What to keep in mind when reading the numbers:"
+    return "No check raised a doubt."
+
+
+def _counted(quiet: list[dict[str, Any]]) -> str:
+    """ "12 checks passed, 3 did not apply"."""
+    skipped = sum(check["status"] == "skipped" for check in quiet)
+    return f"{len(quiet) - skipped} checks passed, {skipped} did not apply"
+
+
+def headline(inputs: Inputs) -> list[Block]:
+    """What is left of the robustness as the examiner gets stronger: sentence, picture, table."""
+    results = inputs.results
+    measured, absent = protocols.measured(results), protocols.missing(results)
+    blocks: list[Block] = [Heading("From one protocol to the next")]
+    if measured:
+        blocks += [Text(protocols.sentence(model, results)) for model in reversed(results["models"])]
+        alt = "Accuracy of every model on clean images and under each protocol, as falling lines with intervals."
+        caption = "Robust accuracy as the examiner gets stronger. Bars are 95 % intervals."
+        blocks.append(Picture("protocols", charts.fall(results), alt, caption))
+    if absent:
+        text = f"Not measured: {', '.join(absent)}. This adds what is missing:"
+        command = f"python -m clead_jax.evaluate --workdir={inputs.workdir} --protocol=paper,whitebox,autoattack"
+        blocks += [Text(text), Code(command)]
+    if measured.keys() - {"whitebox"}:  # those are the next table
+        blocks.append(protocols.table(results))
+    return [*blocks, Bullets(protocols.notes(results))] if measured else blocks
 
 
 def accuracy(inputs: Inputs) -> list[Block]:
@@ -45,14 +77,14 @@ def accuracy(inputs: Inputs) -> list[Block]:
     alt = "Accuracy of every model under every attack, as points with intervals."
     return [
         Heading("Accuracy before and after"),
-        *_headline(results),
+        *_gain(results),
         tables.with_paper(table, results, config.get("model", {}).get("backbone", "")),
         Bullets(_table_notes(inputs)),
         Picture("before_after", charts.before_after(results), alt, "The table as a picture. Bars are 95 % intervals."),
     ]
 
 
-def _headline(results: dict[str, Any]) -> list[Block]:
+def _gain(results: dict[str, Any]) -> list[Block]:
     """The table in one sentence."""
     models = results["models"]
     if not {"baseline", "defended"} <= models.keys():
@@ -103,8 +135,11 @@ def images(inputs: Inputs) -> list[Block]:
     heading = Heading("What the attack changes")
     if inputs.samples is None:
         return [heading, Text("Not shown: evaluation/samples.npz is missing.")]
-    figure, factor = pictures.perturbations(inputs.samples, inputs.results)
-    attack = wording.attack_title(pictures.shown_attack(inputs.samples, inputs.results), inputs.results)
+    shown = pictures.shown_attack(inputs.samples, inputs.results)
+    if shown is None:
+        return [heading, Text("Not shown: evaluation/samples.npz holds no attacked images.")]
+    figure, factor = pictures.perturbations(inputs.samples, inputs.results, shown)
+    attack = wording.attack_title(shown, inputs.results)
     caption = (
         f"The first images evaluated, not chosen, under {attack} against each model. Changes are shown {factor:.2g} "
         "times as strong, around grey. Below the attacked image: what the model takes it for (✓ right, ✗ wrong)."
@@ -117,6 +152,8 @@ def features(inputs: Inputs) -> list[Block]:
     heading = Heading("Features before and after")
     if inputs.embeddings is None:
         return [heading, Text("Not shown: evaluation/embeddings.npz is missing.")]
+    if not pictures.embedded_models(inputs.embeddings, inputs.results):
+        return [heading, Text("Not shown: evaluation/embeddings.npz holds no features of attacked images.")]
     figure = pictures.embeddings(inputs.embeddings, inputs.results)
     caption = (
         "Features in two dimensions (t-SNE; one projection per model, fitted to clean and attacked images together). "
@@ -148,7 +185,11 @@ def distances(inputs: Inputs) -> list[Block]:
     if not inputs.results.get("distances"):
         return [heading, Text("Not measured: no minimal-norm attack was run.")]
     unit = Text("Smallest changes found, in the norm of the attack, for pixels in [0, 1].")
-    return [heading, unit, tables.distances(inputs.results)]
+    counted = Text(
+        "Counted are the images for which an error was found, out of those tried (last column). An image that is "
+        "misclassified as it is counts as found at distance 0: it lowers median and mean."
+    )
+    return [heading, unit, tables.distances(inputs.results), counted]
 
 
 def elsewhere(inputs: Inputs) -> list[Block]:
@@ -158,6 +199,8 @@ def elsewhere(inputs: Inputs) -> list[Block]:
     blocks: list[Block] = [Heading("Other evaluations of this run")]
     for results in inputs.others.values():
         blocks += [Text(tables.measured(results)), tables.before_after(results)]
+        if protocols.measured(results).keys() - {"whitebox"}:
+            blocks += [protocols.table(results), Bullets(protocols.notes(results))]
     return blocks
 
 
@@ -181,12 +224,14 @@ def _indented(value: dict[str, Any], depth: int = 0) -> str:
     lines = []
     for name, part in value.items():
         nested = isinstance(part, dict) and part
-        lines.append(f"{'  ' * depth}{name}:" + ("" if nested else f" {wording.scalar(part)}"))
+        lines.append(f"{'  ' * depth}{name}:" + ("" if nested else f" {part}"))
         lines += [_indented(part, depth + 1)] if nested else []
     return "\n".join(lines)
 
 
 SECTIONS: tuple[Callable[[Inputs], list[Block]], ...] = (
+    checks,
+    headline,
     accuracy,
     over_eps,
     images,

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clead_jax import jsonl
+
 SCHEMA = 1
 REQUIRED = ("dataset", "threat_model", "models", "seen_attacks", "unseen_attacks", "checks", "environment")
 
@@ -18,6 +20,7 @@ REQUIRED = ("dataset", "threat_model", "models", "seen_attacks", "unseen_attacks
 class Inputs(NamedTuple):
     """The files of one work directory as plain values. Layouts: README, section "In the work directory"."""
 
+    workdir: str  # as it was typed, for commands to repeat; DIR in place of an absolute path
     results: dict[str, Any]
     config: dict[str, Any] | None
     metrics: list[dict[str, Any]]  # one per line, in the order written
@@ -34,9 +37,10 @@ def read(workdir: str | Path) -> Inputs:
         raise ValueError(f"work directory {workdir} does not exist")
     evaluation = workdir / "evaluation"
     return Inputs(
+        workdir="DIR" if workdir.is_absolute() else str(workdir),
         results=results(evaluation),
         config=_json(workdir / "config.json"),
-        metrics=_json_lines(workdir / "metrics.jsonl"),
+        metrics=jsonl.read(workdir / "metrics.jsonl"),
         per_example=_arrays(evaluation / "per_example.npz"),
         samples=_arrays(evaluation / "samples.npz"),
         embeddings=_arrays(evaluation / "embeddings.npz"),
@@ -72,19 +76,6 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
     return value
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines, less a torn last one: a run may be writing it at this moment, or was killed while it did."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    parsed = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            parsed.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number}, is not valid JSON: {error}") from error
-    return parsed
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray] | None:

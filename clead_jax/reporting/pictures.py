@@ -16,20 +16,17 @@ MAX_POINTS = 500  # images per model in the embedding: t-SNE then takes seconds
 MAX_CLASSES = len(style.PALETTE)
 
 
-def shown_attack(samples: dict[str, np.ndarray], results: dict[str, Any]) -> str:
-    """The attack whose images are shown: that of the curves if it is there, else the first. ValueError if none is."""
+def shown_attack(samples: dict[str, np.ndarray], results: dict[str, Any]) -> str | None:
+    """The attack whose images are shown: that of the curves if it is there, else the first; None if none is."""
     named = [name.removesuffix("/prediction") for name in samples if name.endswith("/prediction")]
     attacks = [name.split("/", 1)[1] for name in named if not name.endswith("/clean")]
-    if not attacks:
-        raise ValueError(f"samples.npz holds no attacked images; it holds {', '.join(samples)}")
     preferred = results.get("curves", {}).get("attack", "pgd")
-    return preferred if preferred in attacks else attacks[0]
+    return preferred if preferred in attacks else next(iter(attacks), None)
 
 
 @style.styled
-def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any]) -> tuple[Figure, float]:
+def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any], attack: str) -> tuple[Figure, float]:
     """The first images; for every model what the attack adds, amplified, and the sum. Returns the amplification too."""
-    attack = shown_attack(samples, results)
     models = [model for model in results["models"] if f"{model}/{attack}" in samples]
     clean = samples["clean"][:ROWS]
     deltas = {model: samples[f"{model}/{attack}"][:ROWS] - clean for model in models}
@@ -59,15 +56,18 @@ def _show(ax: Axes, image: np.ndarray, caption: str = "") -> None:
     ax.set_xlabel(caption, fontsize=8.5, labelpad=3)
 
 
+def embedded_models(features: dict[str, np.ndarray], results: dict[str, Any]) -> list[str]:
+    """The models whose features are there both ways, of clean images and of attacked ones."""
+    return [model for model in results["models"] if {model, f"{model}/adversarial"} <= features.keys()]
+
+
 @style.styled
 def embeddings(features: dict[str, np.ndarray], results: dict[str, Any]) -> Figure:
     """Features in two dimensions (t-SNE): a column per model, above the images as they are, below under attack.
 
     One projection per model holds both, so that a cluster that falls apart under attack is seen to fall apart.
     """
-    models = [model for model in results["models"] if f"{model}/adversarial" in features]
-    if not models:
-        raise ValueError(f"embeddings.npz holds features of none of the models; it holds {', '.join(features)}")
+    models = embedded_models(features, results)
     keep = np.flatnonzero(np.isin(features["label"], np.unique(features["label"])[:MAX_CLASSES]))[:MAX_POINTS]
     label = features["label"][keep]
     classes = np.unique(label)

@@ -25,18 +25,23 @@ class Text(NamedTuple):
 
 
 class Bullets(NamedTuple):
-    """A list. With `alarm` it is set off from the page: what a reader must know before reading any number."""
+    """A list."""
 
     items: list[str]
-    alarm: bool = False
 
 
 class Table(NamedTuple):
-    """A table; all columns but the first hold numbers and are set to the right if `numeric`."""
+    """A table; all columns but the first hold numbers and are set to the right if `numeric`.
+
+    With `alarm` it is set off from the page: what a reader must know before reading any number. Where it has a
+    `summary` it is behind a click.
+    """
 
     header: list[str]
     rows: list[list[Cell]]
     numeric: bool = True
+    alarm: bool = False
+    summary: str = ""
 
 
 class Picture(NamedTuple):
@@ -69,17 +74,20 @@ def _markdown_block(block: Block) -> str:
             return f"## {_md(text)}"
         case Text(text):
             return _md(text)
-        case Bullets(items, alarm):
-            return "\n".join(f"{'> ' if alarm else ''}* {_md(item)}" for item in items)
-        case Table(header, rows, numeric):
+        case Bullets(items):
+            return "\n".join(f"* {_md(item)}" for item in items)
+        case Table(header, rows, numeric, _, summary):
             rule = [":--"] + ["--:" if numeric else ":--"] * (len(header) - 1)
             lines = [header, rule, *([_join(cell) for cell in row] for row in rows)]
-            return "\n".join("| " + " | ".join(map(_md, line)) + " |" for line in lines)
+            return _md_folded("\n".join("| " + " | ".join(map(_md, line)) + " |" for line in lines), summary)
         case Picture(name, _, alt, caption):
             return f"![{_md(alt)}]({name}.png)\n\n*{_md(caption)}*"
         case Code(text, summary):
-            fenced = f"```\n{text}\n```"
-            return f"<details><summary>{_md(summary)}</summary>\n\n{fenced}\n\n</details>" if summary else fenced
+            return _md_folded(f"```\n{text}\n```", summary)
+
+
+def _md_folded(block: str, summary: str) -> str:
+    return f"<details><summary>{_md(summary)}</summary>\n\n{block}\n\n</details>" if summary else block
 
 
 def _md(text: str) -> str:
@@ -104,20 +112,25 @@ def _html_block(block: Block) -> str:
             return f"<h2>{html.escape(text)}</h2>"
         case Text(text):
             return f"<p>{html.escape(text)}</p>"
-        case Bullets(items, alarm):
-            kind = ' class="alarm"' if alarm else ""
-            return f"<ul{kind}>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
-        case Table(header, rows, numeric):
+        case Bullets(items):
+            return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
+        case Table(header, rows, numeric, alarm, summary):
             kind = ' class="numeric"' if numeric else ""
             head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
             lines = "\n".join(f"<tr>{_html_row(row)}</tr>" for row in rows)
-            return f'<div class="scroll"><table{kind}>\n<tr>{head}</tr>\n{lines}\n</table></div>'
+            frame = "scroll alarm" if alarm else "scroll"
+            return _html_folded(
+                f'<div class="{frame}"><table{kind}>\n<tr>{head}</tr>\n{lines}\n</table></div>', summary
+            )
         case Picture(name, _, alt, caption):
             image = f'<a href="{name}.png"><img src="{name}.png" alt="{html.escape(alt)}"></a>'
             return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
         case Code(text, summary):
-            verbatim = f"<pre>{html.escape(text)}</pre>"
-            return f"<details><summary>{html.escape(summary)}</summary>{verbatim}</details>" if summary else verbatim
+            return _html_folded(f"<pre>{html.escape(text)}</pre>", summary)
+
+
+def _html_folded(block: str, summary: str) -> str:
+    return f"<details><summary>{html.escape(summary)}</summary>{block}</details>" if summary else block
 
 
 def _html_row(row: list[Cell]) -> str:
@@ -150,7 +163,7 @@ body { max-width: 46rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; background: 
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 1rem; }
 h2 { font-size: 1.2rem; margin: 2.8rem 0 .6rem; padding-top: .8rem; border-top: 1px solid #d9dde2; }
-.alarm { padding: .7rem 1rem .7rem 2rem; border-left: .4rem solid #d55e00; background: #fdf3ec; }
+.alarm { padding: .2rem .5rem; margin: .8rem 0; border-left: .4rem solid #d55e00; background: #fdf3ec; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e7eb; }
@@ -161,7 +174,7 @@ th[scope=col]:last-child { white-space: normal; }
 .numeric td { white-space: nowrap; }
 small { display: block; color: #5b6470; font-size: .8rem; font-weight: 400; }
 @media (max-width: 32rem) {
-  .alarm { padding-left: 1.6rem; }
+  .alarm { padding: .2rem 0; }
   table { font-size: .85rem; }
   th, td { padding: .4rem .35rem; }
   th[scope=col] { white-space: normal; }

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from clead_jax.reporting import render, wording
-from clead_jax.reporting.intervals import paired_difference
 from clead_jax.reporting.render import Cell, Table
+from clead_jax.statistics import PRELIMINARY, paired_difference
+from clead_jax.values import duration
 
 PAPER_COLUMN = "Paper, not measured here"
 
@@ -52,7 +53,7 @@ def table_text(results: dict[str, Any]) -> str:
 def measured(results: dict[str, Any]) -> str:
     """What the numbers are about: data set, examples, threat model, unit."""
     data, threat = results["dataset"], results["threat_model"]
-    note = " (preliminary: fewer than 1,000)" if data["num_examples"] < wording.PRELIMINARY else ""
+    note = " (preliminary: fewer than 1,000)" if data["num_examples"] < PRELIMINARY else ""
     return (
         f"{data['name']}, {data['num_examples']:,} {data['split']} images{note}; "
         f"{wording.radius(threat['norm'], threat['eps'])}; accuracy in % with 95 % intervals."
@@ -65,7 +66,7 @@ def distances(results: dict[str, Any]) -> Table:
         [
             f"{wording.attack_title(attack, results)}: {wording.model_title(model, results)}",
             *("none found" if found[kind] is None else f"{found[kind]:.3f}" for kind in ("median", "mean")),
-            wording.percent(found["success"]),
+            (wording.percent(found["success"]), f"of {found['num_examples']:,}"),
         ]
         for attack, by_model in results["distances"].items()
         for model, found in by_model.items()
@@ -76,10 +77,21 @@ def distances(results: dict[str, Any]) -> Table:
 def cost(results: dict[str, Any]) -> Table:
     """What every stage cost."""
     rows: list[list[Cell]] = [
-        [stage, f"{spent['forward_backward_passes']:,}", wording.duration(spent["seconds"])]
+        [stage, f"{spent['forward_backward_passes']:,}", duration(spent["seconds"])]
         for stage, spent in results["training_cost"].items()
     ]
     return Table(["Stage", "Forward and backward passes", "Time"], rows)
+
+
+def checks(found: list[dict[str, Any]], results: dict[str, Any]) -> Table:
+    """Checks with value and advice, the failed ones first; "ball/defended" is the check `ball` of that model."""
+    rows: list[list[Cell]] = []
+    for check in sorted(found, key=lambda check: ("fail", "warn", "ok", "skipped").index(check["status"])):
+        name, _, model = check["name"].partition("/")
+        title = wording.model_title(model, results) if model in results["models"] else model
+        cell = (name, f"({title})" if title else "")
+        rows.append([cell, check["status"].upper(), wording.scalar(check["value"]), check["hint"]])
+    return Table(["Check", "Status", "Value", "What it means, and what to do"], rows, numeric=False)
 
 
 def facts(values: dict[str, Any]) -> Table:

@@ -1,23 +1,28 @@
-"""How names and numbers read in the report: titles of models and attacks, percentages, radii, durations."""
+"""How names and numbers read in the report: titles of models and attacks, percentages, radii."""
 
 from typing import Any
 
-PRELIMINARY = 1000  # fewer examples than this and the intervals are wider than most differences people publish
+from clead_jax import values
 
 _MODELS = {"baseline": "Without C-LEAD", "defended": "With C-LEAD"}
-_STAGES = {"supervised": "With adversarial training"}  # the control: the defence is another one
+_STAGES = {"supervised": "With adversarial training", "joint": "With joint training"}  # other defences
 _ATTACKS = {
     "clean": "Clean images",
+    "noise": "Random noise",
     "fgsm": "FGSM",
+    "bim": "BIM",
+    "mi_fgsm": "MI-FGSM",
     "pgd": "PGD",
     "cw": "C&W",
     "cw_l2": "C&W L2",
-    "worst_case": "Worst case",
-    "autoattack": "AutoAttack",
     "apgd_ce": "APGD-CE",
+    "apgd_dlr": "APGD-DLR",
     "apgd_t": "APGD-T",
+    "fab": "FAB",
     "fab_t": "FAB-T",
     "square": "Square",
+    "autoattack": "AutoAttack",
+    "worst_case": "Worst case",
 }
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
@@ -29,9 +34,20 @@ def model_title(name: str, results: dict[str, Any]) -> str:
 
 
 def attack_title(name: str, results: dict[str, Any]) -> str:
-    """The attack's usual name; PGD's with its number of steps, as is the custom: "PGD-20"."""
-    steps = results.get("attacks", {}).get(name, {}).get("steps") if name == "pgd" else None
-    return _ATTACKS.get(name, name) + (f"-{steps}" if steps else "")
+    """The attack's usual name, with the settings it was given: "pgd(steps=100,restarts=5)" -> "PGD-100 (restarts 5)".
+
+    PGD always carries its number of steps, as is the custom.
+    """
+    try:
+        attack, own = values.spec(name)
+    except ValueError:
+        return name
+    title = _ATTACKS.get(attack, attack)
+    if attack == "pgd":
+        steps = results.get("attacks", {}).get(name, {}).get("steps", own.pop("steps", None))
+        title += f"-{steps}" if steps else ""
+    settings = ", ".join(f"{key} {value}" for key, value in own.items())
+    return f"{title} ({settings})" if settings else title
 
 
 def attacks_of(results: dict[str, Any]) -> list[str]:
@@ -72,20 +88,21 @@ def norm_title(norm: str) -> str:
     return _NORMS.get(norm, norm)
 
 
-def duration(seconds: float) -> str:
-    """75.3 -> "1 min 15 s"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def scalar(value: Any) -> str:
-    """Any JSON value on one line: numbers to four digits, lists and objects by their parts."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {scalar(part)}" for key, part in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(scalar, value))
-    return "none" if value is None else str(value)
+    """Any JSON value on one line: numbers to four digits, lists and objects by their parts, nested ones bracketed."""
+    if value in (None, "", [], {}):
+        return "—"
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case dict():
+            return ", ".join(f"{key} {_part(part)}" for key, part in value.items())
+        case list():
+            return ", ".join(map(_part, value))
+    return str(value)
+
+
+def _part(value: Any) -> str:
+    return f"({scalar(value)})" if isinstance(value, dict | list) and value else scalar(value)

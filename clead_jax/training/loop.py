@@ -4,6 +4,7 @@ Resuming needs nothing but the number of the next step: the order of an epoch an
 (seed key, epoch) and (seed key, step).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 
 from clead_jax.types import Array, Key, PyTree, Step
+
+FIRST_LOOKS = (1, 5)  # steps after a start: the first holds the compilation, those up to the next give the speed
 
 
 class Plan(NamedTuple):
@@ -40,7 +43,7 @@ class Hooks(Protocol):
     """What happens beside the training itself."""
 
     def on_log(self, step: int, means: dict[str, float]) -> None:
-        """After `step` steps; `means` over the steps since the last call."""
+        """After `step` steps, all of them finished; `means` over the steps since the last call."""
 
     def on_epoch(self, epoch: int, step: int, state: PyTree, means: dict[str, float]) -> None:
         """After `epoch` whole epochs; `means` over the steps of this epoch that this process ran."""
@@ -69,8 +72,9 @@ def fit(
 ) -> PyTree:
     """Runs steps `first_step` .. `plan.total_steps` - 1 and returns the last state.
 
-    `place` puts an index row [batch_size] on the devices, `fetch` brings metrics to the host: every `log_every` steps
-    only, so that the devices never wait. Raises Diverged, naming the first step whose loss is not finite.
+    `place` puts an index row [batch_size] on the devices, `fetch` brings metrics to the host: at the first looks and
+    every `log_every` steps only, so that the devices hardly wait. Raises Diverged, naming the first step whose loss is
+    not finite.
     """
     order_key, step_key = jax.random.split(key)
     pending: list[Any] = []
@@ -82,23 +86,20 @@ def fit(
         state, metrics = step_fn(state, frozen, place(order[row]), jax.random.fold_in(step_key, number))
         pending.append(metrics)
         done = number + 1
-        if done % log_every == 0 or done % plan.steps_per_epoch == 0:
-            sums = _sum(fetch(pending), done)
-            epoch_sums, pending = _add(epoch_sums, sums), []
-            hooks.on_log(done, _means(sums))
+        if done % log_every == 0 or done % plan.steps_per_epoch == 0 or done - first_step in FIRST_LOOKS:
+            fetched, pending = _finite(fetch(pending), done), []
+            epoch_sums = functools.reduce(_add, fetched, epoch_sums)  # one by one: rounding knows nothing of the looks
+            hooks.on_log(done, _means(functools.reduce(_add, fetched, {})))
         if done % plan.steps_per_epoch == 0:
             hooks.on_epoch(epoch + 1, done, state, _means(epoch_sums))
     return state
 
 
-def _sum(fetched: list, done: int) -> dict[str, tuple[float, float]]:
+def _finite(fetched: list, done: int) -> list:
     for number, metrics in enumerate(fetched, start=done - len(fetched) + 1):
         if not np.isfinite(metrics["loss"][0]):
             raise Diverged(f"the loss is {metrics['loss'][0]} at step {number}", bad=number - 1)
-    sums: dict[str, tuple[float, float]] = {}
-    for metrics in fetched:
-        sums = _add(sums, metrics)
-    return sums
+    return fetched
 
 
 def _add(a: dict, b: dict) -> dict:

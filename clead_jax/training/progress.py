@@ -2,25 +2,20 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from clead_jax.training.loop import Plan
-
-
-def duration(seconds: float) -> str:
-    """3723 -> '1 h 02 min'; 75 -> '1 min 15 s'; 4.2 -> '4 s'."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+from clead_jax.values import duration
 
 
 class Progress:
-    """Speed, ETA and lines for one stage. Silent where `show` is False (all processes but the first)."""
+    """Speed, ETA and lines for one stage. Silent where `show` is False (all processes but the first).
 
-    def __init__(self, stage: str, plan: Plan, passes_per_image: int, show: bool = True):
-        self._stage, self._plan, self._passes, self._show = stage, plan, passes_per_image, show
+    `later` is how many forward+backward passes the run makes after this stage.
+    """
+
+    def __init__(self, stage: str, plan: Plan, passes_per_image: int, show: bool = True, later: int = 0):
+        self._stage, self._plan, self._passes, self._show, self._later = stage, plan, passes_per_image, show, later
         self._live = show and sys.stderr.isatty()
         self._clock: tuple[float, int] | None = None  # (time, step) of the first tick: it holds the compilation
         self.images_per_second = 0.0  # training images, not views; 0 until two ticks were heard
@@ -48,7 +43,7 @@ class Progress:
         first = not self.images_per_second
         self.images_per_second = self._plan.batch_size / seconds_a_step
         if first:
-            self._say(f"{self._stage}: {seconds_a_step:.3g} s a step measured so far, {self.eta(step)}")
+            self._say(f"{self._stage}: {seconds_a_step:.3g} s a step at first, {self.eta(step)}{self._whole_run(step)}")
         if self._live:
             line = f"step {step}/{self._plan.total_steps}  loss {loss:.4f}  {self.eta(step)}"
             print(f"\r  {line}\033[K", end="", file=sys.stderr, flush=True)
@@ -60,9 +55,17 @@ class Progress:
 
     def eta(self, step: int) -> str:
         """'ETA 3 min 10 s', or '' before anything was measured."""
-        if not self.images_per_second:
+        return f"ETA {duration(self._seconds_left(step))}" if self.images_per_second else ""
+
+    def _seconds_left(self, step: int) -> float:
+        return (self._plan.total_steps - step) * self._plan.batch_size / self.images_per_second
+
+    def _whole_run(self, step: int) -> str:
+        """What the stages to come add at this speed a pass: roughly, for not every pass takes the same time."""
+        if not self._later:
             return ""
-        return f"ETA {duration((self._plan.total_steps - step) * self._plan.batch_size / self.images_per_second)}"
+        afterwards = self._later / (self.images_per_second * self._passes)
+        return f"; the whole run about {duration(self._seconds_left(step) + afterwards)}"
 
     def epoch(self, epoch: int, step: int, means: dict[str, float]) -> None:
         """One line for a finished epoch."""
@@ -75,3 +78,17 @@ class Progress:
             if self._live:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
             print(line, flush=True)
+
+
+def seldom(seconds: float = 5.0, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
+    """A question to ask before every line: () -> whether `seconds` have passed since it was made, or last said yes."""
+    last = clock()
+
+    def due() -> bool:
+        nonlocal last
+        if clock() - last < seconds:
+            return False
+        last = clock()
+        return True
+
+    return due

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clead_jax import jsonl
+
 
 class MetricWriter:
     """Appends records to `path`; with `tensorboard_dir`, also event files in its sub-directory <stage>.
@@ -52,9 +54,8 @@ class MetricWriter:
         """Rewrite the file with the wanted records, all at once: a kill leaves the old file or the new one."""
         if not self._active or not self._path.exists():
             return
-        whole = [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
         part = self._path.with_suffix(".part")
-        part.write_text("".join(line for line in whole if wanted(json.loads(line))))
+        part.write_text("".join(json.dumps(record) + "\n" for record in jsonl.read(self._path) if wanted(record)))
         os.replace(part, self._path)
 
     def _open_events(self, directory: str | Path, stage: str, purge_step: int | None = None) -> Any:

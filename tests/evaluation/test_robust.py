@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from clead_jax import attacks
-from clead_jax.evaluation.intervals import interval95
 from clead_jax.evaluation.robust import Evaluator, NamedAttack
 from clead_jax.registry import ATTACKS
 
@@ -77,10 +76,3 @@ def test_another_model_does_not_compile_again():
     other = pgd()._replace(cfg=ATTACKS["pgd"].config(eps=EPS / 2, step_size=EPS / 8))
     evaluator.attack(-w, images, labels, other, key=jax.random.key(1))
     assert len(traced) == before
-
-
-def test_wilson_interval():
-    low, high = interval95(8, 10)
-    assert low == pytest.approx(0.4902, abs=1e-4) and high == pytest.approx(0.9433, abs=1e-4)  # Wilson 1927's formula
-    with pytest.raises(ValueError):
-        interval95(0, 0)

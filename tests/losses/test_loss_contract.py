@@ -1,6 +1,7 @@
 """What every registered loss owes: its oracle's value, right gradients, symmetry, honest masks, finite on odd batches.
 
-All but the oracle applies to a new loss by itself; the oracle, slow loops in float64, comes with the loss.
+All of it applies to a new loss by itself. The oracle, slow loops in float64, comes with the loss: in ORACLES here, or
+for a loss from elsewhere as `@LOSSES.register("mine", Config, oracle=...)`.
 """
 
 import dataclasses
@@ -15,7 +16,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import clead_jax.losses  # noqa: F401
-from clead_jax.losses.contrastive import PAIRINGS, POSITIVES, SIMILARITIES, ContrastiveConfig
+from clead_jax.losses.contrastive import PAIRINGS, POSITIVES, SIMILARITIES, ContrastiveConfig, SupConConfig
+from clead_jax.losses.margin import CosineConfig, HingeConfig, PairwiseConfig
 from clead_jax.registry import LOSSES
 
 LABELS = np.array([0, 1, 0, 2, 1, 0, 3, 1])
@@ -33,8 +35,9 @@ def contrastive_oracle(z, labels, cfg, where):
             anchor, candidates = z[i, 0], [(j, v) for j in images]
         else:
             anchor, candidates = z[i, v], [(j, w) for j in images for w in range(views) if (j, w) != (i, v)]
-        scores = {c: oracle_similarity(anchor, z[c], cfg.similarity) / cfg.temperature for c in candidates}
         same = labels == labels[i] if cfg.positives == "class" else np.arange(batch) == i
+        similar = lambda c, a=anchor, s=same: oracle_similarity(a, z[c], cfg.similarity) - cfg.margin * s[c[0]]
+        scores = {c: similar(c) / cfg.temperature for c in candidates}
         logs = [scores[c] - np.log(np.sum(np.exp(list(scores.values())))) for c in candidates if same[c[0]]]
         losses[i, v] = -np.mean(logs) * weights[v] / sum(weights.values()) if logs else 0
     return losses
@@ -44,18 +47,75 @@ def oracle_similarity(a, b, kind):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b) if kind == "cosine" else -np.linalg.norm(a - b)
 
 
-ORACLES = {"info_nce": contrastive_oracle}
+def supcon_oracle(z, labels, cfg, where):
+    similarity = getattr(cfg, "similarity", "cosine")
+    general = ContrastiveConfig(cfg.temperature, similarity, "all", "class", margin=cfg.margin)
+    return contrastive_oracle(z, labels, general, where)
+
+
+def partners(z, labels, where):
+    """Every anchor (i, v) in turn with {class: the unit vectors of all other embeddings of that class}."""
+    everyone = [(j, w) for j, w in np.ndindex(z.shape[:2]) if where[j]]
+    unit = {c: z[c] / np.linalg.norm(z[c]) for c in everyone}
+    for anchor in everyone:
+        others = [c for c in everyone if c != anchor]
+        yield anchor, unit[anchor], {k: [unit[c] for c in others if labels[c[0]] == k] for k in set(labels)}
+
+
+def pairwise_oracle(z, labels, cfg, where):
+    """Hadsell et al., each kind of pair averaged by itself."""
+    losses = np.zeros(z.shape[:2])
+    for (i, v), a, by_class in partners(z, labels, where):
+        pull = [np.linalg.norm(a - b) ** 2 for b in by_class[labels[i]]]
+        others = [b for k, members in by_class.items() if k != labels[i] for b in members]
+        push = [max(0, cfg.margin - np.linalg.norm(a - b)) ** 2 for b in others]
+        losses[i, v] = sum(np.mean(costs) for costs in (pull, push) if costs)
+    return losses / z.shape[1]
+
+
+def hinge_oracle(z, labels, cfg, where):
+    """The own class against each other class, by mean cosines."""
+    losses = np.zeros(z.shape[:2])
+    for (i, v), a, by_class in partners(z, labels, where):
+        mean = {k: np.mean([a @ b for b in members]) for k, members in by_class.items() if members}
+        own = mean.pop(labels[i], None)
+        if own is not None and mean:
+            losses[i, v] = np.mean([max(0, cfg.margin - own + other) for other in mean.values()])
+    return losses / z.shape[1]
+
+
+ORACLES = {
+    "info_nce": contrastive_oracle,
+    "supcon": supcon_oracle,
+    "margin_cosine": supcon_oracle,
+    "margin_pairwise": pairwise_oracle,
+    "margin_hinge": hinge_oracle,
+}
 
 DEFAULTS = [(name, LOSSES[name].config()) for name in LOSSES]
 VARIANTS = [
     ("info_nce", ContrastiveConfig(0.5, *choice, weights=(1, 3) if choice[1] == "anchor" else (0, 1, 3)))
     for choice in itertools.product(SIMILARITIES, PAIRINGS, POSITIVES)
 ]
-every_loss = pytest.mark.parametrize("name, cfg", DEFAULTS + VARIANTS, ids=str)
+MARGINS = [
+    ("info_nce", ContrastiveConfig(pairing="anchor", margin=0.3)),
+    ("supcon", SupConConfig(similarity="euclidean", margin=2.5)),
+    ("margin_cosine", CosineConfig(1.0, 2.0)),
+    ("margin_pairwise", PairwiseConfig(2.0)),
+    ("margin_hinge", HingeConfig(2.0)),
+]
+every_loss = pytest.mark.parametrize("name, cfg", DEFAULTS + VARIANTS + MARGINS, ids=str)
 
 
 def embeddings(batch=8, views=3, dim=5, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(batch, views, dim)), jnp.float32)
+
+
+def oracle(name):
+    declared = ORACLES.get(name) or (LOSSES[name].info.get("oracle") if name in LOSSES else None)
+    if declared is None:
+        pytest.fail(f"loss {name!r} has no oracle: add one to ORACLES, or register the loss with oracle=...")
+    return declared
 
 
 def evaluate(name, cfg, z, labels, where=None):
@@ -77,7 +137,12 @@ def test_equals_its_oracle(name, cfg):
     z, where = embeddings(), np.arange(8) != 3
     losses, _ = evaluate(name, cfg, z, LABELS, where)
     assert losses.shape == z.shape[:2] and losses.dtype == jnp.float32
-    np.testing.assert_allclose(losses, ORACLES[name](np.float64(z), LABELS, cfg, where), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(losses, oracle(name)(np.float64(z), LABELS, cfg, where), rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_without_an_oracle_is_told_what_to_bring():
+    with pytest.raises(pytest.fail.Exception, match="loss 'mine' has no oracle: add one to ORACLES, or register"):
+        oracle("mine")
 
 
 @every_loss
@@ -114,13 +179,19 @@ def test_finite_on_odd_batches(name, cfg, labels, scale):
 
 
 @every_loss
+def test_gradient_is_finite_where_embeddings_coincide(name, cfg):
+    z = jnp.repeat(embeddings(batch=2), 4, axis=0)  # of one class and of two
+    assert all(np.isfinite(a).all() for a in evaluate(name, cfg, z.at[:, 1].set(z[:, 0]), LABELS))
+
+
+@every_loss
 @pytest.mark.parametrize("temperature", [0.01, 10.0])
 def test_temperatures(name, cfg, temperature):
     if not hasattr(cfg, "temperature"):
         pytest.skip("this loss has no temperature")
     cfg = dataclasses.replace(cfg, temperature=temperature)
     losses, gradient = evaluate(name, cfg, embeddings(), LABELS)
-    expected = ORACLES[name](np.float64(embeddings()), LABELS, cfg, np.ones(8, bool))
+    expected = oracle(name)(np.float64(embeddings()), LABELS, cfg, np.ones(8, bool))
     np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
     assert np.isfinite(gradient).all()
 

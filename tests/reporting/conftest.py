@@ -101,6 +101,37 @@ def _results(records: dict[str, np.ndarray], n: int) -> dict:
     }
 
 
+def _protocols(n: int) -> dict:
+    """The paper's protocol and AutoAttack as an evaluation writes them."""
+    shares = {
+        "paper": {
+            "baseline": {"fgsm": 0.45, "pgd": 0.2, "cw": 0.22, "worst_case": 0.19},
+            "defended": {"fgsm": 0.9, "pgd": 0.88, "cw": 0.885, "worst_case": 0.87},
+        },
+        "autoattack": {
+            "baseline": {"clean": 0.98, "apgd_ce": 0.1, "apgd_t": 0.03, "fab_t": 0.03, "square": 0.03},
+            "defended": {"clean": 0.94, "apgd_ce": 0.59, "apgd_t": 0.55, "fab_t": 0.55, "square": 0.55},
+        },
+    }
+    found = {
+        protocol: {
+            model: {"accuracy": accuracy, "interval95": {a: _interval(s, n) for a, s in accuracy.items()}}
+            for model, accuracy in by_model.items()
+        }
+        for protocol, by_model in shares.items()
+    }
+    for entry in found["paper"].values():
+        entry["source"] = "baseline"
+    for entry in found["autoattack"].values():
+        entry["accuracy"]["autoattack"] = entry["accuracy"]["square"]
+        entry["interval95"]["autoattack"] = entry["interval95"]["square"]
+        entry |= {"version": "standard", "attacks": ["apgd_ce", "apgd_t", "fab_t", "square"], "notes": []}
+        passes = {"apgd_ce": (101, 100), "apgd_t": (600.4, 594), "fab_t": (500, 300.6), "square": (2800, 0)}
+        entry["passes"] = {a: {"forward": f, "backward": b} for a, (f, b) in passes.items()}
+        entry |= {"seconds": 203.0, "complete": True}
+    return found
+
+
 def _metrics() -> list[dict]:
     lines = []
     for stage, epochs, loss, robust in (
@@ -149,6 +180,12 @@ def records() -> dict[str, np.ndarray]:
 @pytest.fixture
 def results(records: dict[str, np.ndarray]) -> dict:
     return copy.deepcopy(_results(records, 360))
+
+
+@pytest.fixture
+def all_protocols(results: dict) -> dict:
+    """Results that hold all three protocols."""
+    return results | {"protocols": _protocols(360)}
 
 
 @pytest.fixture

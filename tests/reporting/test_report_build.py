@@ -11,7 +11,7 @@ from PIL import Image
 
 from clead_jax import report
 
-PICTURES = {"before_after", "accuracy_over_eps", "perturbations", "embeddings", "training_curves"}
+PICTURES = {"protocols", "before_after", "accuracy_over_eps", "perturbations", "embeddings", "training_curves"}
 
 
 @pytest.fixture
@@ -92,18 +92,50 @@ def test_says_what_is_missing_and_leaves_no_outdated_picture(workdir):
     markdown = (folder / "report.md").read_text().replace("\\", "")
     for name in ("per_example.npz", "samples.npz", "embeddings.npz", "metrics.jsonl", "config.json", "curves"):
         assert name in markdown, name
-    assert {path.stem for path in folder.glob("*.png")} == {"before_after"}
+    assert {path.stem for path in folder.glob("*.png")} == {"protocols", "before_after"}
 
 
-def test_alarms_come_first_and_quiet_checks_last(workdir):
-    text = (report.build(workdir).parent / "report.md").read_text()
-    assert text.index("## Checks") > text.index("## How to get")
-    alarm = {"name": "zero_gradients", "status": "fail", "value": 0.3125, "hint": "Attack with a margin loss."}
-    quiet = {"name": "transfer", "status": "skipped", "value": None, "hint": "one model only"}
-    edit_results(workdir, checks=[quiet, alarm | {"name": "small", "status": "warn"}, alarm])
+def test_checks_come_first_and_only_doubts_are_unfolded(workdir):
     text = (report.build(workdir).parent / "report.md").read_text().replace("\\", "")
-    assert text.index("FAIL: zero_gradients = 0.3125 — Attack") < text.index("WARN: small") < text.index("| transfer")
-    assert text.index("| transfer") < text.index("## Accuracy before and after")
+    assert text.index("## Checks") < text.index("## From one protocol") < text.index("## Accuracy before and after")
+    assert "No check raised a doubt" in text
+    alarm = {"name": "gradient_zero_or_nan/defended", "status": "fail", "value": 0.3125, "hint": "Use a margin loss."}
+    quiet = {"name": "transfer", "status": "skipped", "value": None, "hint": "one model only"}
+    warned = {"name": "small", "status": "warn", "value": {"n": [360]}, "hint": "more images"}
+    edit_results(workdir, checks=[quiet, warned, alarm])
+    folder = report.build(workdir).parent
+    text = (folder / "report.md").read_text().replace("\\", "")
+    rows = (
+        "| gradient_zero_or_nan (With C-LEAD) | FAIL | 0.3125 | Use a margin loss. |\n| small | WARN | n (360) |",
+        "<details><summary>0 checks passed, 1 did not apply</summary>",
+        "| transfer ",
+    )
+    assert [text.index(row) for row in rows] == sorted(text.index(row) for row in rows)
+    page = (folder / "index.html").read_text()
+    assert not Tags(page).open
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "transfer" in folded and "gradient_zero_or_nan" not in folded
+    assert page.index("Use a margin loss.") < page.index("<details>")
+
+
+def test_the_headline_names_what_is_missing_and_the_command_that_adds_it(workdir, all_protocols, monkeypatch):
+    command = "python -m clead_jax.evaluate --workdir={} --protocol=paper,whitebox,autoattack"
+    text = (report.build(workdir).parent / "report.md").read_text()
+    assert "Not measured: Paper's protocol, AutoAttack." in text and command.format("DIR") in text
+    monkeypatch.chdir(workdir.parent)
+    text = (report.build(workdir.name).parent / "report.md").read_text()
+    assert command.format(workdir.name) in text, "a relative path is repeated, an absolute one is nobody else's"
+    edit_results(workdir, protocols=all_protocols["protocols"])
+    text = (report.build(workdir).parent / "report.md").read_text()
+    assert "Not measured" not in text
+    headline = text[text.index("## From one protocol") : text.index("## Accuracy before and after")]
+    for said in (
+        "under AutoAttack 55.0 %",
+        "(protocols.png)",
+        "| APGD-CE (AutoAttack) |",
+        "not made against the defence",
+    ):
+        assert said in headline, said
 
 
 def test_other_evaluations_are_shown_with_their_own_radius(workdir, results):
@@ -149,10 +181,20 @@ def test_results_of_another_schema_or_half_an_evaluation_are_refused(workdir):
         report.build(workdir)
 
 
-def test_embeddings_or_samples_of_no_model_are_refused(workdir):
-    np.savez(workdir / "evaluation" / "embeddings.npz", label=np.zeros(3))
-    with pytest.raises(ValueError, match=r"embeddings\.npz"):
-        report.build(workdir)
+def test_without_attacked_images_their_pictures_are_left_out_and_it_says_so(workdir, samples, embeddings):
+    evaluation = workdir / "evaluation"
+    np.savez(evaluation / "samples.npz", **{k: v for k, v in samples.items() if k in ("clean", "label", "index")})
+    np.savez(evaluation / "embeddings.npz", **{k: v for k, v in embeddings.items() if "adversarial" not in k})
+    folder = report.build(workdir).parent
+    text = (folder / "report.md").read_text().replace("\\", "")
+    assert "Not shown: evaluation/samples.npz holds no attacked images" in text
+    assert "Not shown: evaluation/embeddings.npz holds no features of attacked images" in text
+    assert {path.stem for path in folder.glob("*.png")} == PICTURES - {"perturbations", "embeddings"}
+
+
+def test_under_the_distances_stands_what_they_count(pages):
+    section = pages[0].split("## Distance to the nearest error")[1].split("##")[0]
+    assert "of 100" in section and "distance 0" in section
 
 
 def run(*arguments):

@@ -1,10 +1,9 @@
 """Numbers and words of the tables, against values written down by hand."""
 
-import numpy as np
 import pytest
 
 from clead_jax import report
-from clead_jax.reporting import intervals, render, tables, wording
+from clead_jax.reporting import protocols, render, tables, wording
 
 
 def row(table, attack):
@@ -82,37 +81,108 @@ def test_fewer_than_a_thousand_examples_are_preliminary(results, count, prelimin
 
 def test_distances_that_do_not_exist_are_not_numbers(results):
     results["distances"]["cw_l2"]["defended"] |= {"median": None, "mean": None, "success": 0.0}
-    assert tables.distances(results).rows[1] == ["C&W L2: With C-LEAD", "none found", "none found", "0.0"]
-
-
-def test_wilson_against_published_values():
-    assert intervals.wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert intervals.wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert intervals.wilson(1.0, 1000)[0] == pytest.approx(1000 / (1000 + 1.959964**2))
-
-
-def test_paired_interval_covers_the_truth_and_profits_from_pairing():
-    rng = np.random.default_rng(0)
-    covered, widths = 0, []
-    for _ in range(1000):
-        difficulty = rng.random(200)
-        low, high = intervals.paired_difference(difficulty < 0.3, difficulty + 0.1 * rng.random(200) < 0.6)
-        covered += low <= 0.25 <= high  # P(difficulty + 0.1 u < 0.6) - 0.3 = 0.55 - 0.3
-        widths.append(high - low)
-    assert 0.93 <= covered / 1000 <= 0.98
-    independent = 2 * 1.96 * np.sqrt((0.3 * 0.7 + 0.55 * 0.45) / 200)
-    assert np.mean(widths) < 0.8 * independent
-    same = np.ones(50, bool)
-    low, high = intervals.paired_difference(same, same)
-    assert low == -high < 0, "no change seen is not no change proven"
+    row = ["C&W L2: With C-LEAD", "none found", "none found", ("0.0", "of 100")]
+    assert tables.distances(results).rows[1] == row
 
 
 def test_words():
     assert wording.radius("linf", 8 / 255) == "L∞, ε = 8/255 (0.0314)"
     assert wording.radius("l2", 0.5) == "L2, ε = 0.5"
     assert [wording.points(value) for value in (0.417, -0.043, -0.0001)] == ["+41.7", "−4.3", "+0.0"]
-    assert [wording.duration(value) for value in (9.84, 75.3, 7380)] == ["9.8 s", "1 min 15 s", "2 h 3 min"]
-    assert wording.scalar({"clean": 0.98123, "list": [1, None]}) == "clean 0.9812, list 1, none"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "—"),
+        (True, "yes"),
+        (1200, "1200"),
+        (0.123456, "0.1235"),
+        ("sqrt", "sqrt"),
+        ([], "—"),
+        ([0.25, None, "a"], "0.25, —, a"),
+        ({"clean": 0.98123, "at": [1, 2], "of": {"pgd": False}}, "clean 0.9812, at (1, 2), of (pgd no)"),
+    ],
+)
+def test_any_json_value_is_written_for_people(value, said):
+    assert wording.scalar(value) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("pgd", "PGD-20"),
+        ("pgd(steps=100,restarts=5)", "PGD-100 (restarts 5)"),
+        ("apgd_ce", "APGD-CE"),
+        ("apgd_dlr", "APGD-DLR"),
+        ("apgd_t", "APGD-T"),
+        ("fab_t(targets=5)", "FAB-T (targets 5)"),
+        ("mi_fgsm", "MI-FGSM"),
+        ("bim", "BIM"),
+        ("noise", "Random noise"),
+        ("my_own", "my_own"),
+        ("no (spec", "no (spec"),
+    ],
+)
+def test_attacks_have_their_usual_names(results, name, title):
+    assert wording.attack_title(name, results) == title
+
+
+def test_checks_by_gravity_with_the_model_in_words(results):
+    checks = [
+        {"name": "ball/defended", "status": "ok", "value": 0.1, "hint": ""},
+        {"name": "steps_enough/baseline", "status": "warn", "value": {"gain": 0.02}, "hint": "more steps"},
+        {"name": "batch_statistics", "status": "fail", "value": None, "hint": "evaluation mode"},
+    ]
+    assert tables.checks(checks, results).rows == [
+        [("batch_statistics", ""), "FAIL", "—", "evaluation mode"],
+        [("steps_enough", "(Without C-LEAD)"), "WARN", "gain 0.02", "more steps"],
+        [("ball", "(With C-LEAD)"), "OK", "0.1", ""],
+    ]
+
+
+def test_protocols_side_by_side(all_protocols):
+    table = protocols.table(all_protocols)
+    assert table.header == ["Attack and protocol", "Without C-LEAD", "With C-LEAD"]
+    names = [line[0] for line in table.rows]
+    assert names[:4] == [(a, "(Paper's protocol)") for a in ("FGSM", "PGD-20", "C&W", "Worst case")]
+    assert names[7:9] == [("Worst case", "(White-box)"), ("APGD-CE", "(AutoAttack)")]
+    assert names[-1] == ("AutoAttack", "")
+    assert [line[2][0] for line in table.rows if line[0][0] == "PGD-20"] == ["88.0", "61.9"]
+    assert table.rows[-1][1:] == [("3.0", "[1.0, 5.0]"), ("55.0", "[49.6, 60.4]")]
+
+
+def test_the_fall_in_one_sentence(all_protocols, results):
+    said = protocols.sentence("defended", all_protocols)
+    worst = f"{100 * results['models']['defended']['accuracy']['worst_case']:.1f}"
+    assert said == (
+        f"With C-LEAD: clean 93.9 %; under the paper's protocol 87.0 %; attacked directly {worst} %; "
+        "under AutoAttack 55.0 %."
+    )
+    assert protocols.missing(all_protocols) == []
+    del all_protocols["protocols"]["paper"]["defended"]
+    assert "paper" not in protocols.sentence("defended", all_protocols)
+
+
+def test_an_attack_stopped_by_its_budget_is_a_bound_everywhere(all_protocols):
+    all_protocols["protocols"]["autoattack"]["defended"]["complete"] = False
+    assert "under AutoAttack at most 55.0 %" in protocols.sentence("defended", all_protocols)
+    *_, without, defended = protocols.table(all_protocols).rows[-1]
+    assert (without[0], defended[0]) == ("3.0", "≤ 55.0")
+    stopped = [note for note in protocols.notes(all_protocols) if "upper bound" in note]
+    assert len(stopped) == 1 and "With C-LEAD" in stopped[0]
+
+
+def test_cost_of_autoattack_is_said(all_protocols):
+    notes = " ".join(protocols.notes(all_protocols))
+    assert "version standard; 4,001 forward and 995 backward passes per image on average; 3 min 23 s" in notes
+
+
+def test_clean_accuracy_alone_is_no_protocol(results):
+    for model in results["models"].values():
+        model["accuracy"] = {"clean": 0.9, "worst_case": 0.9}
+    assert protocols.measured(results) == {}
+    assert protocols.missing(results) == ["Paper's protocol", "White-box", "AutoAttack"]
 
 
 def test_text_table_aligns_and_joins_fine_print():

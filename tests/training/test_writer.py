@@ -44,6 +44,15 @@ def test_a_torn_last_line_is_removed(tmp_path, torn):
     assert [record["step"] for record in _records(path)] == [1, 2]
 
 
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    damaged = '{"stage": "a", "step": 1}\n{"stage": "a", st}\n{"stage": "a", "step": 3}\n'
+    path.write_text(damaged)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2, is not valid JSON: [^\n]+$"):
+        MetricWriter(path)
+    assert path.read_text() == damaged
+
+
 def test_other_processes_write_nothing(tmp_path):
     writer = MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "events", active=False)
     writer.write({"stage": "a", "step": 1})

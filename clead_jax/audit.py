@@ -1,0 +1,265 @@
+"""How robust is a JAX model really? Any model: a function from pixels in [0, 1] to logits.
+
+from clead_jax.audit import audit
+result = audit(forward, images, labels, norm="linf", eps="8/255")
+print(result)                          # accuracies with intervals, and every doubt about them
+result.correct["autoattack"]           # bool [N]
+"""
+
+import copy
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clead_jax import arsenal, autoattack, parallel, statistics, values
+from clead_jax.evaluation import batching, cascade
+from clead_jax.evaluation.doubts import examine
+from clead_jax.evaluation.robust import Evaluator, NamedAttack, pixels
+from clead_jax.evaluation.subject import Subject
+from clead_jax.types import Array, PyTree
+
+FEW = 128  # examples the checks look at
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass
+class Result:
+    """What an audit found. Arrays have one row per image given; `print` shows it as a table."""
+
+    norm: str
+    eps: float
+    correct: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # bool [N], "clean" and every attack
+    passes: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)  # "forward", "backward": int [N]
+    adversarial: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # float32 [N, H, W, C], if asked for
+    checks: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # "name", "status", "value", "hint"
+    notes: list[str] = dataclasses.field(default_factory=list)  # where an attack had to differ from its definition
+    complete: bool = True  # False: the budget ended first, and what was not attacked counts as standing
+    seconds: float = 0.0
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """For "clean" and every attack the share in [0, 1]; of the attacks of a cascade: still standing after it."""
+        return {name: float(hits.mean()) for name, hits in self.correct.items()}
+
+    @property
+    def interval95(self) -> dict[str, tuple[float, float]]:
+        """The 95 % interval of each accuracy."""
+        return {name: statistics.interval95(hits.sum(), len(hits)) for name, hits in self.correct.items()}
+
+    def __str__(self) -> str:
+        line = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format
+        rows = [line(n, *(100 * v for v in (a, *self.interval95[n]))) for n, a in self.accuracy.items()]
+        head = f"{len(self.correct['clean'])} images, {self.norm}, eps {self.eps:.4g}; accuracy in %, 95 % intervals"
+        stopped = [] if self.complete else ["the budget ended before the attacks did: upper bounds"]
+        loud = [c for status in ("fail", "warn") for c in self.checks if c["status"] == status]
+        doubts = [f"{c['status'].upper()} {c['name']}: {c['hint']}" for c in loud]
+        quiet = [f"{sum(c['status'] == 'ok' for c in self.checks)} checks ok"] if self.checks else []
+        return "\n".join([head, *rows, *stopped, *self.notes, *doubts, *quiet])
+
+
+def audit(
+    forward: Callable[..., Array],
+    images: np.ndarray,
+    labels: np.ndarray,
+    norm: str = "linf",
+    eps: str | float = "8/255",
+    attacks: Sequence[str] = ("autoattack",),
+    *,
+    variables: PyTree = None,
+    randomized: bool = False,
+    twin: PyTree = None,
+    training_attacks: tuple[str, ...] | None = None,
+    published: tuple[str, str] | None = None,
+    checks: bool = True,
+    keep_images: bool = False,
+    precision: str = "float32",
+    batch_size: int | None = None,
+    budget: str = "",
+    path: str | Path | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] | None = None,
+) -> Result:
+    """Attacks a model, and doubts the result.
+
+    Args:
+      forward: `forward(x)`, or `forward(v, x)` if `variables` are given: x [B, H, W, C] in [0, 1] -> logits [B, K]. A
+        model that draws noise takes a key as its last argument, and `randomized=True` announces it.
+      images: [N, H, W, C], floats in [0, 1] or uint8.
+      labels: int [N] in [0, K).
+      norm: "linf", "l2" or "l1".
+      eps: radius in units of the [0, 1] pixel range, "8/255" or a number.
+      attacks: "autoattack" (for a randomized model its version "rand"), "autoattack(version=plus)", and any registered
+        attack with its settings, as "pgd(steps=100,restarts=5)".
+      variables: passed to `forward` as an argument, so that many checkpoints share one compilation.
+      twin: variables of the undefended model, for the checks that compare.
+      training_attacks: names of the attacks the model was trained on, if they are known.
+      published: (data set, architecture), to compare with the best published figure.
+      checks: whether to doubt; that costs some attacks on at most 128 examples.
+      keep_images: whether the adversarial images come back; those of a cascade are x itself while it stands.
+      precision: "bfloat16" attacks a copy of the model in bfloat16 (needs `variables`); success counts in float32 only.
+      batch_size: images per batch; None: the fastest, found by trying.
+      budget: most time of a cascade in this call ("90s", "10m", "2h") or most passes per image ("2000passes").
+      path: a file where a cascade keeps its progress: the same call goes on from it, inside an attack too.
+      seed: of all randomness.
+      say: hears lines of progress, for example `print`.
+
+    Raises ValueError, one line, for wrong shapes, types, labels or settings. A model that gives NaN, or images that are
+    not in [0, 1], raise nothing: they fail a check.
+    """
+    started, radius = time.monotonic(), values.unit(eps, "eps", norm)
+    limit = cascade.Budget(*values.budget(budget))
+    images, labels = _checked(np.asarray(images), np.asarray(labels))
+    if precision == "bfloat16" and variables is None:
+        raise ValueError("precision='bfloat16' needs variables=: weights inside `forward` cannot be cast")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it can be {', '.join(PRECISIONS)}")
+    mesh = parallel.data_mesh()
+    evaluator = copy.copy(_evaluator(forward, variables is not None, randomized, precision))
+    problem = cascade.Problem(
+        evaluator=evaluator,
+        variables=parallel.put(variables, parallel.replicated(mesh)),
+        images=images,
+        labels=labels,
+        index=np.arange(len(images)),
+        num_classes=_num_classes(evaluator, variables, images, labels),
+        key=jax.random.key(seed),
+        multiple=mesh.size,
+    )
+    named = lambda text, eps: arsenal.attack_at(text, norm, eps)
+    usual = "rand" if randomized else "standard"
+    plan: list[tuple[list[NamedAttack], list[str], bool]] = []  # (attacks, notes, whether a cascade)
+    for text in attacks:
+        if values.spec(text)[0] == "autoattack":
+            version = arsenal.autoattack_version(text, usual)
+            plan.append((*arsenal.autoattack(version, norm, radius, problem.num_classes), True))
+        else:
+            plan.append(([named(text, radius)], [], False))
+
+    evaluator.batch_size = cascade.sizes(batch_size or _automatic(problem), mesh.size)[-1]
+    result = Result(norm, radius)
+    result.correct["clean"] = evaluator.predict(problem.variables, images, problem.key) == labels
+    for wanted, notes, is_cascade in plan:
+        result.notes += notes
+        if is_cascade:
+            finding = autoattack.run(
+                problem,
+                wanted,
+                path=Path(path) if path else None,
+                keep_images=keep_images,
+                batch_size=evaluator.batch_size,
+                budget=limit,
+                heard=autoattack.lines(say) if say else lambda progress: None,
+            )
+            _add_cascade(result, finding)
+        else:
+            _add_single(result, problem, wanted[0], keep_images)
+    if checks:
+        few = slice(0, FEW)
+        result.checks += examine(
+            Subject(
+                evaluator=evaluator,
+                variables=problem.variables,
+                images=pixels(images[few]),
+                labels=labels[few],
+                index=problem.index[few],
+                num_classes=problem.num_classes,
+                norm=norm,
+                eps=radius,
+                key=problem.key,
+                named=named,
+                records=result.correct,
+                training_attacks=training_attacks,
+                twin=parallel.put(twin, parallel.replicated(mesh)),
+                published=published,
+            )
+        )
+    result.seconds = time.monotonic() - started
+    return result
+
+
+# --- input ------------------------------------------------------------------------------------------------------------
+
+
+def _checked(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images must be [N, H, W, C] with N >= 1, not {list(images.shape)}")
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
+        raise ValueError(f"images must be uint8, or floats in [0, 1], not {images.dtype}")
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be {len(images)} integers, not {labels.dtype} {list(labels.shape)}")
+    return images if images.dtype == np.uint8 else images.astype(np.float32), labels.astype(np.int32)
+
+
+def _num_classes(evaluator: Evaluator, variables: PyTree, images: np.ndarray, labels: np.ndarray) -> int:
+    x = jax.ShapeDtypeStruct((2, *images.shape[1:]), np.float32)
+    outputs = jax.eval_shape(evaluator.programs.logits, variables, x, jax.random.key(0))
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 2 or shape[1] < 2:
+        found = type(outputs).__name__ if shape is None else list(shape)
+        raise ValueError(f"forward must give logits [B, K] with K >= 2; for 2 images it gives {found}")
+    if labels.min() < 0 or labels.max() >= shape[1]:
+        raise ValueError(f"labels lie in [{labels.min()}, {labels.max()}], but the model has {shape[1]} classes")
+    return shape[1]
+
+
+# --- models and attacks -----------------------------------------------------------------------------------------------
+
+
+def _evaluator(forward: Callable[..., Array], takes_variables: bool, randomized: bool, precision: str) -> Evaluator:
+    """The evaluator of a model. Those of the last few are kept: another checkpoint need not be compiled again."""
+    make = _make_evaluator if isinstance(forward, Hashable) else _make_evaluator.__wrapped__
+    return make(forward, takes_variables, randomized, precision)
+
+
+@functools.lru_cache(maxsize=4)
+def _make_evaluator(
+    forward: Callable[..., Array], takes_variables: bool, randomized: bool, precision: str
+) -> Evaluator:
+    with_variables = forward if takes_variables else lambda variables, x, *key: forward(x, *key)
+    half = lambda leaf: leaf.astype(jnp.bfloat16) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else leaf
+    cheaper = lambda v, x, *key: with_variables(jax.tree.map(half, v), half(x), *key).astype(jnp.float32)
+    inside = cheaper if precision == "bfloat16" else None
+    split = parallel.split(parallel.data_mesh())
+    return Evaluator(
+        with_variables,
+        place=lambda x: parallel.put(x, split),
+        fetch=parallel.to_host,
+        randomized=randomized,
+        inside=inside,
+        strict=False,
+    )
+
+
+def _automatic(problem: cascade.Problem) -> int:
+    least = cascade.sizes(1, problem.multiple)[0]
+    objective = arsenal.objective("cross_entropy")
+    return batching.automatic(problem.evaluator, problem.variables, problem.images, problem.labels, objective, least)
+
+
+def _add_cascade(result: Result, finding: autoattack.Finding) -> None:
+    result.correct |= finding.records
+    result.passes |= {
+        name: {"forward": finding.forward[name], "backward": finding.backward[name]} for name in finding.forward
+    }
+    if finding.adversarial is not None:
+        result.adversarial["autoattack"] = finding.adversarial
+    result.complete &= finding.complete
+
+
+def _add_single(result: Result, on: cascade.Problem, named: NamedAttack, keep_images: bool) -> None:
+    keep = len(on.images) if keep_images else 0
+    outcome = on.evaluator.attack(on.variables, on.images, on.labels, named, key=on.key, index=on.index, keep=keep)
+    result.correct[named.name] = outcome.correct
+    each = np.array(named.attack.passes(named.cfg, on.num_classes)) * named.attack.num_steps(named.cfg)
+    result.passes[named.name] = {
+        way: np.full(len(on.images), n) for way, n in zip(("forward", "backward"), each, strict=True)
+    }
+    if keep_images:
+        result.adversarial[named.name] = outcome.adversarial

@@ -1,0 +1,168 @@
+"""Doubts about the model: does it give an answer that attacks can trust, and a gradient that they can follow?"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from clead_jax.evaluation.checks import check, margins, percent
+from clead_jax.evaluation.subject import Subject
+
+SAME = 1e-3  # relative to the largest output: what rounding may change
+DRAWS = 4  # looks at a model that draws noise
+FEWEST = 8  # examples classified right, for a share of them to mean anything
+
+
+def nan_outputs(subject: Subject) -> dict[str, Any]:
+    """All outputs are finite numbers, on clean images and on attacked ones.
+
+    argmax of NaN is class 0, so broken models have passed for right on it; and where the loss is NaN no attack moves.
+    """
+    bad = lambda images: float((~np.isfinite(subject.logits(images))).any(1).mean())
+    value = {"clean": bad(subject.images), "attacked": bad(subject.attack("pgd").adversarial)}
+    if max(value.values()) == 0:
+        return check("nan_outputs", "ok", value)
+    return check("nan_outputs", "fail", value, "outputs that are no finite numbers: overflow, log of 0, division by 0?")
+
+
+def probabilities_output(subject: Subject) -> dict[str, Any]:
+    """Outputs are logits, not probabilities.
+
+    A second softmax in the loss squeezes the gradient: the attack crawls, and accuracy under it looks like robustness.
+    """
+    z = subject.logits(subject.images).astype(np.float64)
+    sums = z.sum(1)
+    value = {"min": float(z.min()), "max": float(z.max()), "sum": float(sums.mean())}
+    same_sum = np.ptp(sums) <= 1e-3 * abs(sums.mean())
+    if z.min() >= 0 and same_sum and sums.mean() > 0:
+        hint = "outputs are probabilities: return logits, what goes into the softmax"
+        return check("probabilities_output", "fail", value, hint)
+    if z.min() >= 0 and z.max() <= 1:
+        return check("probabilities_output", "warn", value, "all outputs lie in [0, 1]: are these logits?")
+    return check("probabilities_output", "ok", value)
+
+
+def deterministic(subject: Subject) -> dict[str, Any]:
+    """The same image gets the same answer, called again and compiled again; unless the model is announced as random.
+
+    Attacks on random resizing, cropping or dropout that do not average over the draws climb another model at every
+    step (Athalye et al. 2018, section 4.2): what is left standing then says nothing.
+    """
+    once = subject.logits(subject.images)
+    if subject.evaluator.programs.randomized:
+        moved = _difference(once, subject.logits(subject.images, draw=1))
+        if moved > 0:
+            return check("deterministic", "ok", moved, "announced as random, and is")
+        return check("deterministic", "warn", moved, "announced as random, but two keys give the same outputs")
+    again = subject.logits(subject.images), subject.logits_compiled_anew(subject.images)
+    moved = max(_difference(once, outputs) for outputs in again)
+    if moved <= SAME:
+        return check("deterministic", "ok", moved)
+    hint = "two calls differ: give `forward` a key as last argument and announce it by randomized=True"
+    return check("deterministic", "fail", moved, hint)
+
+
+def batch_statistics(subject: Subject) -> dict[str, Any]:
+    """Evaluation leaves the model's variables as they were.
+
+    BatchNorm left in training mode updates its averages from adversarial images: every attack then meets another model.
+    """
+    if not jax.tree.leaves(subject.variables):
+        return check("batch_statistics", "skipped", None, "`forward` keeps its variables to itself")
+    copies = lambda: [np.array(leaf) for leaf in jax.tree.leaves(subject.variables)]
+    before = copies()
+    subject.gradient(subject.images)
+    changed = sum(not np.array_equal(a, b, equal_nan=True) for a, b in zip(before, copies(), strict=True))
+    if not changed:
+        return check("batch_statistics", "ok", 0)
+    return check("batch_statistics", "fail", changed, f"{changed} variables have changed: use the evaluation mode")
+
+
+def batch_composition(subject: Subject) -> dict[str, Any]:
+    """What an image is taken for does not depend on the images it comes with, nor on its place among them.
+
+    BatchNorm in training mode looks at the whole batch: adversarial images are recognised by their company, and
+    accuracy depends on the batch size. Noise drawn from a fixed key for a whole batch depends on the place.
+    """
+    n = len(subject.images)
+    whole, few = subject.logits(subject.images), max(1, n // 4)
+    turned = _difference(whole, subject.logits(subject.images[::-1])[::-1])
+    apart = _difference(whole[:few], subject.logits(subject.images[:few]))  # the batch is filled up with its first
+    alone = _difference(whole[:1], subject.logits(subject.images[:1]))
+    if subject.evaluator.programs.randomized:
+        return check("batch_composition", "skipped", None, "a model that draws noise draws it for the whole batch")
+    value = {"turned": turned, "apart": max(apart, alone)}
+    if max(value.values()) <= SAME:
+        return check("batch_composition", "ok", value)
+    hint = "outputs depend on the rest of the batch: use BatchNorm's running averages, and no noise"
+    return check("batch_composition", "fail", value, hint)
+
+
+def gradient_zero_or_nan(subject: Subject) -> dict[str, Any]:
+    """The share of images with a gradient that is 0 everywhere, or NaN: attacks that climb it stand still.
+
+    Rounding, one-hot encodings and saturated softmaxes do that. Of nine defences at ICLR 2018 seven relied on it or
+    its relatives (Athalye et al. 2018).
+    """
+    right = subject.predict(subject.images) == subject.labels
+    if not right.any():
+        return check("gradient_zero_or_nan", "skipped", None, "no image is classified right to begin with")
+    share = max(float(_useless(subject.gradient(x))[right].mean()) for x in (subject.images, _nearby(subject)))
+    status = "ok" if share <= 0.02 else "warn" if share <= 0.1 else "fail"
+    hint = "gradients are masked, by rounding or saturation: attack a smooth stand-in, or return unscaled logits"
+    return check("gradient_zero_or_nan", status, share, "" if status == "ok" else hint)
+
+
+def gradient_direction(subject: Subject) -> dict[str, Any]:
+    """The share of images for which a short step up the gradient hurts more than three random steps of that length.
+
+    A gradient may be no zero and still be useless: shattered, stopped on the path that matters, or another function's.
+    Of an honest model it is the share of nearly all images; of a random direction a quarter.
+    """
+    right = subject.predict(subject.images) == subject.labels
+    if right.sum() < FEWEST:
+        return check("gradient_direction", "skipped", None, f"fewer than {FEWEST} images are classified right")
+    share = min(float(_uphill(subject, x)[right].mean()) for x in (subject.images, _nearby(subject)))
+    hint = f"only {percent(share)} of the gradients lead uphill: they are shattered, or not those of this model"
+    status = "ok" if share >= 0.9 else "warn" if share >= 0.75 else "fail"
+    return check("gradient_direction", status, share, "" if status == "ok" else hint)
+
+
+def _uphill(subject: Subject, x: np.ndarray) -> np.ndarray:
+    """Which images [n] lose more by a step up the gradient than by any of three random steps of the same length."""
+    draws = range(DRAWS if subject.evaluator.programs.randomized else 1)
+    rng = np.random.default_rng(0)
+    here = lambda image: np.mean([margins(subject.logits(image, d), subject.labels) for d in draws], 0)
+    slope = np.mean([subject.gradient(x, d) for d in draws], 0)
+    along = here(_step(subject, x, slope))
+    return along > np.max([here(_step(subject, x, rng.normal(size=x.shape))) for _ in range(3)], 0)
+
+
+def _step(subject: Subject, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """x moved by a quarter of eps; in L1 by what is as far in L2 if all pixels move alike."""
+    if subject.norm == "linf":
+        move = subject.eps / 4 * np.sign(direction)
+    else:
+        size = np.sqrt((direction.astype(np.float64) ** 2).sum((1, 2, 3), keepdims=True))
+        radius = subject.eps if subject.norm == "l2" else subject.eps / np.sqrt(x[0].size)
+        move = radius / 4 * direction / np.maximum(size, 1e-300)
+    return np.clip(x + move, 0, 1).astype(np.float32)
+
+
+def _nearby(subject: Subject) -> np.ndarray:
+    """Points next to the images, for defences that know the grid the images lie on."""
+    return _step(subject, subject.images, np.random.default_rng(1).normal(size=subject.images.shape))
+
+
+def _useless(gradient: np.ndarray) -> np.ndarray:
+    flat = gradient.reshape(len(gradient), -1)
+    return ~np.isfinite(flat).all(1) | (flat == 0).all(1)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference of two outputs, relative to the largest output; NaN in both is no difference."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        return float("inf")
+    a, b = np.nan_to_num(a), np.nan_to_num(b)
+    return float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))

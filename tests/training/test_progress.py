@@ -1,0 +1,46 @@
+"""What a person is told while a stage trains, by a clock that the test turns."""
+
+import pytest
+
+from clead_jax.training import progress
+from clead_jax.training.loop import Plan
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A list whose last entry is the time."""
+    times = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: times[-1])
+    return times
+
+
+def test_the_first_steps_tell_how_long_stage_and_run_will_take(clock, capsys):
+    told = progress.Progress("pretrain", Plan(100, 10, 10), passes_per_image=4, later=40_000)
+    told.start()
+    said = "pretrain: 10 epochs x 10 steps x 10 images x 4 forward+backward passes = 4e+03 passes\n"
+    assert capsys.readouterr().out == said
+    for step, now in ((1, 60.0), (5, 62.0)):  # a minute of compilation, then half a second a step
+        clock.append(now)
+        told.tick(step, 1.0)
+    # 95 steps are left: 47.5 s. 10 images of 4 passes take half a second, so 40,000 passes take 500 s.
+    assert capsys.readouterr().out == "pretrain: 0.5 s a step at first, ETA 48 s; the whole run about 9 min 08 s\n"
+    clock.append(100.0)
+    told.tick(50, 1.0)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_last_stage_speaks_of_itself_alone(clock, capsys):
+    told = progress.Progress("probe", Plan(100, 10, 10), passes_per_image=1)
+    for step in (1, 5):
+        clock.append(float(step))
+        told.tick(step, 1.0)
+    assert capsys.readouterr().out == "probe: 1 s a step at first, ETA 1 min 35 s\n"
+
+
+def test_seldom_says_yes_once_in_a_while():
+    now = [0.0]
+    due = progress.seldom(5.0, clock=lambda: now[0])
+    said = []
+    for now[0] in (0.0, 4.9, 5.0, 5.1, 9.9, 30.0, 31.0, 35.0):
+        said.append(due())
+    assert said == [False, False, True, False, False, True, False, True]

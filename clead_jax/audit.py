@@ -70,7 +70,7 @@ def audit(
     labels: np.ndarray,
     norm: str = "linf",
     eps: str | float = "8/255",
-    attacks: Sequence[str] = ("autoattack",),
+    attacks: Sequence[str] | str = ("autoattack",),
     *,
     variables: PyTree = None,
     randomized: bool = False,
@@ -95,8 +95,8 @@ def audit(
       labels: int [N] in [0, K).
       norm: "linf", "l2" or "l1".
       eps: radius in units of the [0, 1] pixel range, "8/255" or a number.
-      attacks: "autoattack" (for a randomized model its version "rand"), "autoattack(version=plus)", and any registered
-        attack with its settings, as "pgd(steps=100,restarts=5)".
+      attacks: names, or one string with commas: "autoattack" (for a randomized model its version "rand"),
+        "autoattack(version=plus)", and any registered attack with its settings, as "pgd(steps=100,restarts=5)".
       variables: passed to `forward` as an argument, so that many checkpoints share one compilation.
       twin: variables of the undefended model, for the checks that compare.
       training_attacks: names of the attacks the model was trained on, if they are known.
@@ -133,6 +133,9 @@ def audit(
         multiple=mesh.size,
     )
     named = lambda text, eps: arsenal.attack_at(text, norm, eps)
+    attacks = values.items(attacks) if isinstance(attacks, str) else tuple(attacks)
+    if not attacks:
+        raise ValueError("attacks is empty; write for example autoattack")
     usual = "rand" if randomized else "standard"
     plan: list[tuple[list[NamedAttack], list[str], bool]] = []  # (attacks, notes, whether a cascade)
     for text in attacks:

@@ -1,18 +1,25 @@
-"""Evaluate saved models again, with other attacks, radii, steps or images.
+"""Evaluate saved models again, with other attacks, radii, steps or images, or under a stricter protocol.
 
     python -m clead_jax.evaluate --workdir=DIR [--attacks=fgsm,pgd(steps=100,restarts=5),cw] [--eps=4/255] ...
+    python -m clead_jax.evaluate --workdir=DIR --attacks=autoattack [--budget=2h] [--save_images] ...
 
 Finished measurements are reused (--fresh discards them). Results of the same threat model, split and images are merged
 into evaluation/results.json; others go to evaluation/<tag>/.
 """
+
+from typing import Any
 
 from absl import flags
 
 from clead_jax import cli, config, values
 
 OVERRIDES = {
-    "attacks": "attacks, e.g. fgsm,pgd(steps=100),cw",
-    "norm": "linf or l2",
+    "attacks": "attacks, e.g. fgsm,pgd(steps=100),cw,autoattack",
+    "protocol": "some of paper,whitebox,autoattack",
+    "version": "of autoattack: standard, plus or rand",
+    "precision": "in which autoattack climbs: float32 or bfloat16; float32 judges",
+    "budget": "most time (90s, 10m, 2h) or passes per image (2000passes) of autoattack; the same command goes on",
+    "norm": "linf, l2 or l1",
     "eps": "radius in [0, 1] units, e.g. 8/255",
     "step_size": "step size of iterative attacks",
     "steps": "steps of iterative attacks",
@@ -20,7 +27,10 @@ OVERRIDES = {
     "split": "test, validation or train",
     "num_examples": "a class-balanced subset of this many images; 0: all",
     "which": "checkpoint: latest, best, or the number of a saved step",
-    "batch_size": "images per batch",
+    "batch_size": "images per batch; 0: autoattack takes the fastest, found by trying",
+    "checks": "doubt the numbers, on at most 128 images",
+    "save_images": "keep all adversarial images, in evaluation/adversarial/",
+    "curve_attack": "attack of the curve over eps",
     "curve": "radii of the curve; none: no curve",
     "distances": "minimal-norm attacks to report distances of, e.g. cw_l2",
 }
@@ -35,7 +45,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("fresh", False, "discard earlier results", flag_values=values)
     cli.define_distributed(values)
     for name, text in OVERRIDES.items():
-        flags.DEFINE_string(name, None, text, flag_values=values)
+        switch = isinstance(config.base().evaluation[name], bool)
+        (flags.DEFINE_bool if switch else flags.DEFINE_string)(name, None, text, flag_values=values)
 
 
 def main(argv: list[str]) -> None:
@@ -47,9 +58,8 @@ def main(argv: list[str]) -> None:
     cfg.data.data_dir = options.data_dir
     relative_step = values.number(cfg.evaluation.step_size) / (values.number(cfg.evaluation.eps) or 1.0)
     for field in OVERRIDES:
-        if (text := options[field].value) is not None:
-            whole = isinstance(cfg.evaluation[field], int)
-            cfg.evaluation[field] = values.whole(text, field) if whole else text.replace("none", "")
+        if (given := options[field].value) is not None:
+            cfg.evaluation[field] = _as(type(cfg.evaluation[field]), given, field)
     scaled = options.step_size is None and (options.eps or options.norm)
     if scaled:
         cfg.evaluation.step_size = repr(relative_step * values.number(cfg.evaluation.eps, "eps"))
@@ -67,9 +77,14 @@ def main(argv: list[str]) -> None:
         directory = measure.measure(run.open_run(cfg, options.workdir, name), stages, options.fresh)
     if parallel.is_main():
         print(report.table(directory))
-        print(
-            f"results: {directory / 'results.json'}; python -m clead_jax.report --workdir={options.workdir} shows them"
-        )
+        shown = f"python -m clead_jax.report --workdir={options.workdir} shows them"
+        print(f"results: {directory / 'results.json'}; {shown}")
+
+
+def _as(wanted: type, given: Any, field: str) -> Any:
+    if wanted is int:
+        return values.whole(given, field)
+    return given if wanted is bool else given.replace("none", "")
 
 
 if __name__ == "__main__":

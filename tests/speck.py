@@ -18,6 +18,7 @@ SETTINGS = {
     "evaluation.curve": "0,0.1",
     "evaluation.curve_examples": 16,
     "evaluation.batch_size": 32,
+    "evaluation.checks": False,
     "checkpoint.every": 1,
     "log.every": 2,
     "model.backbone": "speck",

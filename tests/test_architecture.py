@@ -2,10 +2,14 @@
 
 import ast
 import graphlib
+import importlib.metadata
 import importlib.util
+import itertools
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -14,7 +18,7 @@ PACKAGE = ROOT / "clead_jax"
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 VOCABULARY = ("types", "registry", "values", "statistics", "jsonl")
 ROOMS = ("attacks", "losses", "models", "data", "training", "evaluation", "reporting")
-FRONT_DOORS = ("main", "evaluate", "report", "benchmark", "audit", "compare")
+FRONT_DOORS = ("main", "evaluate", "report", "benchmark", "compare", "sweep")
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -67,6 +71,26 @@ def test_the_vocabulary_imports_nothing_of_ours(module):
     assert not parts_of(f"clead_jax.{module}")
 
 
+def test_what_is_imported_is_declared():
+    """In pyproject.toml, as a dependency or in an extra: what others happen to bring may be gone tomorrow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    words = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {re.split(r"[^\w.-]", word)[0].lower() for word in words}
+    outside = {name for path in FILES.values() for name in foreign_imports(path.read_text())}
+    brought_by = importlib.metadata.packages_distributions()
+    canonical = lambda name: {found.lower().replace("_", "-") for found in brought_by.get(name, [name])}
+    undeclared = {name for name in outside if not declared & canonical(name)}
+    assert {"jax", "numpy", "sklearn"} <= outside and not undeclared
+
+
+def foreign_imports(source: str) -> set[str]:
+    """Top-level names of the modules that `source` imports anywhere, less the standard library's and ours."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"clead_jax"}
+
+
 def test_only_build_reaches_into_the_rooms_of_named_parts():
     """Everyone else gets attacks, losses and models as arguments, whatever the config named."""
     named = {"attacks", "losses", "models"}
@@ -87,7 +111,14 @@ def test_a_preset_imports_only_the_base_config(path):
     assert imported_parts(path.read_text(), "") <= {"config"}
 
 
-@pytest.mark.parametrize("module", [m for m in ("clead_jax", "clead_jax.config", "clead_jax.report") if m in FILES])
+@pytest.mark.parametrize(
+    "module",
+    [
+        m
+        for m in ("clead_jax", "clead_jax.config", "clead_jax.report", "clead_jax.compare", "clead_jax.sweep")
+        if m in FILES
+    ],
+)
 def test_starts_without_jax(module):
     assert "jax" not in loaded_after(f"import {module}")
 

@@ -89,6 +89,7 @@ VALUES = {
     "evaluation.distances": ("far", ["'far'", "cw_l2"]),
     "validation.attack": ("pgd(stepz=3)", ["'stepz'", "steps"]),
     "supervised.attack": ("pgd(steps)", ["pgd(steps)"]),
+    "baseline.attack": ("pgd", ["unknown", "'baseline.attack'"]),
     "pretrain.loss": ("infonce", ["'infonce'", "info_nce"]),
     "joint.margin": ("3", ["joint.margin 3", "[0, 2]"]),
     "joint.margin_form": ("margin_pairwise(m=1)", ["loss 'margin_pairwise' has no setting 'm'", "margin"]),
@@ -109,6 +110,7 @@ VALUES = {
     "model.dtype": ("float16", ["'float16'", "bfloat16"]),
     "model.width": ("0", ["model.width", "0"]),
     "data.name": ("digit", ["'digit'", "'digits'", "cifar10"]),
+    "evaluation.which": ("newest", ["evaluation.which", "'newest'", "latest, best"]),
     "data.validation": ("1.5", ["data.validation", "1.5"]),
     "data.train_size": ("100000", ["data.train_size", "100000"]),
     "data.test_size": ("-1", ["data.test_size", "-1"]),
@@ -160,6 +162,19 @@ def test_own_images(refused, tmp_path, changes, named):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("attacks", ["pgd(steps=0)", "fgsm,cw(restarts=0)", "apgd_ce(steps=0)"])
+def test_a_setting_that_cannot_be_names_its_attack(refused, tmp_path, attacks):
+    error = refused(main.main, speck.command(tmp_path / "run", evaluation__attacks=attacks))
+    assert error.startswith(f"error: {attacks.split(',')[-1]}: ") and "at least 1" in error, error
+
+
+@pytest.mark.parametrize("source", ["npz", "npz:", "folder:"])
+def test_own_images_without_a_path(refused, tmp_path, source):
+    (tmp_path / "run").mkdir()
+    error = refused(main.main, speck.command(tmp_path / "run", data__name=source))
+    assert error == f"error: data.name is {source!r}; it lacks the path: npz:FILE or folder:DIR\n"
+
+
 def test_own_images_that_are_not_there(refused, tmp_path):
     assert "gone.npz" in refused(main.main, speck.command(tmp_path / "run", data__name=f"npz:{tmp_path}/gone.npz"))
 
@@ -199,6 +214,8 @@ def test_evaluate_names_what_it_does_not_know(refused, tmp_path):
     assert "steps" in refused(evaluate.main, [*argv, "--steps=few"])
     assert "'all'" in refused(evaluate.main, [*argv, "--split=all"])
     assert "evaluation.eps" in refused(evaluate.main, [*argv, "--eps=8"])
+    assert "'newest'" in refused(evaluate.main, [*argv, "--which=newest"])
+    assert "cannot start --distributed" in refused(evaluate.main, [*argv, "--distributed"])
 
 
 @pytest.mark.parametrize("name", ["results.json", "per_example.npz"])

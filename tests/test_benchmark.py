@@ -132,6 +132,12 @@ def test_refuses_in_one_line(tmp_path, flag):
     assert "\n" not in str(caught.value)
 
 
+def test_joins_a_cluster_if_told_to(tmp_path):
+    _config(tmp_path)
+    with pytest.raises(ValueError, match="cannot start --distributed"):
+        benchmark.main(["x", f"--config={tmp_path}/tiny.py", "--distributed"])
+
+
 def test_a_file_that_cannot_be_written_is_refused_before_measuring(tmp_path):
     _config(tmp_path)
     with pytest.raises(OSError, match="nowhere"):

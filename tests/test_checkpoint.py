@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -202,6 +203,46 @@ def test_leftovers_of_a_kill_are_ignored_and_swept(tmp_path):
     assert checkpoint.steps(tmp_path) == [10] and _is_step(_restore(tmp_path, "best"), 10)
     _save(tmp_path, 20)
     assert sorted(os.listdir(tmp_path)) == ["10", "20"]
+
+
+def test_ctrl_c_waits_for_the_end_of_a_save(tmp_path, monkeypatch):
+    checksums = checkpoint._checksums
+    monkeypatch.setattr(checkpoint, "_checksums", lambda path: signal.raise_signal(signal.SIGINT) or checksums(path))
+    with pytest.raises(KeyboardInterrupt):
+        _save(tmp_path, 10)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["10"] and _is_step(_restore(tmp_path), 10)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch):
+    twice = lambda path: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
+    monkeypatch.setattr(checkpoint, "_checksums", twice)
+    with pytest.raises(KeyboardInterrupt):
+        _save(tmp_path, 10)
+    assert checkpoint.steps(tmp_path) == []
+
+
+def test_other_threads_save_too(tmp_path):
+    thread = threading.Thread(target=_save, args=(tmp_path, 10))
+    thread.start()
+    thread.join()
+    assert checkpoint.steps(tmp_path) == [10]
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_is_one_line(tmp_path):
+    program = f"import sys\nfrom clead_jax import cli\ndef main(argv):\n    exec({WRITER!r})\ncli.run(main)"
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen([sys.executable, "-c", program, tmp_path], **pipes) as process:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.4))
+            process.send_signal(signal.SIGINT)
+            told, error = process.communicate()
+        assert (process.returncode, error) == (130, "\nstopped; the same command goes on from the last checkpoint\n")
+        assert checkpoint.steps(tmp_path)[-1] >= int((told.split() or [0])[-1])
 
 
 WRITER = """

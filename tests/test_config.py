@@ -44,6 +44,10 @@ def test_spec():
         ("pretrain.temperature", 0.0, "above 0"),
         ("data.validation", 1.0, "share of train"),
         ("views", "", "views"),
+        ("data.name", "npz:", "npz:FILE"),
+        ("data.name", "folder", "folder:DIR"),
+        ("evaluation.which", "newest", "latest, best, or the number of a saved step"),
+        ("evaluation.which", "-4", "latest, best, or the number of a saved step"),
     ],
 )
 def test_validate_names_field_and_remedy(field, value, said):
@@ -53,6 +57,22 @@ def test_validate_names_field_and_remedy(field, value, said):
     with pytest.raises(ValueError, match=said) as caught:
         config.validate(cfg)
     assert field in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_step_may_be_chosen_by_its_number():
+    cfg = config.base()
+    cfg.evaluation.which = "400"
+    config.validate(cfg)
+
+
+def test_only_the_control_is_trained_on_attacked_images():
+    """A field that label_use and the seen marks ignore must not exist."""
+    fields = config.flatten(config.base())
+    assert [field for field in fields if field.endswith(".attack")] == ["supervised.attack", "validation.attack"]
+    cfg = config.base()
+    assert "train_attack.eps" in config.stage_fields(cfg, "supervised")
+    cfg.supervised.attack = ""
+    assert "train_attack.eps" not in config.stage_fields(cfg, "supervised")
 
 
 def test_stage_fields_follow_dependencies():

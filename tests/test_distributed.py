@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import chex
 import numpy as np
 import pytest
 import speck
@@ -35,18 +36,6 @@ def test_two_processes_train_and_measure_as_one(tmp_path):
     assert [process.wait(timeout=400) for process in started] == [0, 0, 0]
     for stage in ("baseline", "pretrain", "probe"):
         one, two = (checkpoint.restore_model(build.checkpoint_dir(str(tmp_path / n), stage))[0] for n in ("one", "two"))
-        for name in one:
-            leaves = [dict(_flat(tree[name])) for tree in (one, two)]
-            assert leaves[0].keys() == leaves[1].keys()
-            for path, leaf in leaves[0].items():
-                np.testing.assert_allclose(leaf, leaves[1][path], rtol=2e-3, atol=2e-5, err_msg=f"{stage} {path}")
+        chex.assert_trees_all_close(one, two, rtol=2e-3, atol=2e-5)
     records = [dict(np.load(tmp_path / n / "evaluation" / "per_example.npz")) for n in ("one", "two")]
     assert all((records[0][key] == records[1][key]).mean() > 0.96 for key in records[0])
-
-
-def _flat(tree, prefix=""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}/")
-        else:
-            yield prefix + key, np.asarray(value)

@@ -224,6 +224,14 @@ def test_another_threat_model_split_or_subset_gets_a_directory_of_its_own(again,
     assert report.build(again).exists()
 
 
+def test_any_saved_step_can_be_measured(again, capsys):
+    measure_again(again, f"--which={STEPS}", "--attacks=fgsm", "--curve=none")
+    found = results(again)["models"]
+    assert [model["checkpoint"]["epoch"] for model in found.values()] == [1, 1]
+    with pytest.raises(ValueError, match=rf"no checkpoint '7' in \S+ holds \[{STEPS}, {2 * STEPS}\]"):
+        measure_again(again, "--which=7")
+
+
 # --- a config that changed --------------------------------------------------------------------------------------------
 
 
@@ -252,6 +260,46 @@ def test_stages_evaluation_and_logging_are_free(again, capsys):
     start(again, stages="baseline,probe", data__data_dir="/x", **free)
     assert capsys.readouterr().out.count("finished already") == 2
     assert json.loads((again / "config.json").read_text())["config"]["log"] == {"every": 1}
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+def test_the_cost_of_the_whole_run_comes_first(finished, with_baseline, monkeypatch, capsys):
+    dies_at(monkeypatch, experiment, "fit", 1)
+    with pytest.raises(Killed):
+        start(with_baseline)
+    first, second, *_ = [line for line in capsys.readouterr().out.splitlines() if line]
+    # Pretraining: 2 epochs of 64 images, 2 views and a step of fgsm. Probe: one pass each. The baseline is finished.
+    # Evaluation: 2 models, 32 images under fgsm (1) and pgd (2 + a last look), 2 radii of pgd on 16 images.
+    costs = f"baseline 0, pretrain {2 * 64 * 3}, probe {2 * 64}, evaluate at most {2 * (32 * 4 + 2 * 16 * 3)}"
+    assert first == f"cost: {costs}; {384 + 128 + 448} forward+backward passes in all"
+    assert second == "baseline: finished already (8 steps)"
+
+
+def test_nothing_left_to_run_costs_nothing_and_says_nothing(again, capsys):
+    start(again, **TRAIN_ONLY)
+    assert "cost:" not in capsys.readouterr().out
+
+
+def test_the_first_steps_tell_the_time_however_rare_the_looks(tmp_path, capsys):
+    start(tmp_path, stages="baseline", log__every=1000, baseline__epochs=1, baseline__batch_size=8)
+    told = [line for line in capsys.readouterr().out.splitlines() if " s a step at first, ETA " in line]
+    assert len(told) == 1
+
+
+def test_seconds_are_those_of_training(tmp_path, monkeypatch):
+    hours, validate = [0.0], experiment.Hooks._validate
+    clock, now = experiment.time, experiment.time.monotonic
+
+    def slow(self, state):
+        hours[0] += 3600
+        return validate(self, state)
+
+    monkeypatch.setattr(clock, "monotonic", lambda: now() + hours[0])
+    monkeypatch.setattr(experiment.Hooks, "_validate", slow)
+    start(tmp_path, stages="baseline")
+    assert hours[0] == 7200 and all(line["seconds"] < 3600 for line in lines(tmp_path))
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------

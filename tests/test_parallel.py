@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,15 +18,12 @@ import pytest
 from clead_jax import checkpoint, parallel
 from clead_jax.parallel import REPLICATED, SPLIT
 
+close = functools.partial(chex.assert_trees_all_close, rtol=2e-5, atol=1e-6)
 COLLECTIVE = re.compile(r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast")
 
 
 def _mesh(devices):
     return parallel.data_mesh(jax.devices()[:devices])
-
-
-def _assert_close(a, b):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), a, b)
 
 
 def test_put_lays_out_and_to_host_gathers():
@@ -83,7 +81,7 @@ def test_a_contrastive_attack_takes_its_anchors_whole():
 def test_training_is_the_same_on_any_devices():
     """Loss, gradients, BatchNorm statistics and the updated state, over two steps on attacked images."""
     one = parallel_program.program(_mesh(1))
-    _assert_close(one, parallel_program.program(_mesh(8)))
+    close(one, parallel_program.program(_mesh(8)))
     (_, loss, _, first, _), (_, next_loss, _, second, _) = one
     assert next_loss < loss and not np.allclose(*jax.tree.leaves((first["batch_stats"], second["batch_stats"]))[::2])
 
@@ -117,10 +115,10 @@ def test_two_processes_are_one_program(tmp_path):
     log = parallel_program.program(_mesh(4))
     *_, variables, opt = log[-1]
     with np.load(tmp_path / "out.npz") as found:
-        _assert_close(jax.tree.leaves((log, (variables, opt))), list(found.values()))
+        close(jax.tree.leaves((log, (variables, opt))), list(found.values()))
         assert np.array_equal(found["arr_0"], log[0][0])  # x_adv of the first step: bit for bit
     assert checkpoint.steps(tmp_path / "out-checkpoints") == [10, 30, 40]
-    _assert_close(checkpoint.restore_model(tmp_path / "out-checkpoints")[0], variables)
+    close(checkpoint.restore_model(tmp_path / "out-checkpoints")[0], variables)
 
 
 def test_distributed_without_a_cluster_is_one_line():

@@ -25,10 +25,11 @@ def chance(labels: np.ndarray) -> float:
 
 
 def margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """By how much the best wrong class leads, [n] from logits [n, K]: positive where misclassified."""
+    """By how much the best wrong class leads, [n] from logits [n, K]: positive where misclassified, NaN for NaN."""
     logits = logits.astype(np.float64)
     right = labels[:, None] == np.arange(logits.shape[1])
-    return np.where(right, -np.inf, logits).max(1) - np.where(right, logits, -np.inf).max(1)
+    with np.errstate(invalid="ignore"):
+        return np.where(right, -np.inf, logits).max(1) - np.where(right, logits, -np.inf).max(1)
 
 
 def percent(share: float) -> str:

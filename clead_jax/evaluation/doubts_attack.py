@@ -14,8 +14,8 @@ from clead_jax.evaluation.checks import chance, check, margins, percent, slack
 from clead_jax.evaluation.robust import Outcome
 from clead_jax.evaluation.subject import Subject
 
-SQUARE = "square(queries=500,rescale=true)"
-NOISE = "noise(points=100)"
+SQUARE = "square(queries=250,rescale=true)"
+NOISE = "noise(points=50)"
 FROM_IMAGE = "pgd(random_start=false)"  # where gradients are masked it stays at the image
 
 
@@ -75,7 +75,7 @@ def loss_still_rising(subject: Subject) -> dict[str, Any]:
 
 
 def noise_vs_gradient(subject: Subject) -> dict[str, Any]:
-    """A hundred random points of the ball find nothing that PGD missed. Brute force is the bluntest of all attacks."""
+    """Fifty random points of the ball find nothing that PGD missed. Brute force is the bluntest of all attacks."""
     missed = subject.attack("pgd").correct
     found = 0 if _hardly_any(missed) else int((missed & ~subject.attack(NOISE).correct).sum())
     if found <= slack(len(missed)):
@@ -91,14 +91,14 @@ def blackbox_vs_whitebox(subject: Subject) -> dict[str, Any]:
     images made on another model (Papernot et al. 2017, arXiv 1602.02697).
     """
     missed = subject.attack("pgd").correct & subject.attack("cw").correct
-    value = {"missed": int(missed.sum()), "square": _square_alone(subject, missed), "transfer": None}
-    found, allowed = value["square"]["found"], value["square"]["by_chance"]
+    square, transfer = _square_alone(subject, missed), 0
     if subject.twin is not None:
         transferred = subject.predict(subject.attack("pgd", twin=True).adversarial) != subject.labels
-        value["transfer"] = int((missed & transferred).sum())
-    if found <= allowed and (value["transfer"] or 0) <= slack(len(missed)):
+        transfer = int((missed & transferred).sum())
+    value = {"square": square, "transfer": None if subject.twin is None else transfer}
+    if square["found"] <= square["by_chance"] and transfer <= slack(len(missed)):
         return check("blackbox_vs_whitebox", "ok", value)
-    hint = f"{max(found, value['transfer'] or 0)} images fall only to an attack without gradients: they are masked"
+    hint = f"{max(square['found'], transfer)} images fall only to an attack without gradients: they are masked"
     return check("blackbox_vs_whitebox", "fail", value, hint)
 
 

@@ -10,6 +10,7 @@ from clead_jax.evaluation.subject import Subject
 
 SAME = 1e-3  # relative to the largest output: what rounding may change
 DRAWS = 4  # looks at a model that draws noise
+UNDERFLOW = float(np.log(np.finfo(np.float32).tiny))  # a margin at which exp is 0
 FEWEST = 8  # examples classified right, for a share of them to mean anything
 
 
@@ -102,12 +103,13 @@ def gradient_zero_or_nan(subject: Subject) -> dict[str, Any]:
     """The share of images with a gradient that is 0 everywhere, or NaN: attacks that climb it stand still.
 
     Rounding, one-hot encodings and saturated softmaxes do that. Of nine defences at ICLR 2018 seven relied on it or
-    its relatives (Athalye et al. 2018).
+    its relatives (Athalye et al. 2018). Where all other classes have probability 0 in float32 the gradient counts as
+    zero too: whatever is left of it is rounding.
     """
     right = subject.predict(subject.images) == subject.labels
     if not right.any():
         return check("gradient_zero_or_nan", "skipped", None, "no image is classified right to begin with")
-    share = max(float(_useless(subject.gradient(x))[right].mean()) for x in (subject.images, _nearby(subject)))
+    share = max(float(_useless(subject, x)[right].mean()) for x in (subject.images, _nearby(subject)))
     status = "ok" if share <= 0.02 else "warn" if share <= 0.1 else "fail"
     hint = "gradients are masked, by rounding or saturation: attack a smooth stand-in, or return unscaled logits"
     return check("gradient_zero_or_nan", status, share, "" if status == "ok" else hint)
@@ -154,9 +156,11 @@ def _nearby(subject: Subject) -> np.ndarray:
     return _step(subject, subject.images, np.random.default_rng(1).normal(size=subject.images.shape))
 
 
-def _useless(gradient: np.ndarray) -> np.ndarray:
-    flat = gradient.reshape(len(gradient), -1)
-    return ~np.isfinite(flat).all(1) | (flat == 0).all(1)
+def _useless(subject: Subject, x: np.ndarray) -> np.ndarray:
+    """Which images [n] have no gradient to follow."""
+    flat = subject.gradient(x).reshape(len(x), -1)
+    saturated = margins(subject.logits(x), subject.labels) < UNDERFLOW
+    return ~np.isfinite(flat).all(1) | (flat == 0).all(1) | saturated
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

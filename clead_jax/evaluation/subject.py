@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,7 +62,8 @@ class Subject:
 
     def logits_compiled_anew(self, images: np.ndarray) -> np.ndarray:
         """As `logits`, by a program of its own: noise drawn in Python is another in every program."""
-        program = jax.jit(lambda *args: self.evaluator.programs.logits.__wrapped__(*args))
+        judge = inspect.unwrap(self.evaluator.programs.logits)
+        program = jax.jit(lambda *args: judge(*args))  # jit knows functions it has compiled before: hence a new one
         return self._each(lambda x: program(self.variables, x, jax.random.fold_in(self.key, 0)), images)
 
     def gradient(self, images: np.ndarray, draw: int = 0) -> np.ndarray:

@@ -11,6 +11,7 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clead_jax.models.layers import batch_norm, convolution
 from clead_jax.registry import BACKBONES
 from clead_jax.types import Array
 
@@ -18,7 +19,7 @@ STEMS = {"cifar": (3, 1), "imagenet": (7, 2)}  # kernel and stride of the first 
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then BatchNorm. Pads both sides alike, as torch does: 'SAME' would not at stride 2."""
+    """Convolution, then BatchNorm."""
 
     filters: int
     kernel: int
@@ -28,16 +29,8 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """x [B, H, W, C] -> [B, H / stride, W / stride, filters]."""
-        x = nn.Conv(
-            self.filters,
-            kernel_size=(self.kernel, self.kernel),
-            strides=self.stride,
-            padding=self.kernel // 2,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # He et al., arXiv 1502.01852
-        )(x)
-        return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(x)
+        x = convolution(self.filters, self.kernel, self.stride, dtype=self.dtype)(x)
+        return batch_norm(train, self.dtype)(x)
 
 
 class BasicBlock(nn.Module):

@@ -90,7 +90,7 @@ def _gain(results: dict[str, Any]) -> list[Block]:
     if not {"baseline", "defended"} <= models.keys():
         return []
     before, after = (models[name]["accuracy"] for name in ("baseline", "defended"))
-    if not {"clean", "worst_case"} <= before.keys() & after.keys():
+    if not {"clean", "worst_case"} <= before.keys() & after.keys() & set(wording.attacks_of(results)):
         return []
     worst, clean = (
         f"{wording.percent(after[attack])} % against {wording.percent(before[attack])} %"
@@ -126,7 +126,11 @@ def over_eps(inputs: Inputs) -> list[Block]:
         return [heading, Text("Not measured: results.json holds no curves.")]
     figure = charts.accuracy_over_eps(inputs.results)
     alt = "Accuracy of every model over the radius of the attack."
-    caption = "A sound evaluation falls to guessing, or below, as the radius grows. Bars are 95 % intervals."
+    if inputs.results["curves"]["attack"].startswith("fgsm"):
+        caption = "One step need not do more the longer it is: read PGD and AutoAttack beside it. "
+    else:
+        caption = "A sound evaluation falls to guessing, or below, as the radius grows. "
+    caption += "Bars are 95 % intervals."
     return [heading, Picture("accuracy_over_eps", figure, alt, caption)]
 
 

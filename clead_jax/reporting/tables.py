@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.reporting import render, wording
+from clead_jax.reporting import protocols, render, wording
 from clead_jax.reporting.render import Cell, Table
 from clead_jax.statistics import PRELIMINARY, paired_difference
 from clead_jax.values import duration
@@ -46,8 +46,14 @@ def with_paper(table: Table, results: dict[str, Any], backbone: str) -> Table:
 
 
 def table_text(results: dict[str, Any]) -> str:
-    """The before/after table for the terminal, under one line that says what was measured."""
-    return f"{measured(results)}\n\n{render.text(before_after(results))}"
+    """The before/after table for the terminal, under one line that says what was measured.
+
+    Below it the fall from protocol to protocol, a line per model, where more than white-box attacks were run.
+    """
+    parts = [measured(results), render.text(before_after(results))]
+    if protocols.measured(results).keys() - {"whitebox"}:
+        parts.append("\n".join(protocols.sentence(model, results) for model in results["models"]))
+    return "\n\n".join(parts)
 
 
 def measured(results: dict[str, Any]) -> str:

@@ -51,8 +51,10 @@ def attack_title(name: str, results: dict[str, Any]) -> str:
 
 
 def attacks_of(results: dict[str, Any]) -> list[str]:
-    """The attacks in the order of the table: clean first, then as measured, the worst case last."""
+    """The attacks in the order of the table: clean first, then as measured, last the worst case, if of anything."""
     names = dict.fromkeys(name for model in results["models"].values() for name in model["accuracy"])
+    if not names.keys() - {"clean", "worst_case"}:
+        names.pop("worst_case", None)
     return sorted(names, key=lambda name: {"clean": 0, "worst_case": 2}.get(name, 1))
 
 

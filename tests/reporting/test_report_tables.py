@@ -173,6 +173,11 @@ def test_an_attack_stopped_by_its_budget_is_a_bound_everywhere(all_protocols):
     assert len(stopped) == 1 and "With C-LEAD" in stopped[0]
 
 
+def test_the_terminal_tells_the_fall_too(all_protocols, results):
+    assert tables.table_text(all_protocols).startswith(tables.table_text(results) + "\n\nWithout C-LEAD: clean")
+    assert tables.table_text(all_protocols).endswith("under AutoAttack 55.0 %.")
+
+
 def test_cost_of_autoattack_is_said(all_protocols):
     notes = " ".join(protocols.notes(all_protocols))
     assert "version standard; 4,001 forward and 995 backward passes per image on average; 3 min 23 s" in notes
@@ -182,6 +187,7 @@ def test_clean_accuracy_alone_is_no_protocol(results):
     for model in results["models"].values():
         model["accuracy"] = {"clean": 0.9, "worst_case": 0.9}
     assert protocols.measured(results) == {}
+    assert [row[0][0] for row in tables.before_after(results).rows] == ["Clean images"], "no attack, no worst case"
     assert protocols.missing(results) == ["Paper's protocol", "White-box", "AutoAttack"]
 
 

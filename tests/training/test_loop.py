@@ -1,5 +1,6 @@
 """The loop: every example once an epoch, exact resume, and a loud end where the loss is no number."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +55,31 @@ def test_resume_equals_straight_run():
         )
     assert float(run(noisy, state, first=4)) == float(straight)
     assert [(e, s) for e, s, _ in hooks.epochs] == [(1, 2), (2, 4), (3, 6)]
+
+
+def test_a_step_is_compiled_once_for_all_epochs_and_resumes():
+    step = jax.jit(chex.assert_max_traces(noisy, n=1))
+    state = run(step, jnp.float32(0), plan=Plan(10, 4, 2))
+    run(step, state, first=4)
+
+
+def test_the_first_steps_are_looked_at_however_rare_the_looks():
+    hooks, plan = Recorder(), Plan(400, 4, 1)
+    run(noisy, jnp.float32(0), first=7, plan=plan, hooks=hooks, log_every=50)
+    assert [step for step, _ in hooks.logs] == [8, 12, 50, 100]
+
+
+def test_an_epochs_means_do_not_depend_on_the_looks():
+    """Summed over groups of steps they would, in the last bit; then a resumed run would write other metrics."""
+    rare, often = Recorder(), Recorder()
+    values = jnp.float32(np.random.default_rng(0).normal(size=100) * 10.0 ** np.arange(-30, 20, 0.5))
+
+    def step(state, frozen, index, key):
+        return state + 1, {"loss": (values[state], jnp.float32(1))}
+
+    for hooks, log_every in ((rare, 100), (often, 3)):
+        run(step, jnp.int32(0), plan=Plan(400, 4, 1), hooks=hooks, log_every=log_every)
+    assert rare.epochs == often.epochs
 
 
 def test_epoch_is_a_fresh_permutation():

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,9 +64,7 @@ def test_split_and_variables_are_inverse(setting):
     _, variables, _, _ = setting
     mine, rest = state.split(variables, ("head",))
     assert set(mine["params"]) == {"head"} and "head" not in rest["params"]
-    assert jax.tree.all(
-        jax.tree.map(jnp.array_equal, state.variables(**mine, rest=rest)["params"], variables["params"])
-    )
+    chex.assert_trees_all_equal(state.variables(**mine, rest=rest)["params"], variables["params"])
 
 
 def test_supervised_step_is_one_step_of_sgd_on_the_mean_cross_entropy(setting):

@@ -1,0 +1,93 @@
+"""EfficientNet-B0 (Tan and Le, arXiv 1905.11946, Table 1): inverted bottlenecks with squeeze and excitation.
+
+    stem -> seven stages of MBConv blocks -> 1x1 convolution to 1280 channels -> mean over pixels [B, 1280]
+
+Two things of the published recipe are left out, because a backbone draws no random numbers: dropout before the
+classifier, and stochastic depth. BatchNorm is as in the other backbones (momentum 0.9, epsilon 1e-5, as torchvision).
+"""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clead_jax.models.layers import FULL, batch_norm, convolution
+from clead_jax.registry import BACKBONES
+from clead_jax.types import Array
+
+STEM_STRIDES = {"cifar": 1, "imagenet": 2}
+STAGES = (  # expansion, channels, blocks, first stride, kernel
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
+
+
+class ConvNormSilu(nn.Module):
+    """Convolution, BatchNorm, and (unless `linear`) SiLU. `depthwise`: every channel by itself."""
+
+    filters: int
+    kernel: int
+    stride: int = 1
+    depthwise: bool = False
+    linear: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """x [B, H, W, C] -> [B, H / stride, W / stride, filters]."""
+        groups = self.filters if self.depthwise else 1
+        x = convolution(self.filters, self.kernel, self.stride, groups, self.dtype)(x)
+        x = batch_norm(train, self.dtype)(x)
+        return x if self.linear else nn.silu(x)
+
+
+class MBConv(nn.Module):
+    """Expand, filter each channel, weigh the channels by what the whole image holds, project; a shortcut if it fits."""
+
+    expansion: int
+    filters: int
+    stride: int
+    kernel: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """x [B, H, W, C] -> [B, H / stride, W / stride, filters]."""
+        channels = x.shape[-1]
+        wide, y = channels * self.expansion, x
+        if self.expansion > 1:
+            y = ConvNormSilu(wide, 1, dtype=self.dtype, name="expand")(y, train)
+        y = ConvNormSilu(wide, self.kernel, self.stride, depthwise=True, dtype=self.dtype, name="depthwise")(y, train)
+        squeezed = y.mean(axis=(1, 2), keepdims=True)
+        squeezed = nn.silu(nn.Dense(max(1, channels // 4), dtype=self.dtype, name="squeeze")(squeezed))
+        y = y * nn.sigmoid(nn.Dense(wide, dtype=self.dtype, name="excite")(squeezed))
+        y = ConvNormSilu(self.filters, 1, linear=True, dtype=self.dtype, name="project")(y, train)
+        return x + y if x.shape == y.shape else y
+
+
+@BACKBONES.register("efficientnet_b0")
+class EfficientNetB0(nn.Module):
+    """`width` 64 is the published network; the "cifar" stem keeps the resolution, "imagenet" halves it."""
+
+    width: int = FULL
+    stem: str = "cifar"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Normalised images [B, H, W, C] -> features [B, F] in float32, F = 1280 at full width."""
+        if self.stem not in STEM_STRIDES:
+            raise ValueError(f"unknown stem {self.stem!r}: known: {', '.join(STEM_STRIDES)}")
+        channels = lambda full: 8 * math.ceil(full * self.width / FULL / 8)  # multiples of 8, for the hardware
+        x = ConvNormSilu(channels(32), 3, STEM_STRIDES[self.stem], dtype=self.dtype, name="stem")(x, train)
+        for number, (expansion, full, blocks, first_stride, kernel) in enumerate(STAGES, start=1):
+            for i in range(blocks):
+                stride, name = first_stride if i == 0 else 1, f"stage{number}_block{i + 1}"
+                x = MBConv(expansion, channels(full), stride, kernel, self.dtype, name=name)(x, train)
+        x = ConvNormSilu(channels(1280), 1, dtype=self.dtype, name="top")(x, train)
+        return x.astype(jnp.float32).mean(axis=(1, 2))

@@ -1,0 +1,27 @@
+"""What every backbone is made of: convolutions padded as torch pads them, and BatchNorm with torch's settings."""
+
+from flax import linen as nn
+
+FULL = 64  # `width` of a published network; another scales all of its layers, so that one setting cuts any of them down
+
+
+def convolution(
+    filters: int, kernel: int, stride: int = 1, groups: int = 1, dtype: str = "float32", name: str | None = None
+) -> nn.Conv:
+    """A convolution without bias. Pads both sides alike, as torch does: 'SAME' would not at stride 2."""
+    return nn.Conv(
+        filters,
+        kernel_size=(kernel, kernel),
+        strides=stride,
+        padding=kernel // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # He et al., arXiv 1502.01852
+        name=name,
+    )
+
+
+def batch_norm(train: bool, dtype: str, name: str | None = None) -> nn.BatchNorm:
+    """BatchNorm: the batch's statistics if `train`, else the running ones."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)

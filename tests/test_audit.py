@@ -1,0 +1,236 @@
+"""The audit of a bare function, on models whose robust accuracy is known."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clead_jax import arsenal
+from clead_jax.audit import audit as whole_audit
+
+N, K, EPS = 40, 4, 0.05
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(0.2, 0.8, (N, 4, 4, 1)).astype(np.float32)
+W = RNG.normal(size=(16, K)).astype(np.float32)
+SCORES = (IMAGES.reshape(N, -1) - 0.5) @ W
+LABELS = SCORES.argmax(-1)
+LABELS[:2] = (LABELS[:2] + 1) % K
+
+
+def linear(v, x):
+    return (x.reshape(len(x), -1) - 0.5) @ v
+
+
+def bare(x):
+    return linear(jnp.asarray(W), x)
+
+
+def audit(*arguments, **settings):
+    """An audit that compiles for one batch size only, and asks no doubts unless told to."""
+    return whole_audit(*arguments, **{"batch_size": 16, "checks": False} | settings)
+
+
+def standing():
+    """What no perturbation can break: the margin to every class is more than eps times the L1 norm of its weights."""
+    own = SCORES[np.arange(N), LABELS][:, None] - SCORES
+    reach = EPS * np.abs(W[:, LABELS].T[:, :, None] - W[None]).sum(1)
+    wrong = np.arange(K) != LABELS[:, None]
+    return ((own > reach) | ~wrong).all(1)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    original = arsenal.autoattack
+    fewer = {"apgd_ce": {"steps": 20, "eot": 2}, "apgd_t": {"steps": 20}, "fab_t": {"steps": 10}}
+    fewer |= {"square": {"queries": 50}, "apgd_dlr": {"steps": 5, "eot": 2}}
+
+    def shortened(version, norm, eps, classes):
+        attacks, notes = original(version, norm, eps, classes)
+        change = lambda a: dataclasses.replace(
+            a.cfg, **{k: min(v, getattr(a.cfg, k)) for k, v in fewer[a.name].items()}
+        )
+        return [a._replace(cfg=change(a)) for a in attacks], notes
+
+    monkeypatch.setattr(arsenal, "autoattack", shortened)
+
+
+def test_five_lines(short):
+    result = whole_audit(bare, IMAGES, LABELS, norm="linf", eps=str(EPS), attacks=("autoattack",), checks=False)
+    np.testing.assert_array_equal(result.correct["autoattack"], standing())
+    assert 2 < standing().sum() < N - 2
+    assert result.accuracy["autoattack"] == pytest.approx(standing().mean())
+    low, high = result.interval95["autoattack"]
+    assert low < standing().mean() < high
+    assert list(result.correct) == ["clean", "apgd_ce", "apgd_t", "fab_t", "square", "autoattack"]
+    assert result.passes["square"]["backward"].sum() == 0 < result.passes["apgd_ce"]["backward"].sum()
+    assert "autoattack" in str(result) and result.complete and result.adversarial == {}
+
+
+def test_single_attacks_beside_the_cascade(short):
+    result = audit(bare, IMAGES, LABELS, eps=EPS, attacks="fgsm,pgd(steps=5),autoattack")
+    assert list(result.correct)[:3] == ["clean", "fgsm", "pgd(steps=5)"]
+    np.testing.assert_array_equal(result.correct["fgsm"] & standing(), standing())
+    assert (result.passes["pgd(steps=5)"]["forward"] >= 5).all() and len(result.passes["fgsm"]["forward"]) == N
+
+
+def test_adversarial_images_on_request(short):
+    result = audit(bare, IMAGES, LABELS, eps=EPS, attacks=("autoattack", "pgd"), keep_images=True)
+    for name in ("autoattack", "pgd"):
+        made = result.adversarial[name]
+        assert made.shape == IMAGES.shape and np.abs(made - IMAGES).max() <= EPS + 1e-6
+        np.testing.assert_array_equal(np.asarray(bare(made)).argmax(-1) == LABELS, result.correct[name])
+
+
+def test_another_checkpoint_is_not_compiled_again(short):
+    traced = []
+
+    def counting(v, x):
+        traced.append(len(x))
+        return linear(v, x)
+
+    settings = {"eps": EPS, "batch_size": 16}
+    first = audit(counting, IMAGES, LABELS, variables=W, **settings)
+    before = len(traced)
+    other = audit(counting, IMAGES, LABELS, variables=-W, **settings)
+    # Only the shape is asked for again.
+    assert len(traced) <= before + 1 and first.accuracy["clean"] != other.accuracy["clean"]
+
+
+def test_uint8_images_are_the_same_as_floats(short):
+    stored = (IMAGES * 255).round().astype(np.uint8)
+    runs = [audit(bare, x, LABELS, eps=EPS) for x in (stored, stored.astype(np.float32) / 255)]
+    np.testing.assert_array_equal(runs[0].correct["autoattack"], runs[1].correct["autoattack"])
+
+
+def test_a_model_that_draws_noise_takes_a_key(short):
+    noisy = lambda x, key: bare(x) + 0.01 * jax.random.normal(key, (len(x), K))
+    result = audit(noisy, IMAGES, LABELS, eps=EPS, randomized=True)
+    assert list(result.correct) == ["clean", "apgd_ce", "apgd_dlr", "autoattack"]
+    assert abs(result.accuracy["autoattack"] - standing().mean()) < 0.15
+
+
+def test_with_variables_and_a_key(short):
+    noisy = lambda v, x, key: linear(v, x) + 0.01 * jax.random.normal(key, (len(x), K))
+    assert audit(noisy, IMAGES, LABELS, eps=EPS, variables=W, randomized=True).accuracy["clean"] > 0.8
+
+
+def test_bfloat16_finds_the_same(short):
+    result = audit(linear, IMAGES, LABELS, eps=EPS, variables=jnp.asarray(W), precision="bfloat16")
+    assert (standing() <= result.correct["autoattack"]).all()  # what counts was confirmed in float32
+    assert result.correct["autoattack"].sum() <= standing().sum() + 2
+
+
+@pytest.mark.parametrize("norm, eps", [("l2", 0.2), ("l1", 0.5)])
+def test_other_norms(short, norm, eps):
+    result = audit(bare, IMAGES, LABELS, norm=norm, eps=eps, keep_images=True)
+    assert result.accuracy["autoattack"] < result.accuracy["clean"]
+    order = {"l2": 2, "l1": 1}[norm]
+    moved = np.linalg.norm((result.adversarial["autoattack"] - IMAGES).reshape(N, -1), order, 1)
+    assert moved.max() <= eps * 1.001
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes_are_noted(short, classes):
+    labels = SCORES[:, :classes].argmax(-1)
+    result = audit(lambda x: bare(x)[:, :classes], IMAGES, labels, eps=EPS)
+    assert any("DLR needs" in note for note in result.notes) and "DLR needs" in str(result)
+    assert result.accuracy["clean"] == 1 > result.accuracy["autoattack"]
+
+
+def test_a_spent_budget_is_said_and_can_be_added_to(short, tmp_path):
+    settings = {"eps": EPS, "path": tmp_path / "audit.npz"}
+    part = audit(bare, IMAGES, LABELS, budget="3passes", **settings)
+    assert not part.complete and "upper bounds" in str(part)
+    whole = audit(bare, IMAGES, LABELS, **settings)
+    assert whole.complete
+    np.testing.assert_array_equal(whole.correct["autoattack"], standing())
+
+
+def test_says_how_far_it_is(short):
+    said = []
+    audit(bare, IMAGES, LABELS, eps=EPS, say=said.append)
+    assert {line.split()[0] for line in said} == {"apgd_ce", "apgd_t", "fab_t", "square"}
+    assert all("standing" in line for line in said)
+
+
+@pytest.mark.parametrize("strange", ["nan", "range"])
+def test_strange_models_and_images_are_findings_and_no_errors(short, strange):
+    model, images = bare, IMAGES
+    if strange == "nan":
+        model = lambda x: bare(x) * jnp.nan
+    if strange == "range":
+        images = IMAGES * 4 - 2
+    result = audit(model, images, LABELS, eps=EPS, attacks=("pgd",), checks=True)
+    assert any(check["status"] == "fail" for check in result.checks)
+    assert {check["status"] for check in result.checks} <= {"ok", "warn", "fail", "skipped"}
+    assert all({"name", "status", "value", "hint"} == check.keys() for check in result.checks)
+    json.dumps(result.checks)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"images": IMAGES[..., 0]}, "images must be [N, H, W, C]"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "N >= 1"),
+        ({"images": (IMAGES * 255).astype(np.int32)}, "uint8, or floats in [0, 1], not int32"),
+        ({"labels": LABELS[:-1]}, "labels must be 40 integers, not int64 [39]"),
+        ({"labels": LABELS.astype(np.float32)}, "not float32 [40]"),
+        ({"labels": LABELS + 1}, "labels lie in [1, 4], but the model has 4 classes"),
+        ({"forward": lambda x: x}, "forward must give logits [B, K]"),
+        ({"forward": lambda x: bare(x)[:, :1]}, "forward must give logits [B, K]"),
+        ({"forward": lambda x: (bare(x), x)}, "for 2 images it gives tuple"),
+        ({"attacks": ("pdg",)}, "unknown attack 'pdg'"),
+        ({"attacks": "pdg,autoattack"}, "unknown attack 'pdg'"),
+        ({"attacks": ()}, "attacks is empty"),
+        ({"norm": "linfinity"}, "linfinity"),
+        ({"eps": "8/0"}, "eps: '8/0' is no number"),
+        ({"eps": 8}, "eps is 8"),
+        ({"precision": "bfloat16"}, "needs variables="),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"budget": "soon"}, "budget: 'soon' is none"),
+    ],
+)
+def test_wrong_input_is_one_line(change, message):
+    arguments = {"forward": bare, "images": IMAGES, "labels": LABELS} | change
+    with pytest.raises(ValueError) as error:
+        whole_audit(**arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, "tests")
+import numpy as np
+import clead_jax.evaluation.cascade as cascade
+from clead_jax.audit import audit as whole_audit
+import test_audit as t
+cascade.SAVE = 0.1
+result = t.audit(t.bare, t.IMAGES, t.LABELS, eps=t.EPS, path=sys.argv[1], keep_images=True)
+np.savez(sys.argv[2], images=result.adversarial["autoattack"], **result.correct)
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_an_attack_it_ends_the_same(tmp_path):
+    start = lambda name: subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "ledger.npz", tmp_path / name])
+    for seconds in (6, 9, 12, 15):
+        process = start("a.npz")
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert (tmp_path / "ledger.npz").exists()
+    assert start("a.npz").wait() == 0
+    (tmp_path / "ledger.npz").unlink()
+    assert start("b.npz").wait() == 0
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert set(a) == set(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])

@@ -1,0 +1,41 @@
+"""AutoAttack standard against what the authors' PyTorch code left standing, on the same nets and images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clead_jax.audit import audit
+
+
+def forward(weights, x):
+    x = (x - 0.5) / 0.25
+    for n, stride in enumerate((1, 2, 2, 1)):
+        dims = ("NHWC", "HWIO", "NHWC")
+        pads = [(1, 1), (1, 1)]
+        x = jax.lax.conv_general_dilated(x, weights[f"conv{n}_w"], (stride, stride), pads, dimension_numbers=dims)
+        x = jax.nn.relu(x + weights[f"conv{n}_b"])
+    return x.mean((1, 2)) @ weights["dense_w"] + weights["dense_b"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm, eps", [("linf", "8/255"), ("l2", "0.5")])
+@pytest.mark.parametrize("net", ["robust", "clean"])
+def test_leaves_standing_what_the_reference_does(shared, net, norm, eps):
+    with np.load(shared / f"parity/{net}.npz") as stored:
+        reference = dict(stored)
+    weights = {k.split("/")[1]: jnp.asarray(v) for k, v in reference.items() if k.startswith("net/")}
+    result = audit(
+        forward,
+        reference["images"],
+        reference["labels"].astype(int),
+        norm,
+        eps,
+        variables=weights,
+        checks=False,
+        say=print,
+    )
+    mine, theirs = result.correct["autoattack"], reference[f"autoattack_standard_{norm}/correct"]
+    print(net, norm, "standing", mine.sum(), "reference", theirs.sum(), "agreement", (mine == theirs).mean())
+    assert mine.sum() <= theirs.sum() + 1
+    assert (mine == theirs).mean() >= 0.985

@@ -2,7 +2,7 @@
 
     python -m clead_jax.against_torch [--net=small|tiny|digits|resnet18] [--attacks=pgd,apgd_ce,square] [--batch_size=N]
 
-Needs `pip install 'clead-jax[torch]'`. The other side is torchattacks, in a process of its own, so that the threads of
+Needs `pip install -e ".[torch]"`. The other side is torchattacks, in a process of its own, so that the threads of
 one are no burden to the other; both run on the CPU, and only one of them at a time.
 
 Both get the same random weights (their logits must agree), images, labels (what the net says) and settings, as many
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     given = cli.parse(argv, _define, __doc__)
     texts = attacks(given.attacks)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise ValueError(f"{' and '.join(missing)} not installed; write: pip install 'clead-jax[torch]'")
+        raise ValueError(f"{' and '.join(missing)} not installed; write: pip install -e '.[torch]'")
     if given.json:
         Path(given.json).touch()  # better refused now than after the measuring
     command = "python -m clead_jax.against_torch " + " ".join(argv[1:])
@@ -111,7 +111,7 @@ def _measure(given: flags.FlagValues, texts: list[str], theirs: Callable[..., An
 
 
 def summary(line: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Images/s and FLOP/s of both sides, their ratio, and how many images stand at the end."""
+    """Images/s and FLOP/s of both sides, their ratio, and whether all images stand at the end."""
     result: dict[str, Any] = {}
     for side in ("ours", "theirs"):
         seconds = statistics.median(turn[side][0] for turn in line["turns"])
@@ -119,34 +119,36 @@ def summary(line: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
         result[side] = {
             "images_per_s": found["batch"] / seconds,
             "flops_per_s": found["batch"] / seconds * per_image,
-            "standing": min(turn[side][1] for turn in line["turns"]),
         }
     ratios = sorted(turn["theirs"][0] / turn["ours"][0] for turn in line["turns"])
     ratio = result["ours"]["images_per_s"] / result["theirs"]["images_per_s"]
-    return result | {"ratio": ratio, "ratio_of_turns": [ratios[0], ratios[-1]]}
+    standing = all(left == found["batch"] for turn in line["turns"] for _, left in turn.values())
+    return result | {"ratio": ratio, "ratio_of_turns": [ratios[0], ratios[-1]], "all_standing": standing}
 
 
 def _header(found: dict[str, Any]) -> str:
     shape, peak = "x".join(map(str, found["image_shape"])), found["matmul_flops_per_s"] / 1e9
-    forward, gradient = (work / 1e6 for work in found["work"])
+    forward, gradient = (f"{work / 1e6:.3g}" for work in found["work"])
     return (
-        f"{found['net']}: {found['batch']} random images {shape}, float32; {forward:.3g} MFLOP an image forward, "
-        f"{gradient:.3g} with its gradient\n"
-        f"{found['cpu']}, {found['cores']} cores, load {found['load_before'][0]:.1f}; matrix product {peak:.0f} GFLOP/s\n"
+        f"{found['net']}: {found['batch']} random images {shape}, float32; "
+        f"MFLOP an image: {forward} forward, {gradient} with its gradient\n"
+        f"{found['cpu']}, {found['cores']} cores, load {found['load_before'][0]:.1f}; "
+        f"matrix product {peak:.0f} GFLOP/s\n"
         f"jax {found['jax']} against torch {found['torch']} with torchattacks {found['torchattacks']}; "
         f"logits agree within {found['logits_differ']:.0e}\n\n"
-        f"{'':24}{'images/s':>20}{'':8}{'GFLOP/s':>16}{'first call, s':>18}{'standing':>14}\n"
-        f"{'':24}{'ours':>10}{'theirs':>10}{'ratio':>8}{'ours':>8}{'theirs':>8}{'ours':>10}{'theirs':>8}{'ours':>7}{'theirs':>7}"
+        f"{'':24}{'images/s':^20}{'':8}{'GFLOP/s':^20}{'first call, s':^20}\n"
+        f"{'':24}{'ours':>10}{'theirs':>10}{'ratio':>8}" + 2 * f"{'ours':>10}{'theirs':>10}"
     )
 
 
 def _row(line: dict[str, Any]) -> str:
     sides = [line[side] | {"first": line["first_call"][side][0]} for side in ("ours", "theirs")]
-    rates = "".join(f"{side['images_per_s']:10.4g}" for side in sides)
-    work = "".join(f"{side['flops_per_s'] / 1e9:8.0f}" for side in sides)
-    first = "".join(f"{side['first']:{width}.1f}" for side, width in zip(sides, (10, 8), strict=True))
-    standing = "".join(f"{side['standing']:7}" for side in sides)
-    return f"{line['attack']:24}{rates}{line['ratio']:8.2f}{work}{first}{standing}"
+    rates, work, first = (
+        "".join(f"{side[name] / unit:10.4g}" for side in sides)
+        for name, unit in (("images_per_s", 1), ("flops_per_s", 1e9), ("first", 1))
+    )
+    fooled = "" if line["all_standing"] else "   some images were fooled: less work for torchattacks"
+    return f"{line['attack']:24}{rates}{line['ratio']:8.2f}{work}{first}{fooled}"
 
 
 def _cpu() -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from clead_jax import config
+from clead_jax import config, memory
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -23,6 +23,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     Those are ValueError, OSError and FloatingPointError with a message of one line; CLEAD_JAX_TRACEBACK=1 shows where
     they came from. Anything else is a bug and keeps its traceback.
     """
+    memory.keep_freed()
     try:
         main(sys.argv)
     except (ValueError, OSError, FloatingPointError, flags.Error) as error:

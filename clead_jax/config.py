@@ -56,7 +56,13 @@ def validate(cfg: ConfigDict) -> None:
         _positive(cfg, f"{stage}.epochs", f"{stage}.batch_size", f"{stage}.lr")
     if not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed is {cfg.seed}; it lies in [0, 2**32)")
-    for field in ("data.image_size", "data.train_size", "data.test_size", "evaluation.num_examples", "evaluation.batch_size"):
+    for field in (
+        "data.image_size",
+        "data.train_size",
+        "data.test_size",
+        "evaluation.num_examples",
+        "evaluation.batch_size",
+    ):
         if _get(cfg, field) < 0:
             raise ValueError(f"{field} is {_get(cfg, field)}; it must not be negative")
     _positive(cfg, "evaluation.curve_examples", "evaluation.distance_examples")

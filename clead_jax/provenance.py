@@ -43,7 +43,7 @@ def unfinished(cfg: Any, models: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def training_cost(workdir: str) -> dict[str, dict[str, float]]:
-    """Forward+backward passes and seconds of every trained stage, added up from metrics.jsonl."""
+    """Forward+backward passes and seconds of training (not validating) of every stage, added up from metrics.jsonl."""
     cost: dict[str, dict[str, float]] = {}
     for epoch in jsonl.read(Path(workdir) / "metrics.jsonl"):
         spent = cost.setdefault(epoch["stage"], {"forward_backward_passes": 0, "seconds": 0.0})

@@ -7,6 +7,9 @@ The paper's comparison and the margin ablation, each with its table and picture:
     F=configs/margin_supcon_digits.py
     python -m clead_jax.sweep --sweep.config=$F:ce,$F:supcon,$F:margin --seeds=0,1,2
     python -m clead_jax.sweep --config=configs/margin_supcon_digits.py --sweep.margin=0.2,0.5,1.0 --seeds=0,1,2
+
+Seed 0, 360 test images, accuracy in %, eps 0.1, a minute on 2 CPU cores (AutoAttack takes another):
+ce clean 99.7, FGSM 46.1, PGD-20 16.4; supcon 100.0, 48.3, 19.2; margin 99.7, 54.7, 22.5 (AutoAttack 18.3).
 """
 
 from clead_jax import config

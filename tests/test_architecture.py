@@ -18,7 +18,7 @@ PACKAGE = ROOT / "clead_jax"
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 VOCABULARY = ("types", "registry", "values", "statistics", "jsonl")
 ROOMS = ("attacks", "losses", "models", "data", "training", "evaluation", "reporting")
-FRONT_DOORS = ("main", "evaluate", "report", "benchmark", "compare", "sweep")
+FRONT_DOORS = ("main", "evaluate", "report", "benchmark", "against_torch", "compare", "sweep")
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))

@@ -228,7 +228,7 @@ def test_any_saved_step_can_be_measured(again, capsys):
     measure_again(again, f"--which={STEPS}", "--attacks=fgsm", "--curve=none")
     found = results(again)["models"]
     assert [model["checkpoint"]["epoch"] for model in found.values()] == [1, 1]
-    with pytest.raises(ValueError, match=rf"no checkpoint '7' in \S+ holds \[{STEPS}, {2 * STEPS}\]"):
+    with pytest.raises(ValueError, match=rf"no checkpoint 7 in \S+ it holds \[{STEPS}, {2 * STEPS}\]"):
         measure_again(again, "--which=7")
 
 

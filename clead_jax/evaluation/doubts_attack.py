@@ -75,7 +75,10 @@ def loss_still_rising(subject: Subject) -> dict[str, Any]:
 
 
 def noise_vs_gradient(subject: Subject) -> dict[str, Any]:
-    """Fifty random points of the ball find nothing that PGD missed. Brute force is the bluntest of all attacks."""
+    """Fifty random points of the ball find nothing that PGD missed.
+
+    Where they do, the gradients told PGD less than nothing (Carlini et al. 2019): so with rounding and shattering.
+    """
     missed = subject.attack("pgd").correct
     found = 0 if _hardly_any(missed) else int((missed & ~subject.attack(NOISE).correct).sum())
     if found <= slack(len(missed)):

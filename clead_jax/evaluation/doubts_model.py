@@ -9,6 +9,7 @@ from clead_jax.evaluation.checks import check, margins, percent
 from clead_jax.evaluation.subject import Subject
 
 SAME = 1e-3  # relative to the largest output: what rounding may change
+NUDGE, JUMP = 1e-6, 0.03  # a change of pixels that changes nothing, and more than what 16-bit floats make of it
 DRAWS = 4  # looks at a model that draws noise
 UNDERFLOW = float(np.log(np.finfo(np.float32).tiny))  # a margin at which exp is 0
 FEWEST = 8  # examples classified right, for a share of them to mean anything
@@ -44,7 +45,9 @@ def probabilities_output(subject: Subject) -> dict[str, Any]:
 
 
 def deterministic(subject: Subject) -> dict[str, Any]:
-    """The same image gets the same answer, called again and compiled again; unless the model is announced as random.
+    """The same image gets the same answer, called again, compiled again, and but for the last bits of its pixels.
+
+    Unless the model is announced as random: then two keys should give two answers.
 
     Attacks on random resizing, cropping or dropout that do not average over the draws climb another model at every
     step (Athalye et al. 2018, section 4.2): what is left standing then says nothing.
@@ -56,11 +59,17 @@ def deterministic(subject: Subject) -> dict[str, Any]:
             return check("deterministic", "ok", moved, "announced as random, and is")
         return check("deterministic", "warn", moved, "announced as random, but two keys give the same outputs")
     again = subject.logits(subject.images), subject.logits_compiled_anew(subject.images)
-    moved = max(_difference(once, outputs) for outputs in again)
-    if moved <= SAME:
-        return check("deterministic", "ok", moved)
-    hint = "two calls differ: give `forward` a key as last argument and announce it by randomized=True"
-    return check("deterministic", "fail", moved, hint)
+    nudged = subject.images + (NUDGE * np.sign(0.5 - subject.images)).astype(np.float32)
+    jump = _difference(once, subject.logits(nudged))
+    value = {"again": max(_difference(once, outputs) for outputs in again), "nudged": jump}
+    if value["again"] > SAME:
+        hint = "two calls differ: give `forward` a key as last argument and announce it by randomized=True"
+        return check("deterministic", "fail", value, hint)
+    if jump > JUMP:
+        return check(
+            "deterministic", "fail", value, f"outputs jump as pixels move by {NUDGE}: noise seeded by the image?"
+        )
+    return check("deterministic", "ok", value)
 
 
 def batch_statistics(subject: Subject) -> dict[str, Any]:
@@ -85,13 +94,13 @@ def batch_composition(subject: Subject) -> dict[str, Any]:
     BatchNorm in training mode looks at the whole batch: adversarial images are recognised by their company, and
     accuracy depends on the batch size. Noise drawn from a fixed key for a whole batch depends on the place.
     """
+    if subject.evaluator.programs.randomized:
+        return check("batch_composition", "skipped", None, "a model that draws noise draws it for the whole batch")
     n = len(subject.images)
     whole, few = subject.logits(subject.images), max(1, n // 4)
     turned = _difference(whole, subject.logits(subject.images[::-1])[::-1])
     apart = _difference(whole[:few], subject.logits(subject.images[:few]))  # the batch is filled up with its first
     alone = _difference(whole[:1], subject.logits(subject.images[:1]))
-    if subject.evaluator.programs.randomized:
-        return check("batch_composition", "skipped", None, "a model that draws noise draws it for the whole batch")
     value = {"turned": turned, "apart": max(apart, alone)}
     if max(value.values()) <= SAME:
         return check("batch_composition", "ok", value)

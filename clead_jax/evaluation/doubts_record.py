@@ -30,7 +30,10 @@ def only_training_attacks(subject: Subject) -> dict[str, Any]:
 
 
 def sample_size(subject: Subject) -> dict[str, Any]:
-    """A thousand examples or more: with 128 the interval of 50 % goes from 41 to 59, wider than most claimed gains."""
+    """A thousand examples or more were attacked.
+
+    With 128 the interval of 50 % goes from 41 to 59, wider than most gains that papers claim.
+    """
     hits = _worst(subject)
     low, high = interval95(int(hits.sum()), len(hits))
     value = {"n": len(hits), "accuracy": float(hits.mean()), "interval95": [low, high]}

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from clead_jax.reporting import protocols, style, wording
 from clead_jax.statistics import interval95
 
+_APART = 0.06  # steps between the points of two models, so that their intervals can be told apart
+
 
 @style.styled
 def fall(results: dict[str, Any]) -> Figure:
@@ -22,7 +24,7 @@ def fall(results: dict[str, Any]) -> Figure:
     figure, axes = style.panels(3.9)
     ax = axes[0, 0]
     for number, (model, found) in enumerate(falls.items()):
-        places = np.array([steps.index(step) for step in found]) + 0.06 * (number - (len(falls) - 1) / 2)
+        places = np.array([steps.index(step) for step in found]) + _APART * (number - (len(falls) - 1) / 2)
         shares = [each.share for each in found.values()]
         bars = _bars(shares, [each.interval or (each.share, each.share) for each in found.values()])
         bars[0, [each.bound for each in found.values()]] = 0
@@ -30,8 +32,13 @@ def fall(results: dict[str, Any]) -> Figure:
         title = wording.model_title(model, results)
         ax.errorbar(places, 100 * np.array(shares), yerr=bars, label=title, **look._asdict())
         for place, (step, each) in zip(places, found.items(), strict=True):
-            highest = all(each.share >= other[step].share for other in falls.values() if step in other)
-            _say_share(ax, (place, 100 * each.share), each.bound, above=highest, color=look.color)
+            if each.bound:
+                arrow = {"arrowstyle": "<-", "color": look.color, "linewidth": 1.4}
+                below = {"xytext": (0, -22), "textcoords": "offset points"}
+                ax.annotate("", (place, 100 * each.share), arrowprops=arrow, **below)
+            best = max((m for m in falls if step in falls[m]), key=lambda m: falls[m][step].share)
+            side = (1 if model == best else -1) * _APART * (len(falls) - 1) / 2
+            _say_share(ax, (steps.index(step) + side, 100 * each.share), each.bound, model == best, look.color)
     titles = [f"{each.title}\n{each.how}" for name, each in protocols.PROTOCOLS.items() if name in steps]
     ax.set_xticks(range(len(steps)), ["Clean images", *titles], color=style.INK)
     ax.tick_params(axis="x", length=0, labelsize=9)
@@ -43,14 +50,10 @@ def fall(results: dict[str, Any]) -> Figure:
 
 
 def _say_share(ax: Axes, point: tuple[float, float], bound: bool, above: bool, color: str) -> None:
-    """Writes the value beside its point: to the upper right, or to the lower left, where a falling line is not."""
-    side, height = ("left", "bottom") if above else ("right", "top")
-    sign = 1 if above else -1
+    """Writes a value beside its point: to the upper right, or to the lower left, where a falling line is not."""
+    side, height, sign = ("left", "bottom", 1) if above else ("right", "top", -1)
     ax.annotate(f"{'≤ ' if bound else ''}{point[1]:.1f}", point, xytext=(5 * sign, 3 * sign), color=color, fontsize=9,
                 textcoords="offset points", ha=side, va=height, fontweight="bold")  # fmt: skip
-    if bound:
-        arrow = {"arrowstyle": "->", "color": color, "linewidth": 1.4}
-        ax.annotate("", point, xytext=(0, -22), textcoords="offset points", arrowprops=arrow | {"arrowstyle": "<-"})
 
 
 @style.styled

@@ -33,6 +33,7 @@ def checks(inputs: Inputs) -> list[Block]:
         Text(_verdict(raised)),
         *([tables.checks(raised, inputs.results)._replace(alarm=True)] if raised else []),
         *([tables.checks(quiet, inputs.results)._replace(summary=_counted(quiet))] if quiet else []),
+        Text("What each check would have caught in published work: docs/reading-the-report.md of clead_jax."),
     ]
 
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import weak_defences
-from check_subjects import EPS, N, blind, linear, linear_subject
+from check_subjects import EPS, blind, linear, linear_subject
 
 from clead_jax.evaluation import doubts_attack, doubts_images, doubts_model, doubts_record
 from clead_jax.evaluation.doubts import CHECKS, examine
 
 TIMID = {"steps": 2, "step_size": EPS / 50}
-NOISY_SIZE = (0.05, 0.25)  # scores that random points of the ball reach now and then
+NOISY_SIZE = (0.02, 0.1)  # scores that random points of the ball reach now and then
 
 
 def gated(v, x):
@@ -63,6 +63,7 @@ LOUD = [
     (doubts_model.probabilities_output, lambda: linear_subject(weak_defences.probabilities(linear)), "fail"),
     (doubts_model.probabilities_output, lambda: linear_subject(lambda v, x: jax.nn.sigmoid(linear(v, x) + 1)), "warn"),
     (doubts_model.deterministic, lambda: linear_subject(weak_defences.noise_of_python(linear)), "fail"),
+    (doubts_model.deterministic, lambda: linear_subject(weak_defences.noise_of_content(linear)), "fail"),
     (doubts_model.deterministic, lambda: linear_subject(lambda v, x, key: linear(v, x), randomized=True), "warn"),
     (doubts_model.batch_statistics, forgetful, "fail"),
     (doubts_model.batch_composition, lambda: linear_subject(weak_defences.batch_normalised(linear)), "fail"),
@@ -120,7 +121,7 @@ def test_a_linear_model_passes_every_check_that_applies():
 
 def test_names_are_those_of_the_functions_and_every_docstring_tells():
     assert [c["name"] for c in examine(recorded(0.5))] == [q.__name__ for q in CHECKS]
-    assert all(len(q.__doc__.split("\n\n")) == 2 or len(q.__doc__) > 80 for q in CHECKS)
+    assert all(len(q.__doc__.split("\n\n")) >= 2 for q in CHECKS)  # what is asked, and what it would have caught
 
 
 def test_what_only_square_broke_counts_where_it_is_recorded():
@@ -134,7 +135,7 @@ def test_what_only_square_broke_counts_where_it_is_recorded():
 
 def test_a_model_that_cannot_be_asked_fails_and_the_rest_is_heard():
     def stubborn(v, x):
-        return jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, c[1]), (0, linear(v, x)))[1]
+        return jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, 1.0 * c[1]), (0, linear(v, x)))[1]
 
     found = {c["name"]: c for c in examine(linear_subject(stubborn))}
     assert found["gradient_zero_or_nan"]["status"] == "fail" and "ValueError" in found["gradient_zero_or_nan"]["hint"]
@@ -156,7 +157,6 @@ def test_other_norms():
     for norm, eps in (("l2", 0.4), ("l1", 2.0)):
         found = examine(linear_subject(norm=norm, eps=eps))
         assert not [c for c in found if c["status"] == "fail"], norm
-        assert [c for c in examine(linear_subject(blind, norm=norm, eps=eps)) if c["status"] == "fail"]
-
-
-assert N == len(IMAGES)
+        masked = linear_subject(blind, norm=norm, eps=eps)
+        assert doubts_model.gradient_direction(masked)["status"] == "fail"
+        assert doubts_attack.blackbox_vs_whitebox(masked)["status"] == "fail"

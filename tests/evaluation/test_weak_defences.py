@@ -10,7 +10,7 @@ from check_subjects import convolutional, digits, subject_of, trained
 
 from clead_jax.evaluation.doubts import CHECKS, examine
 
-EPS = 0.1
+EPS = 0.2
 
 
 def digits_subject(forward=convolutional, defended=0.0, images=lambda x: x, **more):
@@ -37,12 +37,12 @@ def test_a_weak_defence_is_flagged(name, defended):
 
 def test_winners_take_all_is_flagged_or_broken():
     subject = digits_subject(functools.partial(convolutional, act=weak_defences.winners))
-    assert subject.attack("apgd_ce").correct.mean() <= 0.1 or first_fail(subject)
+    assert subject.attack("pgd").correct.mean() <= 0.1 or first_fail(subject)
 
 
 def test_random_resizing_is_flagged_or_broken():
     subject = digits_subject(weak_defences.resized_and_padded(convolutional), randomized=True)
-    assert subject.attack("apgd_ce(eot=5)").correct.mean() <= 0.1 or first_fail(subject)
+    assert subject.attack("apgd_ce(eot=2)").correct.mean() <= 0.1 or first_fail(subject)
 
 
 def test_random_resizing_that_is_not_announced_is_flagged():

@@ -70,6 +70,13 @@ def test_the_fall_shows_only_what_was_measured_and_bounds_as_bounds(all_protocol
     assert low == pytest.approx(55) and high > 58
 
 
+def test_equal_values_are_not_written_over_each_other(all_protocols):
+    for entry in all_protocols["protocols"]["autoattack"].values():
+        entry["accuracy"]["autoattack"] = 0.031
+    same = [text for text in charts.fall(all_protocols).axes[0].texts if text.get_text() == "3.1"]
+    assert sorted(text.get_ha() for text in same) == ["left", "right"]
+
+
 def test_training_shows_every_stage_and_says_where_nothing_was_validated(metrics):
     figure = charts.training_curves(metrics)
     left, right = figure.axes[2:4]  # second row: pretrain

@@ -31,9 +31,10 @@ def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> N
     return NamedAttack(text, entry.value, entry.info["objective"], cfg)
 
 
-def attack_at(text: str, norm: str, eps: float) -> NamedAttack:
-    """'pgd(steps=10)' -> the attack in a ball of radius eps, of 20 steps of eps / 4 where nothing else is said."""
-    return named_attack(text, {"norm": norm, "eps": eps}, {"step_size": eps / 4})._replace(radius=eps)
+def attack_at(text: str, norm: str, eps: float, steps: int = 20, relative_step: float = 0.25) -> NamedAttack:
+    """'pgd(steps=10)' -> the attack in a ball of radius eps, its steps `relative_step` times that long."""
+    common = {"steps": steps, "step_size": eps * relative_step}
+    return named_attack(text, {"norm": norm, "eps": eps}, common)._replace(radius=eps)
 
 
 def autoattack_version(text: str, usual: str = "standard") -> str:

@@ -12,7 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,28 +132,21 @@ def audit(
         key=jax.random.key(seed),
         multiple=mesh.size,
     )
-    named = lambda text, eps: arsenal.attack_at(text, norm, eps)
-    attacks = values.items(attacks) if isinstance(attacks, str) else tuple(attacks)
-    if not attacks:
-        raise ValueError("attacks is empty; write for example autoattack")
-    usual = "rand" if randomized else "standard"
-    plan: list[tuple[list[NamedAttack], list[str], bool]] = []  # (attacks, notes, whether a cascade)
-    for text in attacks:
-        if values.spec(text)[0] == "autoattack":
-            version = arsenal.autoattack_version(text, usual)
-            plan.append((*arsenal.autoattack(version, norm, radius, problem.num_classes), True))
-        else:
-            plan.append(([named(text, radius)], [], False))
-
-    evaluator.batch_size = cascade.sizes(batch_size or _automatic(problem), mesh.size)[-1]
+    plan = _plan(attacks, norm, radius, problem.num_classes, "rand" if randomized else "standard")
     result = Result(norm, radius)
+    if why := _no_derivative(problem):
+        result.notes.append(f"the model has no derivative ({why}): attacks without gradients only")
+        plan = [_without_gradients(wanted) for wanted in plan]
+
+    wanted_size = batch_size or (cascade.SMALLEST if why else _automatic(problem))
+    evaluator.batch_size = cascade.sizes(wanted_size, mesh.size)[-1]
     result.correct["clean"] = evaluator.predict(problem.variables, images, problem.key) == labels
-    for wanted, notes, is_cascade in plan:
-        result.notes += notes
-        if is_cascade:
+    for wanted in plan:
+        result.notes += wanted.notes
+        if wanted.cascade:
             finding = autoattack.run(
                 problem,
-                wanted,
+                wanted.attacks,
                 path=Path(path) if path else None,
                 keep_images=keep_images,
                 batch_size=evaluator.batch_size,
@@ -161,30 +154,69 @@ def audit(
                 heard=autoattack.lines(say) if say else lambda progress: None,
             )
             _add_cascade(result, finding)
-        else:
-            _add_single(result, problem, wanted[0], keep_images)
+        for attack in () if wanted.cascade else wanted.attacks:
+            _add_single(result, problem, attack, keep_images)
     if checks:
-        few = slice(0, FEW)
-        result.checks += examine(
-            Subject(
-                evaluator=evaluator,
-                variables=problem.variables,
-                images=pixels(images[few]),
-                labels=labels[few],
-                index=problem.index[few],
-                num_classes=problem.num_classes,
-                norm=norm,
-                eps=radius,
-                key=problem.key,
-                named=named,
-                records=result.correct,
-                training_attacks=training_attacks,
-                twin=parallel.put(twin, parallel.replicated(mesh)),
-                published=published,
-            )
+        few = np.unique(np.linspace(0, len(images) - 1, min(FEW, len(images))).astype(int))  # labels may be sorted
+        subject = Subject(
+            evaluator=evaluator.lenient(cascade.sizes(len(few), mesh.size)[-1]),
+            variables=problem.variables,
+            images=pixels(images[few]),
+            labels=labels[few],
+            index=few,
+            num_classes=problem.num_classes,
+            norm=norm,
+            eps=radius,
+            key=problem.key,
+            named=lambda text, eps: arsenal.attack_at(text, norm, eps),
+            records=result.correct,
+            training_attacks=training_attacks,
+            twin=parallel.put(twin, parallel.replicated(mesh)),
+            published=published,
         )
+        result.checks += examine(subject)
     result.seconds = time.monotonic() - started
     return result
+
+
+class Wanted(NamedTuple):
+    """One entry of `attacks`."""
+
+    attacks: list[NamedAttack]
+    notes: list[str]
+    cascade: bool
+
+
+def _plan(attacks: Sequence[str] | str, norm: str, eps: float, num_classes: int, version: str) -> list[Wanted]:
+    """What is asked for, as attacks; ValueError for what cannot run, before anything does."""
+    texts = values.items(attacks) if isinstance(attacks, str) else tuple(attacks)
+    if not texts:
+        raise ValueError("attacks is empty; write for example autoattack")
+    plan = []
+    for text in texts:
+        if values.spec(text)[0] == "autoattack":
+            asked = arsenal.autoattack_version(text, version)
+            plan.append(Wanted(*arsenal.autoattack(asked, norm, eps, num_classes), True))
+        else:
+            plan.append(Wanted([arsenal.attack_at(text, norm, eps)], [], False))
+    return plan
+
+
+def _without_gradients(wanted: Wanted) -> Wanted:
+    left = [named for named in wanted.attacks if named.attack.forward_only]
+    return wanted._replace(attacks=left)
+
+
+def _no_derivative(on: cascade.Problem) -> str:
+    """Why a model cannot be differentiated, '' if it can."""
+    shape = (cascade.sizes(1, on.multiple)[0], *on.images.shape[1:])
+    x, labels = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(shape[:1], np.int32)
+    ask = functools.partial(on.evaluator.programs.gradient, arsenal.objective("cross_entropy"))
+    try:
+        jax.eval_shape(ask, on.variables, x, labels, on.key)
+    except Exception as error:  # of whatever kind the model's author, or jax, has chosen
+        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200]
+    return ""
 
 
 # --- input ------------------------------------------------------------------------------------------------------------

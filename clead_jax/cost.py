@@ -32,12 +32,14 @@ def _evaluation(run: Run) -> int:
     """Both models under every attack, every radius of the curve and every search for a distance; nothing reused."""
     own = run.cfg.evaluation
     images = own.num_examples or len(getattr(run.splits, own.split).labels)
-    attacks = [arsenal.evaluation_attack(run.cfg, text) for text in values.items(own.attacks)]
+    texts, _, version = arsenal.asked_for(run.cfg)
+    attacks = [arsenal.evaluation_attack(run.cfg, text) for text in texts]
+    if version:
+        attacks += arsenal.autoattack(version, own.norm, values.number(own.eps), run.dataset.num_classes)[0]
     found = images * sum(_per_image(run, attack) for attack in attacks)
     radii = len(values.items(own.curve))
-    if radii:
-        pgd = arsenal.evaluation_attack(run.cfg, "pgd")
-        found += radii * min(own.curve_examples, images) * _per_image(run, pgd)
+    if radii and texts:
+        found += radii * min(own.curve_examples, images) * _per_image(run, arsenal.curve_attack(run.cfg))
     nearest = [arsenal.distance_attack(run.cfg, text) for text in values.items(own.distances)]
     found += min(own.distance_examples, images) * sum(_per_image(run, attack) for attack in nearest)
     return 2 * found

@@ -221,20 +221,22 @@ def _doubts(session: Session, models: list[Model]) -> list[dict[str, Any]]:
 
 def _subject(session: Session, model: Model, twin: Model | None) -> Subject:
     run, few = session.run, _few(session, DOUBTED)
-    cfg = run.cfg
+    cfg, eps = run.cfg, values.number(run.cfg.evaluation.eps)
+    step = values.number(cfg.evaluation.step_size) / eps if eps else 0.0
     say(f"evaluate: doubting {model.label} on {len(few.labels)} images")
-    cascade = {n: session.records[f"{model.label}/{n}"] for n in session.cascaded(model.label)}
+    records = {n: session.records.get(f"{model.label}/{n}") for n in session.cascaded(model.label)}
+    cascade = {name: record for name, record in records.items() if record is not None}  # a budget may have ended it
     return Subject(
-        evaluator=run.evaluator.lenient(),
+        evaluator=run.evaluator.lenient(build.rounded_up(len(few.labels), run.mesh.size)),
         variables=model.variables,
         images=pixels(few.images),
         labels=few.labels,
         index=few.index,
         num_classes=run.dataset.num_classes,
         norm=cfg.evaluation.norm,
-        eps=values.number(cfg.evaluation.eps),
+        eps=eps,
         key=jax.random.key(cfg.seed),
-        named=lambda text, eps: arsenal.attack_at(text, cfg.evaluation.norm, eps),
+        named=lambda text, eps: arsenal.attack_at(text, cfg.evaluation.norm, eps, cfg.evaluation.steps, step),
         records=session.whitebox(model.label) | cascade,
         training_attacks=tuple(sorted(provenance.trained_on(cfg))),
         twin=twin.variables if twin else None,

@@ -17,6 +17,7 @@ from clead_jax.evaluation import store
 from clead_jax.evaluation.robust import NamedAttack, Outcome, pixels
 from clead_jax.run import Run
 from clead_jax.statistics import interval95
+from clead_jax.training.progress import seldom
 from clead_jax.types import PyTree
 
 SHOWN, EMBEDDED = 8, 512  # images in the report's grid, and points in its projection
@@ -147,8 +148,12 @@ class Session:
     ) -> Outcome:
         """The outcome of an attack on some examples; `name` it to hear of its progress."""
         self.measured_anew = True
-        total = len(examples.labels)
-        heard = lambda done, share: say(f"evaluate: {name}  {done}/{total}  {share:.2%} standing")
+        total, due = len(examples.labels), seldom()
+
+        def heard(done: int, share: float) -> None:
+            if done == total or due():
+                say(f"evaluate: {name}  {done}/{total}  {share:.2%} standing")
+
         return self.run.evaluator.attack(
             model.variables,
             examples.images,

@@ -175,6 +175,17 @@ def test_strange_models_and_images_are_findings_and_no_errors(short, strange):
     json.dumps(result.checks)
 
 
+def test_a_model_without_a_derivative_is_attacked_without_gradients(short):
+    def outside(x):
+        shape = jax.ShapeDtypeStruct((len(x), K), np.float32)
+        return jax.pure_callback(lambda x: ((x.reshape(len(x), -1) - 0.5) @ W).astype(np.float32), shape, x)
+
+    result = audit(outside, IMAGES, LABELS, eps=EPS, attacks="pgd,autoattack", checks=True)
+    assert list(result.correct) == ["clean", "square", "autoattack"] and "no derivative" in result.notes[0]
+    assert result.accuracy["autoattack"] < result.accuracy["clean"]
+    assert any(check["status"] == "fail" for check in result.checks)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -22,8 +22,8 @@ FROM_IMAGE = "pgd(random_start=false)"  # where gradients are masked it stays at
 def iterative_vs_one_step(subject: Subject) -> dict[str, Any]:
     """PGD leaves no more standing than FGSM does.
 
-    Many small steps can do what a large one does; where they do worse, the gradient is good at the image only. So
-    looked the first defences by single-step adversarial training (Tramer et al. 2018), and those with masked gradients.
+    Many small steps can do what a large one does; where they do worse, the gradient is good at the image only: it is
+    masked elsewhere (Athalye et al. 2018, section 3.1).
     """
     if {"fgsm", "pgd"} <= set(subject.records):
         once, often = subject.records["fgsm"], subject.records["pgd"]

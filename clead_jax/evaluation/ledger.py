@@ -58,7 +58,7 @@ _NUMBERS = ("batch_size", "batch", "seconds")
 
 
 def begin(identity: str, batch_size: int, correct: np.ndarray, images: np.ndarray | None) -> Ledger:
-    """Before the first attack: what is right on clean images stands. `images` float32: the adversarial ones are wanted."""
+    """Before the first attack: clean images that are right stand. `images` float32: adversarial ones are wanted."""
     kept = None if images is None else images.copy()
     return Ledger(identity, batch_size, correct.copy(), correct.copy(), {}, {}, {}, kept)
 

@@ -56,10 +56,10 @@ class Evaluator:
         self.programs, self.batch_size = Programs(forward, randomized, inside), batch_size
         self.place, self.fetch, self.strict = place, fetch, strict
 
-    def lenient(self) -> "Evaluator":
-        """The same programs, not strict."""
+    def lenient(self, most: int) -> "Evaluator":
+        """The same programs, not strict, in batches of at most so many images."""
         other = copy.copy(self)
-        other.strict = False
+        other.strict, other.batch_size = False, min(most, self.batch_size)
         return other
 
     def predict(self, variables: PyTree, images: np.ndarray, key: Key | None = None) -> np.ndarray:

@@ -13,6 +13,9 @@ attacked image; theirs as `attack(images, labels)`. An attack is shortened on bo
 
 Seconds are medians over all turns; the first call of each side, in which it compiles, is told apart. GFLOP/s count
 convolutions and matrix products. Our PGD takes one gradient more than theirs: it looks at the last point too.
+
+Needs a machine with nothing else to do. PyTorch's threads wait for one another at every layer, so that others at work
+slow them tenfold, ours less: ratios that flatter. Put `taskset -c 0` before the command where it cannot be alone.
 """
 
 import importlib
@@ -36,6 +39,7 @@ from clead_jax import cli, values
 NETS = ("small", "tiny", "digits", "resnet18")
 LENGTH = {"pgd": "steps", "apgd_ce": "steps", "square": "queries"}  # the one setting that both sides share
 NEEDED = ("torch", "torchattacks")
+BUSY = 0.5  # the machine's load from which on it is not ours alone
 CLOSE = 1e-4  # of logits that lie within this of each other, a net is the same
 
 
@@ -98,6 +102,8 @@ def _measure(given: flags.FlagValues, texts: list[str], theirs: Callable[..., An
     found["logits_differ"] = float(abs(ours.logits(problem) - theirs("logits", weights, images)).max())
     if found["logits_differ"] > CLOSE:
         raise RuntimeError(f"the logits of the two nets differ by {found['logits_differ']}")
+    if cores > 1 and found["load_before"][0] > BUSY:
+        print(f"the load is {found['load_before'][0]:.1f}: others are at work, the ratios will flatter us; see --help")
     print(_header(found), flush=True)
     found["lines"] = []
     for text in texts:

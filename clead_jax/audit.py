@@ -8,25 +8,22 @@ result.correct["autoattack"]           # bool [N]
 
 import copy
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from clead_jax import arsenal, autoattack, parallel, statistics, values
-from clead_jax.evaluation import batching, cascade
+from clead_jax import arsenal, autoattack, bare, parallel, statistics, values
+from clead_jax.evaluation import cascade
 from clead_jax.evaluation.doubts import examine
-from clead_jax.evaluation.robust import Evaluator, NamedAttack, pixels
+from clead_jax.evaluation.robust import NamedAttack, pixels
 from clead_jax.evaluation.subject import Subject
 from clead_jax.types import Array, PyTree
 
 FEW = 128  # examples the checks look at
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass
@@ -115,30 +112,26 @@ def audit(
     """
     started, radius = time.monotonic(), values.unit(eps, "eps", norm)
     limit = cascade.Budget(*values.budget(budget))
-    images, labels = _checked(np.asarray(images), np.asarray(labels))
-    if precision == "bfloat16" and variables is None:
-        raise ValueError("precision='bfloat16' needs variables=: weights inside `forward` cannot be cast")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it can be {', '.join(PRECISIONS)}")
+    images, labels = bare.checked(np.asarray(images), np.asarray(labels))
     mesh = parallel.data_mesh()
-    evaluator = copy.copy(_evaluator(forward, variables is not None, randomized, precision))
+    evaluator = copy.copy(bare.evaluator_of(forward, variables is not None, randomized, precision))
     problem = cascade.Problem(
         evaluator=evaluator,
         variables=parallel.put(variables, parallel.replicated(mesh)),
         images=images,
         labels=labels,
         index=np.arange(len(images)),
-        num_classes=_num_classes(evaluator, variables, images, labels),
+        num_classes=bare.num_classes(evaluator, variables, images, labels),
         key=jax.random.key(seed),
         multiple=mesh.size,
     )
     plan = _plan(attacks, norm, radius, problem.num_classes, "rand" if randomized else "standard")
     result = Result(norm, radius)
-    if why := _no_derivative(problem):
+    if why := bare.no_derivative(problem):
         result.notes.append(f"the model has no derivative ({why}): attacks without gradients only")
         plan = [_without_gradients(wanted) for wanted in plan]
 
-    wanted_size = batch_size or (cascade.SMALLEST if why else _automatic(problem))
+    wanted_size = batch_size or (cascade.SMALLEST if why else bare.fastest_batch(problem))
     evaluator.batch_size = cascade.sizes(wanted_size, mesh.size)[-1]
     result.correct["clean"] = evaluator.predict(problem.variables, images, problem.key) == labels
     for wanted in plan:
@@ -205,77 +198,6 @@ def _plan(attacks: Sequence[str] | str, norm: str, eps: float, num_classes: int,
 def _without_gradients(wanted: Wanted) -> Wanted:
     left = [named for named in wanted.attacks if named.attack.forward_only]
     return wanted._replace(attacks=left)
-
-
-def _no_derivative(on: cascade.Problem) -> str:
-    """Why a model cannot be differentiated, '' if it can."""
-    shape = (cascade.sizes(1, on.multiple)[0], *on.images.shape[1:])
-    x, labels = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(shape[:1], np.int32)
-    ask = functools.partial(on.evaluator.programs.gradient, arsenal.objective("cross_entropy"))
-    try:
-        jax.eval_shape(ask, on.variables, x, labels, on.key)
-    except Exception as error:  # of whatever kind the model's author, or jax, has chosen
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200]
-    return ""
-
-
-# --- input ------------------------------------------------------------------------------------------------------------
-
-
-def _checked(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images must be [N, H, W, C] with N >= 1, not {list(images.shape)}")
-    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
-        raise ValueError(f"images must be uint8, or floats in [0, 1], not {images.dtype}")
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels must be {len(images)} integers, not {labels.dtype} {list(labels.shape)}")
-    return images if images.dtype == np.uint8 else images.astype(np.float32), labels.astype(np.int32)
-
-
-def _num_classes(evaluator: Evaluator, variables: PyTree, images: np.ndarray, labels: np.ndarray) -> int:
-    x = jax.ShapeDtypeStruct((2, *images.shape[1:]), np.float32)
-    outputs = jax.eval_shape(evaluator.programs.logits, variables, x, jax.random.key(0))
-    shape = getattr(outputs, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != 2 or shape[1] < 2:
-        found = type(outputs).__name__ if shape is None else list(shape)
-        raise ValueError(f"forward must give logits [B, K] with K >= 2; for 2 images it gives {found}")
-    if labels.min() < 0 or labels.max() >= shape[1]:
-        raise ValueError(f"labels lie in [{labels.min()}, {labels.max()}], but the model has {shape[1]} classes")
-    return shape[1]
-
-
-# --- models and attacks -----------------------------------------------------------------------------------------------
-
-
-def _evaluator(forward: Callable[..., Array], takes_variables: bool, randomized: bool, precision: str) -> Evaluator:
-    """The evaluator of a model. Those of the last few are kept: another checkpoint need not be compiled again."""
-    make = _make_evaluator if isinstance(forward, Hashable) else _make_evaluator.__wrapped__
-    return make(forward, takes_variables, randomized, precision)
-
-
-@functools.lru_cache(maxsize=4)
-def _make_evaluator(
-    forward: Callable[..., Array], takes_variables: bool, randomized: bool, precision: str
-) -> Evaluator:
-    with_variables = forward if takes_variables else lambda variables, x, *key: forward(x, *key)
-    half = lambda leaf: leaf.astype(jnp.bfloat16) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else leaf
-    cheaper = lambda v, x, *key: with_variables(jax.tree.map(half, v), half(x), *key).astype(jnp.float32)
-    inside = cheaper if precision == "bfloat16" else None
-    split = parallel.split(parallel.data_mesh())
-    return Evaluator(
-        with_variables,
-        place=lambda x: parallel.put(x, split),
-        fetch=parallel.to_host,
-        randomized=randomized,
-        inside=inside,
-        strict=False,
-    )
-
-
-def _automatic(problem: cascade.Problem) -> int:
-    least = cascade.sizes(1, problem.multiple)[0]
-    objective = arsenal.objective("cross_entropy")
-    return batching.automatic(problem.evaluator, problem.variables, problem.images, problem.labels, objective, least)
 
 
 def _add_cascade(result: Result, finding: autoattack.Finding) -> None:

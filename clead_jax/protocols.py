@@ -9,8 +9,8 @@ autoattack  a cascade of attacks without settings to choose
 import jax
 import numpy as np
 
-from clead_jax import arsenal, autoattack, build, parallel, values
-from clead_jax.evaluation import batching, cascade
+from clead_jax import arsenal, autoattack, bare, build, parallel, values
+from clead_jax.evaluation import cascade
 from clead_jax.evaluation.robust import Evaluator, NamedAttack
 from clead_jax.session import Model, Session, accuracies, as_settings, say
 
@@ -120,8 +120,6 @@ def _batch_size(session: Session, on: cascade.Problem) -> int:
     """The config's, or where that is 0 the fastest. Several processes could not agree on what is fastest."""
     if session.run.cfg.evaluation.batch_size or jax.process_count() > 1:
         return session.run.evaluator.batch_size
-    least = cascade.sizes(1, on.multiple)[0]
-    objective = arsenal.objective("cross_entropy")
-    found = batching.automatic(on.evaluator, on.variables, on.images, on.labels, objective, least)
+    found = bare.fastest_batch(on)
     say(f"evaluate: batches of {found} images are the fastest")
     return found

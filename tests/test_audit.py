@@ -104,6 +104,19 @@ def test_another_checkpoint_is_not_compiled_again(short):
     assert len(traced) <= before + 1 and first.accuracy["clean"] != other.accuracy["clean"]
 
 
+def test_a_model_that_holds_its_weights_may_have_changed(short):
+    class Model:
+        weights = W
+
+        def __call__(self, x):
+            return linear(jnp.asarray(self.weights), x)
+
+    model = Model()
+    before = audit(model, IMAGES, LABELS, eps=EPS, attacks="fgsm").accuracy["clean"]
+    model.weights = -W
+    assert audit(model, IMAGES, LABELS, eps=EPS, attacks="fgsm").accuracy["clean"] < before / 2
+
+
 def test_uint8_images_are_the_same_as_floats(short):
     stored = (IMAGES * 255).round().astype(np.uint8)
     runs = [audit(bare, x, LABELS, eps=EPS) for x in (stored, stored.astype(np.float32) / 255)]

@@ -65,7 +65,7 @@ class Progress:
         if not self._later:
             return ""
         afterwards = self._later / (self.images_per_second * self._passes)
-        return f"; the whole run about {duration(self._seconds_left(step) + afterwards)}"
+        return f"; the whole run at most about {duration(self._seconds_left(step) + afterwards)}"
 
     def epoch(self, epoch: int, step: int, means: dict[str, float]) -> None:
         """One line for a finished epoch."""

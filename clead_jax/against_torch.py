@@ -93,7 +93,7 @@ def _measure(given: flags.FlagValues, texts: list[str], theirs: Callable[..., An
 
     for text in texts:
         ours.named(text)  # refuses impossible lengths
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     problem = ours.problem(given.net, given.batch_size)
     weights, images, labels = problem.weights, problem.images, problem.labels
     found = {"net": given.net, "batch": given.batch_size, "image_shape": list(images.shape[1:]), "cpu": _cpu()}

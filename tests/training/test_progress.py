@@ -23,7 +23,8 @@ def test_the_first_steps_tell_how_long_stage_and_run_will_take(clock, capsys):
         clock.append(now)
         told.tick(step, 1.0)
     # 95 steps are left: 47.5 s. 10 images of 4 passes take half a second, so 40,000 passes take 500 s.
-    assert capsys.readouterr().out == "pretrain: 0.5 s a step at first, ETA 48 s; the whole run at most about 9 min 08 s\n"
+    told_first = "pretrain: 0.5 s a step at first, ETA 48 s; the whole run at most about 9 min 08 s\n"
+    assert capsys.readouterr().out == told_first
     clock.append(100.0)
     told.tick(50, 1.0)
     assert capsys.readouterr().out == ""

@@ -20,6 +20,7 @@ import numpy as np
 
 from clead_jax import arsenal, build, checkpoint, data, parallel, protocols, provenance, values
 from clead_jax.evaluation import store
+from clead_jax.evaluation.clusters import clusters
 from clead_jax.evaluation.doubts import examine
 from clead_jax.evaluation.robust import NamedAttack, pixels
 from clead_jax.evaluation.subject import Subject
@@ -174,11 +175,17 @@ def distances(session: Session, model: Model) -> None:
 
 
 def embed(session: Session, model: Model) -> None:
-    """Features of clean images; those of attacked ones come with the attack."""
+    """Features of clean images, those of attacked ones came with the attack; and how well both fall into classes."""
     few = session.examples.images[:EMBEDDED]
     session.embeddings["label"] = session.examples.labels[: len(few)]
     if model.label not in session.embeddings:
         session.embeddings[model.label] = session.features(model, few)
+    states = {"clean": model.label, "attacked": f"{model.label}/adversarial"}
+    session.results.setdefault("clusters", {})[model.label] = {
+        state: clusters(session.embeddings[key], session.embeddings["label"])
+        for state, key in states.items()
+        if key in session.embeddings
+    }
 
 
 def _few(session: Session, wanted: int) -> data.Examples:
@@ -224,7 +231,7 @@ def _subject(session: Session, model: Model, twin: Model | None) -> Subject:
     cfg, eps = run.cfg, values.number(run.cfg.evaluation.eps)
     step = values.number(cfg.evaluation.step_size) / eps if eps else 0.0
     say(f"evaluate: doubting {model.label} on {len(few.labels)} images")
-    records = {n: session.records.get(f"{model.label}/{n}") for n in session.cascaded(model.label)}
+    records = {n: session.records.get(f"{model.label}/{n}") for n in sorted(session.cascaded(model.label))}
     cascade = {name: record for name, record in records.items() if record is not None}  # a budget may have ended it
     return Subject(
         evaluator=run.evaluator.lenient(build.rounded_up(len(few.labels), run.mesh.size)),

@@ -46,7 +46,9 @@ def test_a_preset_trains_in_one_stage_and_reports(finished):
     assert results["label_use"] == {"defended": ["training"]}
     assert results["curves"]["attack"] == "fgsm"
     assert results["training_cost"]["joint"]["forward_backward_passes"] == 2 * 64 * 2  # two views, two epochs
-    assert "With joint training" in (finished / "report/report.md").read_text()
+    assert results["clusters"]["defended"].keys() == {"clean", "attacked"}
+    report = (finished / "report/report.md").read_text()
+    assert "With joint training" in report and "Silhouette" in report
 
 
 def test_the_curves_show_every_terms_share(finished):

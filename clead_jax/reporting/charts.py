@@ -111,7 +111,9 @@ def accuracy_over_eps(results: dict[str, Any]) -> Figure:
 
 @style.styled
 def training_curves(metrics: list[dict[str, Any]]) -> Figure:
-    """A row per stage: its loss, and the accuracy on validation images it did not train on."""
+    """A row per stage: its loss, with the share of every term where it has several, and the accuracy on validation
+    images it did not train on.
+    """
     stages = list(dict.fromkeys(line["stage"] for line in metrics))
     figure, axes = style.panels(0.8 + 1.7 * len(stages), len(stages), 2)
     legend = {}
@@ -119,6 +121,7 @@ def training_curves(metrics: list[dict[str, Any]]) -> Figure:
         lines = [line for line in metrics if line["stage"] == stage]
         left.plot(*_series(lines, "loss"), color=style.INK, linewidth=1.4)
         left.set(title=stage, ylabel="training loss")
+        _shares(left, lines)
         for key, label, look in (("val_clean", "clean", style.CLEAN), ("val_robust", "under attack", style.ROBUST)):
             steps, shares = _series(lines, key)
             if len(steps):
@@ -132,6 +135,19 @@ def training_curves(metrics: list[dict[str, Any]]) -> Figure:
     figure.supxlabel("optimizer step", fontsize=10, color=style.INK)
     figure.legend(legend.values(), legend.keys(), loc="outside upper right", ncols=2)
     return figure
+
+
+def _shares(ax: Axes, lines: list[dict[str, Any]]) -> None:
+    """What each term adds to the loss, weight included, as layers whose upper edge is the loss."""
+    terms = list(dict.fromkeys(key for line in lines for key in line if key.startswith("term_")))
+    if len(terms) < 2:
+        return
+    steps, _ = _series(lines, terms[0])
+    names = [term.removeprefix("term_") for term in terms]
+    layers = [_series(lines, term)[1] for term in terms]
+    ax.stackplot(steps, layers, labels=names, colors=style.PALETTE[2:], alpha=0.55, linewidth=0)
+    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+    ax.legend(loc="upper right", fontsize=8)
 
 
 def _signed_root(x: np.ndarray) -> np.ndarray:

@@ -153,12 +153,23 @@ def images(inputs: Inputs) -> list[Block]:
 
 
 def features(inputs: Inputs) -> list[Block]:
-    """Where the encoders put clean and attacked images."""
-    heading = Heading("Features before and after")
+    """Where the encoders put clean and attacked images: the picture, and how well they fall into classes."""
+    blocks: list[Block] = [Heading("Features before and after"), _projection(inputs)]
+    if not inputs.results.get("clusters"):
+        return blocks
+    meaning = (
+        "Measured on the features themselves, scaled to length 1: the mean distance of two images of one class and of "
+        "two classes (0 to 2), and the silhouette (−1 to 1; above 0, an image is nearer to its own class than to any "
+        "other)."
+    )
+    return [*blocks, tables.clusters(inputs.results), Text(meaning)]
+
+
+def _projection(inputs: Inputs) -> Block:
     if inputs.embeddings is None:
-        return [heading, Text("Not shown: evaluation/embeddings.npz is missing.")]
+        return Text("Not shown: evaluation/embeddings.npz is missing.")
     if not pictures.embedded_models(inputs.embeddings, inputs.results):
-        return [heading, Text("Not shown: evaluation/embeddings.npz holds no features of attacked images.")]
+        return Text("Not shown: evaluation/embeddings.npz holds no features of attacked images.")
     figure = pictures.embeddings(inputs.embeddings, inputs.results)
     caption = (
         "Features in two dimensions (t-SNE; one projection per model, fitted to clean and attacked images together). "
@@ -167,7 +178,7 @@ def features(inputs: Inputs) -> list[Block]:
     )
     if inputs.results["dataset"].get("num_classes", 0) > pictures.MAX_CLASSES:
         caption += f" Only the first {pictures.MAX_CLASSES} classes are shown."
-    return [heading, Picture("embeddings", figure, "Features of clean and attacked images, per model.", caption)]
+    return Picture("embeddings", figure, "Features of clean and attacked images, per model.", caption)
 
 
 def training(inputs: Inputs) -> list[Block]:

@@ -80,6 +80,19 @@ def distances(results: dict[str, Any]) -> Table:
     return Table(["Attack and model", "Median distance", "Mean distance", "Found, %"], rows)
 
 
+def clusters(results: dict[str, Any]) -> Table:
+    """How well the features of every model fall into classes, clean and attacked."""
+    rows: list[list[Cell]] = [
+        [
+            f"{wording.model_title(model, results)}: {state}",
+            *("—" if found[name] is None else f"{found[name]:.3f}" for name in ("intra", "inter", "silhouette")),
+        ]
+        for model, by_state in results["clusters"].items()
+        for state, found in by_state.items()
+    ]
+    return Table(["Features", "Distance within classes", "Between classes", "Silhouette"], rows)
+
+
 def cost(results: dict[str, Any]) -> Table:
     """What every stage cost."""
     rows: list[list[Cell]] = [

@@ -192,6 +192,15 @@ def test_without_attacked_images_their_pictures_are_left_out_and_it_says_so(work
     assert {path.stem for path in folder.glob("*.png")} == PICTURES - {"perturbations", "embeddings"}
 
 
+def test_cluster_measures_stand_under_the_picture_or_not_at_all(workdir):
+    found = {"intra": 0.41, "inter": 1.25, "silhouette": None}
+    edit_results(workdir, clusters={"defended": {"clean": found | {"silhouette": 0.333}, "attacked": found}})
+    text = report.build(workdir).with_name("report.md").read_text()
+    assert "With C-LEAD: clean" in text and "0.333" in text and "1.250" in text
+    edit_results(workdir, clusters={})
+    assert "Silhouette" not in report.build(workdir).with_name("report.md").read_text()
+
+
 def test_under_the_distances_stands_what_they_count(pages):
     section = pages[0].split("## Distance to the nearest error")[1].split("##")[0]
     assert "of 100" in section and "distance 0" in section

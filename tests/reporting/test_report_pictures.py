@@ -86,6 +86,18 @@ def test_training_shows_every_stage_and_says_where_nothing_was_validated(metrics
     assert "no validation in this stage" in texts(figure)
 
 
+def test_a_loss_of_several_terms_is_shown_with_the_share_of_each(metrics):
+    joint = [line | {"stage": "joint", "term_ce": 0.25 * line["loss"], "term_supcon": 0.75 * line["loss"]}
+             for line in metrics if line["stage"] == "baseline"]  # fmt: skip
+    figure = charts.training_curves(joint)
+    left = figure.axes[0]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["ce", "supcon"]
+    tops = [layer.get_paths()[0].vertices[:, 1].max() for layer in left.collections]
+    loss = max(line["loss"] for line in joint)
+    assert tops == pytest.approx([0.25 * loss, loss])
+    assert charts.training_curves([line | {"term_ce": 1.0} for line in metrics]).axes[0].get_legend() is None
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_perturbations_are_amplified_alike_and_predictions_marked(samples, results, channels):
     samples = {name: np.repeat(a, channels, -1) if a.ndim == 4 else a for name, a in samples.items()}

@@ -1,5 +1,6 @@
 """From the attacks a config names, like "pgd(steps=10)", to attacks that run with the settings of their section."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,7 +35,16 @@ def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> N
 def attack_at(text: str, norm: str, eps: float, steps: int = 20, relative_step: float = 0.25) -> NamedAttack:
     """'pgd(steps=10)' -> the attack in a ball of radius eps, its steps `relative_step` times that long."""
     common = {"steps": steps, "step_size": eps * relative_step}
-    return named_attack(text, {"norm": norm, "eps": eps}, common)._replace(radius=eps)
+    return _within(named_attack(text, {"norm": norm, "eps": eps}, common), norm, eps)
+
+
+def _within(named: NamedAttack, norm: str, eps: float) -> NamedAttack:
+    """An attack whose successes count inside the threat model only. ValueError if it would look elsewhere for them."""
+    if named.cfg.norm != norm:
+        raise ValueError(f"attack {named.name!r} measures in {named.cfg.norm}, the threat model in {norm}")
+    if not ATTACKS[values.spec(named.name)[0]].info.get("nearest") and getattr(named.cfg, "eps", 0) > eps * (1 + 1e-6):
+        raise ValueError(f"attack {named.name!r} goes beyond the threat model's eps, {eps:.6g}: no such success counts")
+    return named._replace(radius=eps)
 
 
 def autoattack_version(text: str, usual: str = "standard") -> str:
@@ -102,11 +112,9 @@ def training_attack(cfg: Any, text: str) -> Attack:
 
 
 def evaluation_attack(cfg: Any, text: str) -> NamedAttack:
-    """An attack as `evaluation` wants it: the best iterate counts. ValueError if it measures in another norm."""
+    """An attack as `evaluation` wants it: the best iterate counts. ValueError for another norm or a larger radius."""
     named = named_attack(text, *_threat(cfg.evaluation, ("steps", "step_size", "restarts")))
-    if named.cfg.norm != cfg.evaluation.norm:
-        raise ValueError(f"attack {text!r} measures in {named.cfg.norm}, evaluation.norm is {cfg.evaluation.norm}")
-    return named._replace(radius=values.number(cfg.evaluation.eps))
+    return _within(named, cfg.evaluation.norm, values.number(cfg.evaluation.eps))
 
 
 def curve_attack(cfg: Any) -> NamedAttack:
@@ -121,7 +129,7 @@ def asked_for(cfg: Any) -> tuple[list[str], bool, str]:
     """(white-box attacks, whether the paper's protocol, version of AutoAttack or "") that `cfg.evaluation` asks for.
 
     "autoattack" among the attacks asks for that protocol; with no other attack beside it, for that alone. Raises
-    ValueError for an unknown version, or a setting that autoattack has not.
+    ValueError for an unknown version, a setting that autoattack has not, and what `check_names` refuses.
     """
     own = cfg.evaluation
     texts, protocols = values.items(own.attacks), values.items(own.protocol)
@@ -130,7 +138,20 @@ def asked_for(cfg: Any) -> tuple[list[str], bool, str]:
     version = autoattack_version(cascades[-1], own.version) if cascades else ""
     if "autoattack" in protocols:
         version = version or own.version
+    check_names(texts, version)
     return (alone if {"whitebox", "paper"} & set(protocols) else []), "paper" in protocols and bool(alone), version
+
+
+def check_names(texts: Sequence[str], version: str) -> None:
+    """ValueError for two cascades, or an attack with the name of a part of one: each name stands for one record."""
+    if len([text for text in texts if values.spec(text)[0] == "autoattack"]) > 1:
+        raise ValueError("autoattack is asked for twice; run one version after the other")
+    if both := set(texts) & set(VERSIONS.get(version, ())):
+        name = min(both)
+        raise ValueError(
+            f"{name} is a part of autoattack, where it meets only what stood before it; "
+            f"write {name}(norm=linf), or whatever the norm is, to have it by itself beside that"
+        )
 
 
 def distance_attack(cfg: Any, text: str) -> NamedAttack:

@@ -129,7 +129,7 @@ def audit(
     result = Result(norm, radius)
     if why := bare.no_derivative(problem):
         result.notes.append(f"the model has no derivative ({why}): attacks without gradients only")
-        plan = [_without_gradients(wanted) for wanted in plan]
+        plan = [_without_gradients(wanted, norm, radius) for wanted in plan]
 
     wanted_size = batch_size or (cascade.SMALLEST if why else bare.fastest_batch(problem))
     evaluator.batch_size = cascade.sizes(wanted_size, mesh.size)[-1]
@@ -189,15 +189,17 @@ def _plan(attacks: Sequence[str] | str, norm: str, eps: float, num_classes: int,
     for text in texts:
         if values.spec(text)[0] == "autoattack":
             asked = arsenal.autoattack_version(text, version)
+            arsenal.check_names(texts, asked)
             plan.append(Wanted(*arsenal.autoattack(asked, norm, eps, num_classes), True))
         else:
             plan.append(Wanted([arsenal.attack_at(text, norm, eps)], [], False))
     return plan
 
 
-def _without_gradients(wanted: Wanted) -> Wanted:
+def _without_gradients(wanted: Wanted, norm: str, eps: float) -> Wanted:
+    """What is left of an entry without the attacks that climb; of a cascade at least Square, else it would be none."""
     left = [named for named in wanted.attacks if named.attack.forward_only]
-    return wanted._replace(attacks=left)
+    return wanted._replace(attacks=left or [arsenal.attack_at("square", norm, eps)] * wanted.cascade)
 
 
 def _add_cascade(result: Result, finding: autoattack.Finding) -> None:

@@ -89,12 +89,22 @@ def _begin(problem: Problem, identity: str, batch_size: int, keep_images: bool) 
 
 
 def _identity(problem: Problem, attacks: Sequence[NamedAttack]) -> str:
-    """A fingerprint of everything the result depends on. A model is known by what it says of the first images."""
+    """A fingerprint of everything the result depends on.
+
+    A model is known by what it says of the first images, and by its gradients there if they are climbed.
+    """
     evaluator, few = problem.evaluator, np.arange(cascade.sizes(1, problem.multiple)[0]) % len(problem.images)
     x = evaluator.place(pixels(problem.images[few]))
     logits = evaluator.fetch(evaluator.programs.logits(problem.variables, x, problem.key))
+    climbing = [a.objective for a in attacks if not a.attack.forward_only]
+    told: list[np.ndarray] = [logits]
+    if climbing:
+        labels = evaluator.place(problem.labels[few].astype(np.int32))
+        told.append(
+            evaluator.fetch(evaluator.programs.gradient(climbing[0], problem.variables, x, labels, problem.key))
+        )
     settings = [[a.name, a.objective.__name__, dataclasses.asdict(a.cfg)] for a in attacks]
-    digest = hashlib.sha256(json.dumps(settings, default=str).encode())
-    for array in (problem.images, problem.labels, problem.index, logits, jax.random.key_data(problem.key)):
+    digest = hashlib.sha256(json.dumps([settings, evaluator.programs.cheaper], default=str).encode())
+    for array in (problem.images, problem.labels, problem.index, *told, jax.random.key_data(problem.key)):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

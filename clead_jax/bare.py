@@ -16,15 +16,24 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def no_derivative(on: cascade.Problem) -> str:
-    """Why a model cannot be differentiated, '' if it can."""
+    """Why a model cannot be differentiated, '' if it can. ValueError if it cannot even be run as attacks would."""
     shape = (cascade.sizes(1, on.multiple)[0], *on.images.shape[1:])
     x, labels = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(shape[:1], np.int32)
     ask = functools.partial(on.evaluator.programs.gradient, arsenal.objective("cross_entropy"))
     try:
-        jax.eval_shape(ask, on.variables, x, labels, on.key)
+        jax.eval_shape(on.evaluator.programs.climbed, on.variables, x, on.key)
     except Exception as error:  # of whatever kind the model's author, or jax, has chosen
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200]
+        how = " in bfloat16" if on.evaluator.programs.cheaper else ""
+        raise ValueError(f"forward cannot be run{how}: {_in_a_line(error)}") from error
+    try:
+        jax.eval_shape(ask, on.variables, x, labels, on.key)
+    except Exception as error:
+        return _in_a_line(error)
     return ""
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200]
 
 
 def checked(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -56,15 +56,15 @@ def _entries(workdir: Path, run: str) -> list[comparison.Entry]:
         if "checks" in json.loads(path.read_text()):  # else it was stopped, which is no reason to show nothing
             found.append((path.parent, inputs.results(path.parent)))
     return [
-        comparison.Entry(run, name, label, stage, cfg.seed, _fields(cfg, stage), _images(directory), results)
+        comparison.Entry(run, name, label, saved["stage"], cfg.seed, _fields(cfg, saved), _images(directory), results)
         for directory, results in found
         for label, model in results["models"].items()
-        for stage in [model["checkpoint"]["stage"]]
+        for saved in [model["checkpoint"]]
     ]
 
 
-def _fields(cfg: Any, stage: str) -> dict[str, Any]:
-    decisive = config.stage_fields(cfg, stage) | {"evaluation.which": cfg.evaluation.which}
+def _fields(cfg: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    decisive = config.stage_fields(cfg, saved["stage"]) | {"evaluation.which": saved["which"]}
     return {key: value for key, value in decisive.items() if key != "seed"}
 
 

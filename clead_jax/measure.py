@@ -60,7 +60,8 @@ def measure(run: Run, stages: dict[str, str] | None = None, fresh: bool = False)
     complete = [protocols.cascade_of(session, model, version) for model in models if version]
     finish(session, models)
     if not all(complete):
-        say("evaluate: the budget ended before autoattack did; the same command goes on from here")
+        more = "with more passes it" if "passes" in run.cfg.evaluation.budget else "the same command"
+        say(f"evaluate: the budget ended before autoattack did; {more} goes on from here")
     return directory
 
 
@@ -74,7 +75,7 @@ def _model(run: Run, label: str, stage: str) -> Model | None:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(variables):
         digest.update(np.asarray(leaf).tobytes())
-    identity = {"stage": stage, "epoch": meta["epoch"], "fingerprint": digest.hexdigest()[:16]}
+    identity = {"stage": stage, "which": which, "epoch": meta["epoch"], "fingerprint": digest.hexdigest()[:16]}
     return Model(label, parallel.put(variables, parallel.replicated(run.mesh)), identity)
 
 
@@ -208,22 +209,27 @@ def finish(session: Session, models: list[Model]) -> None:
         "training_cost": provenance.training_cost(session.run.workdir),
         "environment": provenance.environment(session.run),
     }
-    if session.measured_anew or "checks" not in results:
-        results["checks"] = [*provenance.unfinished(cfg, results["models"]), *_doubts(session, models)]
+    if cfg.evaluation.checks:
+        _doubt(session, models)
+    doubts = [
+        check | {"name": f"{check['name']}/{label}"}
+        for label, model in results["models"].items()
+        for check in model.get("checks", [])
+    ]
+    results["checks"] = [*provenance.unfinished(cfg, results["models"]), *doubts]
     session.save()
 
 
-def _doubts(session: Session, models: list[Model]) -> list[dict[str, Any]]:
-    """The checks of the defended models; of the undefended one where there is no other."""
+def _doubt(session: Session, models: list[Model]) -> None:
+    """Checks the defended models, where there is none the undefended one, unless that was done after all was measured.
+
+    What was doubted of a model lies with the model: results.json's "checks" are those of all of them.
+    """
     source = next((m for m in models if m.label == protocols.SOURCE), None)
-    doubted = [m for m in models if m is not source] or models
-    if not session.run.cfg.evaluation.checks:
-        return []
-    return [
-        check | {"name": f"{check['name']}/{model.label}"}
-        for model in doubted
-        for check in examine(_subject(session, model, source if model is not source else None))
-    ]
+    for model in [m for m in models if m is not source] or models:
+        entry = session.results["models"][model.label]
+        if "checks" not in entry:
+            entry["checks"] = examine(_subject(session, model, source if model is not source else None))
 
 
 def _subject(session: Session, model: Model, twin: Model | None) -> Subject:
@@ -231,7 +237,8 @@ def _subject(session: Session, model: Model, twin: Model | None) -> Subject:
     cfg, eps = run.cfg, values.number(run.cfg.evaluation.eps)
     step = values.number(cfg.evaluation.step_size) / eps if eps else 0.0
     say(f"evaluate: doubting {model.label} on {len(few.labels)} images")
-    records = {n: session.records.get(f"{model.label}/{n}") for n in sorted(session.cascaded(model.label))}
+    cascaded = session.results.get("protocols", {}).get("autoattack", {}).get(model.label, {}).get("attacks", [])
+    records = {n: session.records.get(f"{model.label}/{n}") for n in (*cascaded, "autoattack")}  # in their order
     cascade = {name: record for name, record in records.items() if record is not None}  # a budget may have ended it
     return Subject(
         evaluator=run.evaluator.lenient(build.rounded_up(len(few.labels), run.mesh.size)),

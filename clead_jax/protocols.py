@@ -35,8 +35,9 @@ def paper(session: Session, models: list[Model], attack: NamedAttack, images: np
         own["made_by"][attack.name] = plan
         prefix = f"{model.label}/paper/"
         records = {k.removeprefix(prefix): v for k, v in session.records.items() if k.startswith(prefix)}
-        own |= accuracies(records | {"worst_case": np.logical_and.reduce(list(records.values()))})
-        session.measured_anew = True
+        worst = np.logical_and.reduce([session.records[f"{model.label}/clean"], *records.values()])
+        own |= accuracies(records | {"worst_case": worst})
+        session.anew(model.label)
     session.save()
 
 
@@ -55,8 +56,7 @@ def cascade_of(session: Session, model: Model, version: str) -> bool:
     if before.get("complete") and same and not session.lacks_images(f"{label}/autoattack"):
         say(f"evaluate: {label}/autoattack is measured already: {before['accuracy']['autoattack']:.2%}")
         return True
-    for name in {a.name for a in attacks} & session.whitebox(label).keys():  # it was run by itself: that is less
-        session.results["models"][label]["settings"].pop(name, None)
+    session.forget_cascade(label, {a.name for a in attacks}, with_images=not same)
     problem = _problem(session, model)
     path = session.directory / f"autoattack-{label}.npz"
     finding = autoattack.run(
@@ -85,7 +85,7 @@ def cascade_of(session: Session, model: Model, version: str) -> bool:
     }
     if finding.adversarial is not None:
         session.keep_images(f"{label}/autoattack", finding.adversarial)
-    session.measured_anew = True
+    session.anew(label)
     session.save()
     if finding.complete and parallel.is_main():
         path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import jax
 
 from clead_jax import config, jsonl, values
 from clead_jax.evaluation import checks
+from clead_jax.registry import LOSSES
 from clead_jax.run import Run
 
 
@@ -26,7 +27,8 @@ def label_use(cfg: Any, stage: str) -> list[str]:
         used.append("attacks")
     if cfg.pretrain.start == "baseline":
         used.append("initial weights")
-    if cfg.pretrain.positives == "class":
+    loss, own = values.spec(cfg.pretrain.loss)
+    if LOSSES[loss].info.get("uses_labels", own.get("positives", cfg.pretrain.positives) == "class"):
         used.append("positives")
     return used
 
@@ -35,8 +37,9 @@ def unfinished(cfg: Any, models: dict[str, Any]) -> list[dict[str, Any]]:
     """A warning for every model of the results whose training had not come to its end."""
     found = []
     for label, model in models.items():
-        epoch, epochs = model["checkpoint"]["epoch"], cfg[model["checkpoint"]["stage"]].epochs
-        if cfg.evaluation.which == "latest" and epoch < epochs:
+        saved = model["checkpoint"]
+        epoch, epochs = saved["epoch"], cfg[saved["stage"]].epochs
+        if saved["which"] == "latest" and epoch < epochs:
             hint = f"epoch {epoch} of {epochs}: this is not the finished model"
             found.append(checks.check(f"trained_to_the_end/{label}", "warn", epoch, hint))
     return found

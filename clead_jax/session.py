@@ -21,6 +21,7 @@ from clead_jax.training.progress import seldom
 from clead_jax.types import PyTree
 
 SHOWN, EMBEDDED = 8, 512  # images in the report's grid, and points in its projection
+COMPARED = ("baseline", "defended")
 
 
 class Model(NamedTuple):
@@ -43,7 +44,9 @@ class Session:
         self.records |= {"index": examples.index, "label": examples.labels}
         first = pixels(examples.images[:SHOWN])
         self.samples |= {"index": examples.index[:SHOWN], "label": examples.labels[:SHOWN], "clean": first}
-        self.measured_anew = False  # whether anything was, in this session
+        if fresh and parallel.is_main():
+            for progress in directory.glob("autoattack-*.npz"):
+                progress.unlink()
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
@@ -68,7 +71,22 @@ class Session:
             predicted = self.run.evaluator.predict(model.variables, self.examples.images)
             self.records[f"{label}/clean"] = predicted == self.examples.labels
             self.samples[f"{label}/clean/prediction"] = predicted[:SHOWN]
-            self.measured_anew = True
+            self.anew(label)
+
+    def anew(self, label: str) -> None:
+        """Something was measured of a model: what was doubted of it before is out of date."""
+        self.results.pop("checks", None)
+        if self.run.cfg.evaluation.checks:
+            self.results["models"][label].pop("checks", None)
+
+    def forget_cascade(self, label: str, attacks: set[str], with_images: bool) -> None:
+        """Drops the AutoAttack of a model, and what `attacks` left standing by themselves: that is something else."""
+        for name in self.cascaded(label) | attacks:
+            self.records.pop(f"{label}/{name}", None)
+            self.results["models"][label].get("settings", {}).pop(name, None)
+        self.protocol("autoattack").pop(label, None)
+        if with_images:
+            self._drop_images(f"{label}/autoattack")
 
     def protocol(self, name: str) -> dict[str, Any]:
         """results.json's protocols.<name>: {model: what was found}."""
@@ -104,8 +122,9 @@ class Session:
             return None
         if self.records.pop(name, None) is not None:  # other settings: no file may hold both, at any moment
             measured.pop(attack.name, None)
+            self._drop_images(name)
             self.save()
-        keep = len(self.examples.labels) if keep_all or self.lacks_images(name) else EMBEDDED
+        keep = len(self.examples.labels) if keep_all or self.run.cfg.evaluation.save_images else EMBEDDED
         outcome = self.attacked(model, attack, self.examples, keep, name)
         self.records[name] = outcome.correct
         self.show(name, outcome.adversarial, outcome.prediction)
@@ -142,12 +161,17 @@ class Session:
             if model.get("settings", {}).get(name, self.results["attacks"][name]) != self.results["attacks"][name]:
                 del model["settings"][name]
                 self.records.pop(f"{label}/{name}", None)
+                self._drop_images(f"{label}/{name}")
+
+    def _drop_images(self, name: str) -> None:
+        if parallel.is_main():
+            self._image_file(name).unlink(missing_ok=True)
 
     def attacked(
         self, model: Model, attack: NamedAttack, examples: data.Examples, keep: int = 0, name: str = ""
     ) -> Outcome:
         """The outcome of an attack on some examples; `name` it to hear of its progress."""
-        self.measured_anew = True
+        self.anew(model.label)
         total, due = len(examples.labels), seldom()
 
         def heard(done: int, share: float) -> None:
@@ -175,10 +199,10 @@ class Session:
         """Accuracies from the records, then all files: what a record vouches for is there before the record."""
         models = self.results["models"]
         of = {label: self.whitebox(label) for label in models}
-        shared = set.intersection(*(set(hits) for hits in of.values() if hits)) if models else set()
         for label, model in models.items():
-            worst = shared & of[label].keys()  # the worst of other attacks would be no comparison
-            model |= accuracies(of[label] | (_worst_case(of[label], worst) if worst else {}))
+            over = _worst_over(label, of)
+            model |= accuracies(of[label] | (_worst_case(of[label], over) if over else {}))
+            model["worst_case_over"] = over
         if parallel.is_main():
             store.save_arrays(self.directory / "samples.npz", self.samples)
             store.save_arrays(self.directory / "embeddings.npz", self.embeddings)
@@ -194,7 +218,15 @@ def accuracies(records: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _worst_case(records: dict[str, np.ndarray], names: set[str]) -> dict[str, np.ndarray]:
+def _worst_over(label: str, of: dict[str, dict[str, np.ndarray]]) -> list[str]:
+    """The attacks (and "clean") of a model's worst case: its own, and of the two that the report compares only those
+    that both have met, for the worst of other attacks would be no comparison.
+    """
+    met = [set(of[other]) for other in (COMPARED if label in COMPARED else (label,)) if len(of.get(other, ())) > 1]
+    return sorted(set.intersection(set(of[label]), *met))
+
+
+def _worst_case(records: dict[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
     return {"worst_case": np.logical_and.reduce([records[name] for name in names])}
 
 

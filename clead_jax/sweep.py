@@ -34,7 +34,11 @@ from clead_jax import cli, compare, config
 from clead_jax import values as texts
 from clead_jax.reporting import comparison_page
 
-MEASUREMENT = ("data.test_size", *(f"evaluation.{field}" for field in ("split", "num_examples", "norm", "eps")))
+MEASUREMENT = (
+    "data.name",
+    "data.test_size",
+    *(f"evaluation.{field}" for field in ("split", "num_examples", "norm", "eps")),
+)
 FINISHED = "sweep.json"  # in the folder of a finished run: the config that it ended with
 
 
@@ -53,12 +57,13 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether the command came to its end with this config."""
+        """Whether the command came to its end with this config, and no budget ended its AutoAttack."""
         marker, results = self.workdir / FINISHED, self.workdir / "evaluation" / "results.json"
         if not (marker.exists() and results.exists()):
             return False
         with contextlib.suppress(ValueError):  # a torn file vouches for nothing
-            return json.loads(marker.read_text()) == self.fields
+            cascades = json.loads(results.read_text()).get("protocols", {}).get("autoattack", {}).values()
+            return json.loads(marker.read_text()) == self.fields and all(found["complete"] for found in cascades)
         return False
 
 
@@ -104,6 +109,9 @@ def _product(workdir: Path, files: list[str], axes: dict[str, list[str]], overri
         name = "_".join(map(_safe, parts + [f"{_short(field, cfg)}={setting[field]}" for field in axes]))
         fields = config.portable(config.flatten(cfg), str(workdir / name)) | {"data.data_dir": ""}
         runs.append(Run(name, workdir / name, [f"--config={file}", f"--workdir={workdir / name}", *words], fields))
+    for field in MEASUREMENT:
+        if len(found := {str(run.fields[field]) for run in runs}) > 1:
+            raise ValueError(f"{field} is {' here and '.join(sorted(found))} there: such runs would share no table")
     names = [run.name for run in runs]
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two runs would share the folder {doubled[0]!r}; their values must differ in more than signs")

@@ -199,9 +199,67 @@ def test_a_model_without_a_derivative_is_attacked_without_gradients(short):
     assert any(check["status"] == "fail" for check in result.checks)
 
 
+def test_a_random_model_without_a_derivative_still_meets_an_attack(short):
+    def outside(x, key):
+        shape = jax.ShapeDtypeStruct((len(x), K), np.float32)
+        return jax.pure_callback(lambda x: ((x.reshape(len(x), -1) - 0.5) @ W).astype(np.float32), shape, x)
+
+    result = audit(outside, IMAGES, LABELS, eps=EPS, randomized=True)
+    assert list(result.correct) == ["clean", "square", "autoattack"]
+    assert result.accuracy["autoattack"] < result.accuracy["clean"] and result.passes["square"]["forward"].sum() > 0
+
+
+def test_progress_is_not_taken_from_a_model_with_other_gradients(short, tmp_path):
+    """Backward pass differentiable approximation: the same answers, but gradients that lead somewhere."""
+
+    @jax.custom_vjp
+    def straight_through(x):
+        return jnp.round(x * 1e4) / 1e4
+
+    straight_through.defvjp(lambda x: (straight_through(x), None), lambda _, g: (g,))
+    masked, opened = (lambda x, f=f: bare(f(x)) for f in (lambda x: jnp.round(x * 1e4) / 1e4, straight_through))
+    settings = {"eps": EPS, "path": tmp_path / "audit.npz"}
+    before = audit(masked, IMAGES, LABELS, **settings).accuracy["apgd_ce"]
+    after = audit(opened, IMAGES, LABELS, **settings).accuracy["apgd_ce"]
+    assert after < before
+
+
+def test_progress_in_another_precision_is_not_gone_on_from(short, tmp_path):
+    settings = {"eps": EPS, "path": tmp_path / "audit.npz", "variables": W}
+    half = audit(linear, IMAGES, LABELS, precision="bfloat16", budget="3passes", **settings)
+    begun = audit(linear, IMAGES, LABELS, budget="3passes", **settings)
+    assert half.passes["apgd_ce"]["forward"].sum() == begun.passes["apgd_ce"]["forward"].sum() > 0
+
+
+def test_a_model_in_16_bits_is_attacked_and_gone_on_with(short, tmp_path):
+    half = lambda x: bare(x).astype(jnp.bfloat16)
+    settings = {"eps": EPS, "path": tmp_path / "audit.npz"}
+    for passes in (3, 6):
+        assert not audit(half, IMAGES, LABELS, budget=f"{passes}passes", **settings).complete
+    found = audit(half, IMAGES, LABELS, **settings)
+    assert found.complete and found.accuracy["autoattack"] <= found.accuracy["apgd_ce"] < found.accuracy["clean"]
+
+
+def test_a_model_that_cannot_run_in_16_bits_says_so():
+    def mixed(v, x):
+        mean = np.full((1, 1, 1, 1), 0.5, np.float32)
+        kernel = v.reshape(4, 4, 1, K)
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x - mean, kernel, (1, 1), "VALID", dimension_numbers=dimensions)[:, 0, 0]
+
+    assert audit(mixed, IMAGES, LABELS, eps=EPS, variables=W, attacks="pgd").accuracy["pgd"] < 0.9
+    with pytest.raises(ValueError, match=r"forward cannot be run in bfloat16: TypeError"):
+        audit(mixed, IMAGES, LABELS, eps=EPS, variables=W, attacks="pgd", precision="bfloat16")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
+        ({"attacks": "pgd(eps=0.2)", "eps": 0.1}, "'pgd(eps=0.2)' goes beyond the threat model's eps, 0.1"),
+        ({"attacks": "pgd(norm=l2)"}, "'pgd(norm=l2)' measures in l2, the threat model in linf"),
+        ({"attacks": "cw_l2"}, "'cw_l2' measures in l2, the threat model in linf"),
+        ({"attacks": "square,autoattack"}, "square is a part of autoattack"),
+        ({"attacks": "autoattack,autoattack(version=plus)"}, "autoattack is asked for twice"),
         ({"images": IMAGES[..., 0]}, "images must be [N, H, W, C]"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "N >= 1"),
         ({"images": (IMAGES * 255).astype(np.int32)}, "uint8, or floats in [0, 1], not int32"),

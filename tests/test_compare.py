@@ -17,7 +17,19 @@ PGD = {"steps": 20, "eps": 0.1, "step_size": 0.025}
 EPS = [0.0, 0.05, 0.1, 0.2]
 
 
-def run(folder, pgd=0.6, *, baseline=0.2, seed=0, name="quickstart", images=COUNT, eps=0.1, curve="pgd", **fields):
+def run(
+    folder,
+    pgd=0.6,
+    *,
+    baseline=0.2,
+    seed=0,
+    name="quickstart",
+    images=COUNT,
+    eps=0.1,
+    curve="pgd",
+    which="latest",
+    **fields,
+):
     """A finished run as its files say it. `pgd` is what the defended model withstands, `fields` with __ for the dot."""
     cfg = config.base()
     cfg.data.name, cfg.seed = "digits", seed
@@ -31,6 +43,7 @@ def run(folder, pgd=0.6, *, baseline=0.2, seed=0, name="quickstart", images=COUN
         label: {
             "checkpoint": {
                 "stage": cfg.defended if label == "defended" else label,
+                "which": which,
                 "epoch": 100,
                 "fingerprint": fingerprint[label],
             },
@@ -129,6 +142,11 @@ def test_configs_of_their_own_name_name_the_rows(tmp_path):
 def test_what_does_not_change_the_numbers_makes_no_row(tmp_path):
     folders = [run(tmp_path / "a"), run(tmp_path / "b", log__every=1, stages="evaluate", data__data_dir="x", seed=1)]
     assert list(rows(*folders)) == ["Without C-LEAD", "With C-LEAD"]
+
+
+def test_another_checkpoint_of_a_run_is_another_row(tmp_path):
+    folders = [run(tmp_path / which, seed=seed, which=which) for seed, which in enumerate(("latest", "best"))]
+    assert len({entry.name for entry in compare.read(folders)[0].rows}) == 4
 
 
 def test_a_copy_counts_once(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import speck
 
 import clead_jax
-from clead_jax import build, checkpoint, config, evaluate, experiment, main, report
+from clead_jax import build, checkpoint, config, evaluate, experiment, main, provenance, report
 from clead_jax.evaluation import store
 from clead_jax.evaluation.robust import Evaluator
 from clead_jax.training.loop import Diverged
@@ -130,6 +130,16 @@ def test_results_hold_what_was_measured(finished):
                 assert share == records[f"{name}/{attack}"].mean()
         assert model["accuracy"]["worst_case"] == (records[f"{name}/fgsm"] & records[f"{name}/pgd"]).mean()
         assert len(found["curves"]["accuracy"][name]) == len(found["curves"]["eps"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "uses"),
+    [("info_nce", False), ("info_nce(positives=class)", True), ("supcon", True), ("margin_hinge", True)],
+)
+def test_labels_used_by_the_loss_of_phase_1_are_told(loss, uses):
+    cfg = config.base()
+    cfg.pretrain.loss = loss
+    assert ("positives" in provenance.label_use(cfg, "probe")) == uses
 
 
 def test_per_example_records(finished):

@@ -9,7 +9,7 @@ import pytest
 import speck
 
 import clead_jax
-from clead_jax import arsenal, build, config, evaluate, main
+from clead_jax import arsenal, build, config, evaluate, main, measure
 from clead_jax.evaluation.programs import NamedAttack
 from clead_jax.evaluation.robust import Evaluator
 
@@ -30,7 +30,13 @@ def run(finished, tmp_path):
 def short(monkeypatch):
     """AutoAttack with fewer steps and the same names."""
     original = arsenal.autoattack
-    steps = {"apgd_ce": "steps=3", "apgd_t": "steps=2,targets=2", "fab_t": "steps=2,targets=2", "square": "queries=9"}
+    steps = {
+        "apgd_ce": "steps=3",
+        "apgd_dlr": "steps=2",
+        "apgd_t": "steps=2,targets=2",
+        "fab_t": "steps=2,targets=2",
+        "square": "queries=9",
+    }
 
     def shortened(version, norm, eps, classes):
         attacks, notes = original(version, norm, eps, classes)
@@ -103,7 +109,7 @@ def test_autoattack_is_not_run_twice(run, short, capsys):
 
 def test_a_budget_can_be_added_to(run, short, capsys):
     again(run, "--attacks=autoattack", "--budget=4passes")
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "with more passes it goes on" in capsys.readouterr().out
     found = results(run)["protocols"]["autoattack"]["defended"]
     assert not found["complete"] and (run / "evaluation/autoattack-defended.npz").exists()
     again(run, "--attacks=autoattack")
@@ -125,14 +131,82 @@ def test_an_attack_measured_by_itself_gives_way_to_the_cascade(run, short, monke
     assert "square(queries=5)" in results(run)["models"]["defended"]["accuracy"]
 
 
-def test_the_doubts_are_in_the_results(run, monkeypatch):
+def test_another_version_replaces_the_first_and_leaves_nothing_behind(run, short):
+    before = results(run)["models"]["defended"]["accuracy"]
+    for version in ("standard", "rand", "standard"):
+        again(run, f"--attacks=autoattack(version={version})")
+        names = {k.partition("/")[2] for k in arrays(run / "evaluation/per_example.npz") if k.startswith("defended/")}
+        assert names - {"clean", "fgsm", "pgd", "paper/fgsm", "paper/pgd"} == {"autoattack", *arsenal.VERSIONS[version]}
+        assert results(run)["models"]["defended"]["accuracy"] == before
+
+
+def test_afresh_means_without_the_progress_of_a_cascade_too(run, short):
+    again(run, "--attacks=autoattack", "--budget=4passes")
+    begun = results(run)["protocols"]["autoattack"]["defended"]["passes"]["apgd_ce"]["forward"]
+    again(run, "--attacks=autoattack", "--budget=4passes", "--fresh")
+    assert results(run)["protocols"]["autoattack"]["defended"]["passes"]["apgd_ce"]["forward"] == begun
+
+
+def test_images_are_those_of_the_attack_that_was_measured(run):
+    kept = run / "evaluation/adversarial/defended/pgd.npz"
+    again(run, "--attacks=pgd", "--protocol=whitebox", "--save_images")
+    first = arrays(kept)["adversarial"]
+    again(run, "--attacks=pgd", "--protocol=whitebox", "--steps=3")
+    assert not kept.exists()
+    again(run, "--attacks=pgd", "--protocol=whitebox", "--steps=3", "--save_images")
+    assert arrays(kept)["adversarial"].shape == first.shape and np.abs(arrays(kept)["adversarial"] - first).max() > 0
+
+
+def test_the_worst_case_of_a_model_is_none_of_the_others_concern(run, short):
+    before = results(run)["models"]
+    again(run, "--models=probe", "--attacks=autoattack")
+    again(run, "--models=probe", "--attacks=fgsm")
+    found = results(run)["models"]
+    for label in ("baseline", "defended"):
+        assert found[label]["accuracy"] == before[label]["accuracy"]
+        assert found[label]["worst_case_over"] == ["clean", "fgsm", "pgd"]
+    assert found["probe"]["worst_case_over"] == ["clean", "fgsm"]
+
+
+@pytest.fixture
+def few_doubts(monkeypatch):
     from clead_jax.evaluation import doubts
 
     few = [question for question in doubts.CHECKS if question.__name__ in ("sample_size", "images_range")]
     monkeypatch.setattr(doubts, "CHECKS", tuple(few))
+
+
+def doubted(workdir):
+    return [check["name"] for check in results(workdir)["checks"]]
+
+
+def test_the_doubts_are_in_the_results(run, few_doubts):
     again(run, "--checks", "--attacks=fgsm(eps=0.05)")
-    names = [check["name"] for check in results(run)["checks"]]
-    assert names == ["images_range/defended", "sample_size/defended"]
+    assert doubted(run) == ["images_range/defended", "sample_size/defended"]
+    again(run, "--checks", "--models=probe", "--attacks=fgsm")
+    both = [f"{name}/{model}" for model in ("defended", "probe") for name in ("images_range", "sample_size")]
+    assert doubted(run) == both
+    again(run, "--nochecks", "--models=probe", "--attacks=fgsm(eps=0.04)")
+    assert doubted(run) == both  # a doubt is not taken back by not asking
+
+
+def test_doubts_are_made_where_they_lack_and_once(run, few_doubts, monkeypatch):
+    again(run, "--nochecks", "--attacks=fgsm")
+    assert doubted(run) == []
+    again(run, "--checks", "--attacks=fgsm")  # nothing to measure, all to doubt
+    assert doubted(run) == ["images_range/defended", "sample_size/defended"]
+    monkeypatch.setattr(measure, "examine", lambda subject: pytest.fail("doubted again"))
+    again(run, "--checks", "--attacks=fgsm")
+    monkeypatch.setattr(measure, "examine", died)
+    with pytest.raises(KeyboardInterrupt):
+        again(run, "--checks", "--attacks=fgsm(eps=0.05)")
+    monkeypatch.undo()
+    again(run, "--checks", "--attacks=fgsm(eps=0.05)")
+    assert "sample_size/defended" in doubted(run)
+
+
+def died(subject):
+    raise KeyboardInterrupt
 
 
 def test_a_curve_can_be_of_fgsm(run):
@@ -162,6 +236,8 @@ def test_bfloat16_climbs_a_copy_and_float32_judges(run, short, monkeypatch):
         (["--version=x"], "evaluation.version is 'x'; it can be standard, plus, rand"),
         (["--precision=fp8"], "evaluation.precision is 'fp8'; it can be float32, bfloat16"),
         (["--budget=soon"], "budget: 'soon' is none; write 90s, 10m, 2h or 2000passes"),
+        (["--attacks=pgd(eps=0.2)"], "'pgd(eps=0.2)' goes beyond the threat model's eps, 0.1"),
+        (["--attacks=apgd_ce,autoattack"], "apgd_ce is a part of autoattack"),
         (["--curve_attack=square"], "'square' has no step size"),
     ],
 )

@@ -1,5 +1,6 @@
 """Sweeps: which runs a command line means, what is run again, and what one failure costs."""
 
+import json
 import os
 import pathlib
 import shlex
@@ -141,6 +142,8 @@ def test_names(words, found):
         ([QUICK, "--sweep.width=4", "--workdri=x"], "workdri"),
         ([QUICK, "--sweep.width=4", "--config.model.widht=8"], "unknown config field 'model.widht'"),
         (["--sweep.width=4"], "which config"),
+        ([QUICK, "--sweep.data.name=digits,cifar10"], "data.name says how runs are measured"),
+        (["--sweep.config=configs/resnet18.py,configs/quickstart.py"], "such runs would share no table"),
         ([QUICK, "--sweep.config=configs/resnet18.py"], "both name config files"),
         (["--sweep.config=configs/resnet18.py,configs/none.py"], "no config file at 'configs/none.py'"),
     ],
@@ -191,6 +194,16 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(trained, tmp_path, monkey
     monkeypatch.setattr(subprocess, "run", play)
     start(tmp_path)
     assert trained == ALL
+
+
+def test_a_run_whose_budget_ended_is_gone_on_with(trained, tmp_path):
+    start(tmp_path)
+    trained.clear()
+    path = tmp_path / ALL[2] / "evaluation" / "results.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"protocols": {"autoattack": {"defended": {"complete": False}}}}))
+    start(tmp_path)
+    assert trained == [ALL[2]]
 
 
 def test_a_run_that_fails_stops_no_other(trained, tmp_path, capsys):

@@ -136,7 +136,7 @@ def _plan(cfg: APGDConfig) -> np.ndarray:
 
 def _stages(cfg: APGDConfig) -> list[tuple[int, int]]:
     """(radius in eps, steps) of the stages of a run."""
-    early = round(0.3 * cfg.steps) if cfg.widen else 0
+    early = min(round(0.3 * cfg.steps), (cfg.steps - 1) // 2) if cfg.widen else 0  # of few steps one is left at least
     return [(radius, n) for radius, n in ((3, early), (2, early), (1, cfg.steps - 2 * early)) if n]
 
 

@@ -158,8 +158,10 @@ def _gain(name: str, subject: Subject, hint: str, more: Callable[[], list[Outcom
 
 def _square_alone(subject: Subject, missed: np.ndarray) -> dict[str, float]:
     """How many images only Square breaks: of all that were recorded, where it ran after attacks with gradients."""
-    climbed = [v for k, v in subject.records.items() if k.startswith(("apgd", "fab", "pgd", "cw"))]
-    if "square" in subject.records and climbed:
+    names = list(subject.records)  # in a cascade what comes later stands on what came before
+    before = names[: names.index("square")] if "square" in names else []
+    climbed = [subject.records[name] for name in before if name.startswith(("apgd", "fab", "pgd", "cw"))]
+    if climbed:
         found = np.logical_and.reduce(climbed) & ~subject.records["square"]
         return {"found": int(found.sum()), "of": len(found), "by_chance": slack(len(found), 0.01)}
     found = 0 if _hardly_any(missed) else int((missed & ~subject.attack(SQUARE).correct).sum())

@@ -39,10 +39,10 @@ class Programs:
         self, forward: Callable[..., Array], randomized: bool = False, inside: Callable[..., Array] | None = None
     ):
         with_key = lambda f: f if randomized else lambda variables, x, key: f(variables, x)
-        self.randomized = randomized
-        self._judge, self._inside = with_key(forward), with_key(inside or forward)
+        self.randomized, self.cheaper = randomized, inside is not None
+        self._judge, self._inside = (_in_float32(with_key(f)) for f in (forward, inside or forward))
         self._attacks: dict[tuple, tuple] = {}
-        self.logits = jax.jit(self._judge)
+        self.logits, self.climbed = jax.jit(self._judge), jax.jit(self._inside)
         self.predict = jax.jit(self._predict)
         self.gradient = jax.jit(self._gradient, static_argnums=0)
 
@@ -98,6 +98,12 @@ class Programs:
                 jax.jit(lambda state: (attack.result(state), attack.done(state))),
             )
         return self._attacks[attack, objective]
+
+
+def _in_float32(forward: Callable[..., Array]) -> Callable[..., Array]:
+    """A forward that may compute in 16 bits, with logits in which losses and margins can be told apart."""
+    wide = lambda z: z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    return lambda *args: jax.tree.map(lambda z: wide(jnp.asarray(z)), forward(*args))
 
 
 def chunk(attack: Iterative) -> int:

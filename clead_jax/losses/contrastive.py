@@ -91,7 +91,7 @@ def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | Non
     return PAIRINGS[cfg.pairing](z, group, where, cfg) * shares
 
 
-@LOSSES.register("supcon", SupConConfig)
+@LOSSES.register("supcon", SupConConfig, uses_labels=True)
 def supcon(z: Array, labels: Array, cfg: SupConConfig, where: Array | None = None) -> Array:
     """Supervised contrastive loss (arXiv 2004.11362, Eq. 2: 1/|P| stands outside the log): `info_nce`, all, by class.
 

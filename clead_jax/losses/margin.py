@@ -62,7 +62,7 @@ class CosineConfig:
         SupConConfig(self.temperature, margin=self.margin)
 
 
-@LOSSES.register("margin_pairwise", PairwiseConfig)
+@LOSSES.register("margin_pairwise", PairwiseConfig, uses_labels=True)
 def margin_pairwise(z: Array, labels: Array, cfg: PairwiseConfig, where: Array | None = None) -> Array:
     """Pulls a class together and pushes the others beyond `cfg.margin`.
 
@@ -78,13 +78,13 @@ def margin_pairwise(z: Array, labels: Array, cfg: PairwiseConfig, where: Array |
     return _per_view(pull + push, z)
 
 
-@LOSSES.register("margin_cosine", CosineConfig)
+@LOSSES.register("margin_cosine", CosineConfig, uses_labels=True)
 def margin_cosine(z: Array, labels: Array, cfg: CosineConfig, where: Array | None = None) -> Array:
     """SupCon in which every positive must win by a margin; shapes as there."""
     return supcon(z, labels, SupConConfig(cfg.temperature, margin=cfg.margin), where)
 
 
-@LOSSES.register("margin_hinge", HingeConfig)
+@LOSSES.register("margin_hinge", HingeConfig, uses_labels=True)
 def margin_hinge(z: Array, labels: Array, cfg: HingeConfig, where: Array | None = None) -> Array:
     """An anchor's mean cosine with its class exceeds that with each other class of the batch by `cfg.margin`.
 

@@ -157,7 +157,7 @@ def _measured(entry: Entry) -> dict[Column, float]:
     """Accuracy in [0, 1] by column, AutoAttack's too where the results hold its protocol."""
     model = entry.results["models"][entry.label]
     shares, settings = dict(model["accuracy"]), entry.results.get("attacks", {}) | model.get("settings", {})
-    attacked = {name: settings.get(name, {}) for name in shares if name not in ("clean", "worst_case")}
+    attacked = {name: settings.get(name, {}) for name in wording.worst_case_over(model)}
     over = ", ".join(_plain_title(name, own) for name, own in attacked.items())
     settings = settings | {"worst_case": {"over": over} | _flat(attacked)}
     cascade = entry.results.get("protocols", {}).get("autoattack", {}).get(entry.label, {})

@@ -109,7 +109,7 @@ def _table_notes(inputs: Inputs) -> list[str]:
         for model, uses in results.get("label_use", {}).items()
     )
     notes = [
-        "Worst case: an image counts only if it withstands every attack of the table.",
+        *_worst_case_notes(results),
         "C&W: the margin loss of Carlini and Wagner, climbed inside the same ball.",
         "Seen: the defended model was trained on images made by this attack, so a gain there says less.",
         f"Where labels were used. {labels or 'Not recorded'}.",
@@ -118,6 +118,18 @@ def _table_notes(inputs: Inputs) -> list[str]:
     if inputs.per_example is None:
         notes.append("Gains carry no intervals: evaluation/per_example.npz is missing.")
     return notes
+
+
+def _worst_case_notes(results: dict[str, Any]) -> list[str]:
+    every = [name for name in wording.attacks_of(results) if name not in ("clean", "worst_case")]
+    over = {model: wording.worst_case_over(found) for model, found in results["models"].items()}
+    if all(sorted(names) == sorted(every) for names in over.values()):
+        return ["Worst case: an image counts only if it withstands every attack of the table."]
+    return [
+        f"Worst case of {wording.model_title(model, results)}: an image counts only if it withstands "
+        f"{', '.join(wording.attack_title(name, results) for name in names) or 'nothing: no attack was run'}."
+        for model, names in over.items()
+    ]
 
 
 def over_eps(inputs: Inputs) -> list[Block]:

@@ -137,15 +137,14 @@ def _gain(attack: str, models: dict[str, Any], per_example: dict[str, np.ndarray
         return "not measured"
     if per_example is None:
         return wording.points(after - before), ""
-    records = (_record(per_example, name, models[name]["accuracy"], attack) for name in ("baseline", "defended"))
+    records = (_record(per_example, name, models[name], attack) for name in ("baseline", "defended"))
     return wording.points(after - before), wording.span(paired_difference(*records), wording.points)
 
 
-def _record(per_example: dict[str, np.ndarray], model: str, accuracy: dict[str, float], attack: str) -> np.ndarray:
-    """Which images stand, bool [N]. The worst case has no record of its own: it is all others together."""
-    if attack != "worst_case":
-        return per_example[f"{model}/{attack}"]
-    return np.logical_and.reduce([per_example[f"{model}/{name}"] for name in accuracy if name != "worst_case"])
+def _record(per_example: dict[str, np.ndarray], name: str, model: dict[str, Any], attack: str) -> np.ndarray:
+    """Which images stand, bool [N]. The worst case has no record of its own: it is several others together."""
+    of = ("clean", *wording.worst_case_over(model)) if attack == "worst_case" else (attack,)
+    return np.logical_and.reduce([per_example[f"{name}/{each}"] for each in of])
 
 
 def _paper_cell(reported: dict[str, float | None] | None) -> Cell:

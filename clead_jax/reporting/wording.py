@@ -58,6 +58,12 @@ def attacks_of(results: dict[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: {"clean": 0, "worst_case": 2}.get(name, 1))
 
 
+def worst_case_over(model: dict[str, Any]) -> list[str]:
+    """The attacks that a model's worst case is made of, in the order they were measured."""
+    over = model.get("worst_case_over", model["accuracy"])
+    return [name for name in model["accuracy"] if name in over and name not in ("clean", "worst_case")]
+
+
 def class_title(label: int, results: dict[str, Any]) -> str:
     """The class's name, or its number where the data set names no classes."""
     names = results["dataset"].get("class_names") or []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clead_jax.attacks import APGDConfig, TargetedAPGDConfig, fooled, norms, run
-from clead_jax.attacks.apgd import APGD
+from clead_jax.attacks.apgd import APGD, _stages
 from clead_jax.attacks.objectives import cross_entropy, margin
 from clead_jax.attacks.pace import HALVING, SPARSE
 from clead_jax.types import Targeted
@@ -145,6 +145,12 @@ def test_widened_it_begins_in_larger_balls_and_ends_in_its_own(norm):
         assert looked_at[stage].max() > radius - 0.5
     assert far(APGD.result(seen[-1])).max() <= 1 + 1e-4
     assert not any(APGD.done(state).any() for state in seen[:9])
+
+
+def test_of_few_steps_one_is_left_for_the_ball_itself():
+    for steps in range(1, 12):
+        stages = _stages(APGDConfig(steps=steps, widen=True))
+        assert stages[-1][0] == 1 and sum(n for _, n in stages) == steps
 
 
 def test_gradients_are_averaged_over_noise():

@@ -133,6 +133,22 @@ def test_what_only_square_broke_counts_where_it_is_recorded():
     assert ask(500)["value"]["square"]["found"] == 80
 
 
+def test_what_follows_square_in_a_cascade_does_not_hide_what_square_broke():
+    stands = lambda k: np.arange(1000) < k
+    records = {"clean": stands(900), "apgd_ce": stands(600), "square": stands(400), "apgd_t": stands(390)}
+    assert doubts_attack.blackbox_vs_whitebox(linear_subject(records=records))["value"]["square"]["found"] == 200
+
+
+def test_the_logits_of_a_single_image_are_no_probabilities():
+    for outputs, status in (((3.0, 0.0, 1.0, 0.0), "ok"), ((0.7, 0.1, 0.1, 0.1), "fail")):
+        model = lambda v, x, outputs=outputs: jnp.tile(jnp.array(outputs), (len(x), 1)) + 0 * x.sum()
+        subject = linear_subject(model)
+        one = dataclasses.replace(
+            subject, images=subject.images[:1], labels=subject.labels[:1], index=subject.index[:1]
+        )
+        assert doubts_model.probabilities_output(one)["status"] == status
+
+
 def test_a_model_that_cannot_be_asked_fails_and_the_rest_is_heard():
     def stubborn(v, x):
         return jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, 1.0 * c[1]), (0, linear(v, x)))[1]

@@ -40,6 +40,7 @@ def _results(records: dict[str, np.ndarray], n: int) -> dict:
         accuracy = {attack: float(standing.mean()) for attack, standing in hits.items()}
         checkpoint = {
             "stage": "probe" if model == "defended" else model,
+            "which": "latest",
             "epoch": 30,
             "fingerprint": "0123456789abcdef",
         }

@@ -22,7 +22,7 @@ def no_derivative(on: cascade.Problem) -> str:
     ask = functools.partial(on.evaluator.programs.gradient, arsenal.objective("cross_entropy"))
     try:
         jax.eval_shape(on.evaluator.programs.climbed, on.variables, x, on.key)
-    except Exception as error:  # of whatever kind the model's author, or jax, has chosen
+    except Exception as error:
         how = " in bfloat16" if on.evaluator.programs.cheaper else ""
         raise ValueError(f"forward cannot be run{how}: {_in_a_line(error)}") from error
     try:
@@ -50,7 +50,10 @@ def checked(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
 def num_classes(evaluator: Evaluator, variables: PyTree, images: np.ndarray, labels: np.ndarray) -> int:
     """How many classes a model has. Raises ValueError for one without logits [B, K], and for labels it has not."""
     x = jax.ShapeDtypeStruct((2, *images.shape[1:]), np.float32)
-    outputs = jax.eval_shape(evaluator.programs.logits, variables, x, jax.random.key(0))
+    try:
+        outputs = jax.eval_shape(evaluator.programs.logits, variables, x, jax.random.key(0))
+    except Exception as error:  # of whatever kind the model's author, or jax, has chosen
+        raise ValueError(f"forward cannot be run, as a function that jax can trace: {_in_a_line(error)}") from error
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 2 or shape[1] < 2:
         found = type(outputs).__name__ if shape is None else list(shape)

@@ -228,7 +228,9 @@ class _Cascade:
         later = [a for a in self._attacks if a.name not in ledger.records and a.name != named.name]
         left += sum(ledger.standing.sum() * a.attack.num_steps(a.cfg) * _weight(a, classes) for a in later)
         pace = self._time / self._work if self._work else math.inf
-        self._heard(Progress(named.name, int(ledger.standing.sum()), len(ledger.standing), left * pace))
+        self._heard(
+            Progress(named.name, int(ledger.standing.sum()), len(ledger.standing), left * pace if left else 0.0)
+        )
 
 
 def _weight(named: NamedAttack, classes: int) -> float:

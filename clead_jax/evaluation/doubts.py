@@ -24,6 +24,7 @@ CHECKS: tuple[Callable[[Subject], dict[str, Any]], ...] = (
     doubts_model.batch_composition,
     doubts_model.gradient_zero_or_nan,
     doubts_model.gradient_direction,
+    doubts_model.gradient_foretells,
     doubts_images.ball,
     doubts_images.ball_uint8,
     doubts_attack.iterative_vs_one_step,

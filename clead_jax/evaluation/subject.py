@@ -45,15 +45,15 @@ class Subject:
                 self.images,
                 self.labels,
                 self.named(*asked[:2]),
-                key=jax.random.fold_in(self.key, draw) if draw else self.key,
+                key=self._key(draw),
                 index=self.index,
                 keep=len(self.images),
             )
         return self._cache[asked]
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """The predicted class int [n] of images [n, H, W, C]; -1 where an output is NaN."""
-        return self.evaluator.predict(self.variables, images, self.key)
+    def predict(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
+        """The predicted class int [n] of images [n, H, W, C]; -1 where an output is NaN. Each `draw` is other noise."""
+        return self.evaluator.predict(self.variables, images, self._key(draw))
 
     def logits(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
         """What the model gives for images [n, H, W, C]: [n, K]. Each `draw` is other noise, if it draws any."""
@@ -66,11 +66,19 @@ class Subject:
         program = jax.jit(lambda *args: judge(*args))  # jit knows functions it has compiled before: hence a new one
         return self._each(lambda x: program(self.variables, x, jax.random.fold_in(self.key, 0)), images)
 
-    def gradient(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
-        """The gradient [n, H, W, C] of the cross entropy, as attacks see it."""
+    def gradient(self, images: np.ndarray, draw: int = 0, climbed_by: str = "pgd") -> np.ndarray:
+        """The gradient [n, H, W, C] of what an attack climbs, as it sees it: "pgd" cross entropy, "cw" the margin."""
         program, key = self.evaluator.programs.gradient, jax.random.fold_in(self.key, draw)
-        objective = self.named("pgd", self.eps).objective
+        objective = self.named(climbed_by, self.eps).objective
         return self._each(lambda x, y: program(objective, self.variables, x, y, key), images, self.labels)
+
+    def logits_of_gradient(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
+        """As `logits`, with the noise that `gradient` has met at that draw."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, draw), 0)
+        return self._each(lambda x: self.evaluator.programs.logits(self.variables, x, key), images)
+
+    def _key(self, draw: int) -> Key:
+        return jax.random.fold_in(self.key, draw) if draw else self.key
 
     def _each(self, program: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
         evaluator, parts = self.evaluator, []

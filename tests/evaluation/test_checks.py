@@ -48,6 +48,28 @@ def forgetful():
 
 IMAGES = linear_subject().images
 TO_NAN = lambda v, x: jnp.log(-1 - x.sum((1, 2, 3)))[:, None] + linear(v, x)
+
+
+def half_hidden(forward):
+    """Half of the score has no gradient, and another image half of it: what is left leads uphill."""
+    return lambda v, x: 0.5 * forward(v, x) + forward(v[::-1], jax.lax.stop_gradient(x))
+
+
+def dithered(forward):
+    """A weak way for gradients beside a rounded one with random thresholds, declared as random."""
+
+    def drawn(v, x, key):
+        noise = jax.random.uniform(key, x.shape)
+        return 0.2 * forward(v, x) + forward(v[::-1], jnp.floor(8 * x + noise) / 8)
+
+    return drawn
+
+
+def noisy(forward):
+    """An honest model that draws noise."""
+    return lambda v, x, key: forward(v, x + 0.1 * jax.random.normal(key, x.shape))
+
+
 LOUD = [
     (doubts_images.images_range, lambda: linear_subject(images=IMAGES * 255), "fail"),
     (doubts_images.images_range, lambda: linear_subject(images=IMAGES / 255), "fail"),
@@ -72,6 +94,9 @@ LOUD = [
     (doubts_model.gradient_zero_or_nan, lambda: linear_subject(weak_defences.scaled(linear)), "fail"),
     (doubts_model.gradient_direction, lambda: linear_subject(blind), "fail"),
     (doubts_model.gradient_direction, lambda: linear_subject(weak_defences.rippled(linear)), "fail"),
+    (doubts_model.gradient_foretells, lambda: linear_subject(blind), "fail"),
+    (doubts_model.gradient_foretells, lambda: linear_subject(half_hidden(linear)), "fail"),
+    (doubts_model.gradient_foretells, lambda: linear_subject(dithered(linear), randomized=True), "fail"),
     (doubts_attack.iterative_vs_one_step, lambda: linear_subject(settings=TIMID), "fail"),
     (doubts_attack.steps_enough, lambda: linear_subject(settings=TIMID | {"step_size": EPS / 4}), "fail"),
     (doubts_attack.restarts_enough, lambda: linear_subject(blind, reach=NOISY_SIZE), "fail"),
@@ -91,6 +116,9 @@ LOUD = [
     (doubts_record.extraordinary, lambda: recorded(0.9, published=("cifar10", "resnet18")), "warn"),
 ]
 QUIET = [
+    (doubts_model.gradient_foretells, lambda: linear_subject(noisy(linear), randomized=True)),
+    (doubts_attack.restarts_enough, lambda: linear_subject(noisy(linear), randomized=True, reach=(0.95, 1.3))),
+    (doubts_attack.steps_enough, lambda: linear_subject(noisy(linear), randomized=True, reach=(0.95, 1.3))),
     (doubts_attack.undefended_falls, lambda: gated_subject(True, True)),
     (doubts_record.only_training_attacks, lambda: recorded(0.5, training_attacks=("pgd",))),
     (doubts_record.sample_size, lambda: recorded(0.5)),

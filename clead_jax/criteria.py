@@ -36,7 +36,7 @@ def joint_terms(cfg: Any) -> dict[str, tuple[float, joint.Term]]:
     """The terms of stage joint with their weights; one of weight 0 is left out and costs nothing."""
     own = cfg.joint
     weights = (own.weight_ce, own.weight_supcon, own.weight_margin)
-    if not (own.weight_ce > 0 and min(weights) >= 0 and max(weights) < np.inf):
+    if not (own.weight_ce > 0 and all(0 <= weight < np.inf for weight in weights)):
         raise ValueError(
             f"joint.weight_ce, weight_supcon, weight_margin are {', '.join(map(str, weights))}; "
             "the first, which trains the classifier, must be above 0, the others not below"

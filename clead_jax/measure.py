@@ -42,7 +42,7 @@ def measure(run: Run, stages: dict[str, str] | None = None, fresh: bool = False)
         raise ValueError(f"{run.workdir} has no checkpoint of {' or '.join(wanted.values())}: train first")
     examples = _examples(run)
     header = _header(run, examples)
-    directory = _directory(Path(run.workdir) / "evaluation", header, examples.index, fresh)
+    directory = _directory(Path(run.workdir) / "evaluation", header, examples.index, run.cfg.evaluation.which, fresh)
     session = Session(run, directory, header, examples, fresh)
     for model in models:
         session.forget_if_changed(model)
@@ -98,17 +98,18 @@ def _header(run: Run, examples: data.Examples) -> dict[str, Any]:
     }
 
 
-def _directory(base: Path, header: dict[str, Any], index: np.ndarray, fresh: bool) -> Path:
-    """`base`, unless it holds results of another threat model, split or set of examples; then one named by those."""
+def _directory(base: Path, header: dict[str, Any], index: np.ndarray, which: str, fresh: bool) -> Path:
+    """`base`, unless it holds results of another checkpoint, threat model, split or examples; then one so named."""
     threat, dataset = header["threat_model"], header["dataset"]
     tag = f"{threat['norm']}-{threat['eps']:.6g}-{dataset['split']}-{dataset['num_examples']}"
+    tag += "" if which == "latest" else f"-{which}"
     for directory in (base, base / tag):
-        if _fits(directory, header, index, fresh):
+        if _fits(directory, header, index, which, fresh):
             return directory
     return base / f"{tag}-{hashlib.sha256(index.tobytes()).hexdigest()[:8]}"
 
 
-def _fits(directory: Path, header: dict[str, Any], index: np.ndarray, fresh: bool) -> bool:
+def _fits(directory: Path, header: dict[str, Any], index: np.ndarray, which: str, fresh: bool) -> bool:
     """Whether results may go to a directory: it is empty, or holds such as these. If `fresh`, damage is none."""
     try:
         found = store.load_json(directory / "results.json")
@@ -117,7 +118,8 @@ def _fits(directory: Path, header: dict[str, Any], index: np.ndarray, fresh: boo
         if not fresh:
             raise
         return True
-    return not found or (all(found[k] == header[k] for k in header) and np.array_equal(stored, index))
+    others = [m for m in found.get("models", {}).values() if m.get("checkpoint", {}).get("which", which) != which]
+    return not found or (all(found[k] == header[k] for k in header) and not others and np.array_equal(stored, index))
 
 
 # --- beside the protocols ---------------------------------------------------------------------------------------------

@@ -103,5 +103,6 @@ def budget(text: str) -> tuple[float, float]:
     match = re.fullmatch(r"\s*([\d.]+)\s*(s|m|h|passes)\s*", text)
     if match is None:
         raise ValueError(f"budget: {text!r} is none; write 90s, 10m, 2h or 2000passes (per image)")
-    amount = number(match[1], "budget")
+    if not (amount := number(match[1], "budget")):
+        raise ValueError(f"budget is {text!r}, with which nothing can be measured; leave it out for no limit")
     return (math.inf, amount) if match[2] == "passes" else (amount * {"s": 1, "m": 60, "h": 3600}[match[2]], math.inf)

@@ -235,9 +235,12 @@ def test_another_threat_model_split_or_subset_gets_a_directory_of_its_own(again,
 
 
 def test_any_saved_step_can_be_measured(again, capsys):
+    before = results(again)
     measure_again(again, f"--which={STEPS}", "--attacks=fgsm", "--curve=none")
-    found = results(again)["models"]
-    assert [model["checkpoint"]["epoch"] for model in found.values()] == [1, 1]
+    assert f"checkpoint {STEPS}" in capsys.readouterr().out
+    path = next((again / "evaluation").glob(f"*-{STEPS}/results.json"))
+    assert [m["checkpoint"]["epoch"] for m in json.loads(path.read_text())["models"].values()] == [1, 1]
+    assert results(again) == before  # those of the last checkpoint are not lost
     with pytest.raises(ValueError, match=rf"no checkpoint 7 in \S+ it holds \[{STEPS}, {2 * STEPS}\]"):
         measure_again(again, "--which=7")
 

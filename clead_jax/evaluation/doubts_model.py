@@ -166,10 +166,17 @@ def gradient_foretells(subject: Subject) -> dict[str, Any]:
 def _foretold(subject: Subject, share: float, draws: range) -> np.ndarray:
     """For every image [n] the correlation of foretold and real changes of the margin, over random steps of share * eps.
 
-    0 where either does not change at all.
+    It is the margin to the class that leads at the image: which one leads may change on the way, and no gradient says
+    so. 0 where either does not change at all.
     """
-    x, rng, steps = subject.images, np.random.default_rng(2), 24
-    margin = lambda x: np.mean([margins(subject.logits_of_gradient(x, d), subject.labels) for d in draws], 0)
+    x, rng, steps, each = subject.images, np.random.default_rng(2), 24, np.arange(len(subject.images))
+    own = subject.labels[:, None] == np.arange(subject.num_classes)
+    rivals = [np.where(own, -np.inf, subject.logits_of_gradient(x, d)).argmax(1) for d in draws]
+
+    def margin(images: np.ndarray) -> np.ndarray:
+        logits = [subject.logits_of_gradient(images, d).astype(np.float64) for d in draws]
+        return np.mean([z[each, r] - z[each, subject.labels] for z, r in zip(logits, rivals, strict=True)], 0)
+
     gradient, here = np.mean([subject.gradient(x, d, "cw") for d in draws], 0), margin(x)
     moved = [_step(subject, x, rng.normal(size=x.shape), share) for _ in range(steps)]
     foretold = np.array([((y - x) * gradient).sum((1, 2, 3), dtype=np.float64) for y in moved])

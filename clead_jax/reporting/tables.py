@@ -60,6 +60,8 @@ def measured(results: dict[str, Any]) -> str:
     """What the numbers are about: data set, examples, threat model, unit."""
     data, threat = results["dataset"], results["threat_model"]
     note = " (preliminary: fewer than 1,000)" if data["num_examples"] < PRELIMINARY else ""
+    saved = {model.get("checkpoint", {}).get("which", "latest") for model in results["models"].values()} - {"latest"}
+    note += f", checkpoint {', '.join(sorted(saved))}" if saved else ""
     return (
         f"{data['name']}, {data['num_examples']:,} {data['split']} images{note}; "
         f"{wording.radius(threat['norm'], threat['eps'])}; accuracy in % with 95 % intervals."

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import weak_defences
-from check_subjects import EPS, blind, linear, linear_subject
+from check_subjects import EPS, blind, linear, linear_subject, subject_of
 
 from clead_jax.evaluation import doubts_attack, doubts_images, doubts_model, doubts_record
 from clead_jax.evaluation.doubts import CHECKS, examine
@@ -65,6 +65,15 @@ def dithered(forward):
     return drawn
 
 
+def ten_directions():
+    """A linear model of ten classes: which of them leads changes within a step, its gradient is exact all the same."""
+    subject = linear_subject()
+    v = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
+    forward = lambda v, x: (x.reshape(len(x), -1) - 0.5) @ v
+    labels = np.asarray(forward(v, subject.images)).argmax(-1)
+    return subject_of(forward, v, subject.images, labels)
+
+
 def noisy(forward):
     """An honest model that draws noise."""
     return lambda v, x, key: forward(v, x + 0.1 * jax.random.normal(key, x.shape))
@@ -116,6 +125,7 @@ LOUD = [
     (doubts_record.extraordinary, lambda: recorded(0.9, published=("cifar10", "resnet18")), "warn"),
 ]
 QUIET = [
+    (doubts_model.gradient_foretells, ten_directions),
     (doubts_model.gradient_foretells, lambda: linear_subject(noisy(linear), randomized=True)),
     (doubts_attack.restarts_enough, lambda: linear_subject(noisy(linear), randomized=True, reach=(0.95, 1.3))),
     (doubts_attack.steps_enough, lambda: linear_subject(noisy(linear), randomized=True, reach=(0.95, 1.3))),

@@ -239,8 +239,7 @@ def _subject(session: Session, model: Model, twin: Model | None) -> Subject:
     cfg, eps = run.cfg, values.number(run.cfg.evaluation.eps)
     step = values.number(cfg.evaluation.step_size) / eps if eps else 0.0
     say(f"evaluate: doubting {model.label} on {len(few.labels)} images")
-    cascaded = session.results.get("protocols", {}).get("autoattack", {}).get(model.label, {}).get("attacks", [])
-    records = {n: session.records.get(f"{model.label}/{n}") for n in (*cascaded, "autoattack")}  # in their order
+    records = {n: session.records.get(f"{model.label}/{n}") for n in session.cascaded(model.label)}
     cascade = {name: record for name, record in records.items() if record is not None}  # a budget may have ended it
     return Subject(
         evaluator=run.evaluator.lenient(build.rounded_up(len(few.labels), run.mesh.size)),

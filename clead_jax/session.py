@@ -81,7 +81,7 @@ class Session:
 
     def forget_cascade(self, label: str, attacks: set[str], with_images: bool) -> None:
         """Drops the AutoAttack of a model, and what `attacks` left standing by themselves: that is something else."""
-        for name in self.cascaded(label) | attacks:
+        for name in {*self.cascaded(label), *attacks}:
             self.records.pop(f"{label}/{name}", None)
             self.results["models"][label].get("settings", {}).pop(name, None)
         self.protocol("autoattack").pop(label, None)
@@ -92,10 +92,10 @@ class Session:
         """results.json's protocols.<name>: {model: what was found}."""
         return self.results.setdefault("protocols", {}).setdefault(name, {})
 
-    def cascaded(self, label: str) -> set[str]:
-        """Names of the records of a model that belong to its AutoAttack."""
+    def cascaded(self, label: str) -> list[str]:
+        """Names of the records of a model that belong to its AutoAttack, in the order they were made."""
         found = self.results.get("protocols", {}).get("autoattack", {}).get(label)
-        return {"autoattack", *found["attacks"]} if found else set()
+        return [*found["attacks"], "autoattack"] if found else []
 
     def whitebox(self, label: str) -> dict[str, np.ndarray]:
         """attack -> bool [N] of a model, "clean" among them, without what belongs to other protocols."""

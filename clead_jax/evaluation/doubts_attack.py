@@ -185,8 +185,7 @@ def _from_image(subject: Subject, eps: float, twin: bool = False) -> float:
 
 def _grey(subject: Subject) -> float:
     """The radius within which every image becomes the same grey."""
-    pixels = subject.images[0].size
-    return 0.5 * {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[subject.norm]
+    return 0.5 * subject.white_from_black
 
 
 def _limit(subject: Subject) -> float:

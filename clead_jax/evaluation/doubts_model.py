@@ -154,9 +154,7 @@ def gradient_foretells(subject: Subject) -> dict[str, Any]:
             "gradient_foretells", "skipped", None, f"fewer than {FEWEST} images are classified right, or eps 0"
         )
     draws = range(2 * DRAWS if subject.evaluator.programs.randomized else 1)
-    pixels = subject.images[0].size
-    a_pixel = subject.eps / {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[subject.norm]
-    lengths = 1 / 16, 1 / 32 / a_pixel
+    lengths = 1 / 16, 1 / 32 * subject.white_from_black / subject.eps
     found = max(float(np.median(_foretold(subject, share, draws)[right])) for share in lengths)
     status = "ok" if found >= 0.95 else "warn" if found >= 0.88 else "fail"
     hint = "steps do other than their gradient says: part of it is masked; attack with a smooth stand-in for that part"

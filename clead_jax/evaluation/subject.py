@@ -33,6 +33,12 @@ class Subject:
     twin: PyTree | None = None  # variables of the undefended model of the same architecture
     published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
 
+    @property
+    def white_from_black(self) -> float:
+        """The norm of a change by 1 in every pixel: how far the corners of [0, 1] are apart."""
+        pixels = self.images[0].size
+        return {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[self.norm]
+
     def attack(self, text: str, eps: float | None = None, twin: bool = False, draw: int = 0) -> Outcome:
         """The outcome of an attack, e.g. "pgd(steps=40)", all adversarial images kept. Asked again it is not rerun.
 

@@ -6,6 +6,7 @@ A backbone maps normalised images to features; it knows nothing of pixel statist
 run in bfloat16: parameters, batch statistics and features stay float32.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
@@ -68,6 +69,14 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
+def through_stem(stem: str, x: Array, convolve: Callable[[Array, int, int], Array]) -> Array:
+    """x through a stem of `STEMS`, where `convolve` is (x, kernel, stride) -> x. Raises ValueError for any other."""
+    if stem not in STEMS:
+        raise ValueError(f"unknown stem {stem!r}: known: {', '.join(STEMS)}")
+    x = convolve(x, *STEMS[stem])
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))) if stem == "imagenet" else x
+
+
 class ResNet(nn.Module):
     """A stem, `stages` of residual blocks, and the mean over pixels.
 
@@ -84,12 +93,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Normalised images [B, H, W, C] -> features [B, F] in float32."""
-        if self.stem not in STEMS:
-            raise ValueError(f"unknown stem {self.stem!r}: known: {', '.join(STEMS)}")
-        kernel, stride = STEMS[self.stem]
-        x = nn.relu(ConvNorm(self.width, kernel, stride, self.dtype, name="stem")(x, train))
-        if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        convolve = lambda x, kernel, stride: ConvNorm(self.width, kernel, stride, self.dtype, name="stem")(x, train)
+        x = through_stem(self.stem, x, lambda *given: nn.relu(convolve(*given)))
         for stage, blocks in enumerate(self.stages):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from clead_jax.models.layers import FULL, batch_norm, convolution
-from clead_jax.models.resnet import STEMS
+from clead_jax.models.resnet import through_stem
 from clead_jax.registry import BACKBONES
 from clead_jax.types import Array
 
@@ -59,13 +59,9 @@ class WideResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Normalised images [B, H, W, C] -> features [B, 64 k] in float32, at full width."""
-        if self.stem not in STEMS:
-            raise ValueError(f"unknown stem {self.stem!r}: known: {', '.join(STEMS)}")
-        kernel, stride = STEMS[self.stem]
         channels = lambda full: max(1, round(full * self.width / FULL))
-        x = convolution(channels(16), kernel, stride, dtype=self.dtype, name="stem")(x)
-        if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        convolve = lambda x, kernel, stride: convolution(channels(16), kernel, stride, dtype=self.dtype, name="stem")(x)
+        x = through_stem(self.stem, x, convolve)
         for stage in range(3):
             for i in range((self.depth - 4) // 6):
                 stride = 2 if stage > 0 and i == 0 else 1

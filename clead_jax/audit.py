@@ -16,12 +16,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from clead_jax import arsenal, autoattack, bare, parallel, statistics, values
-from clead_jax.evaluation import cascade
-from clead_jax.evaluation.doubts import examine
-from clead_jax.evaluation.robust import NamedAttack, pixels
-from clead_jax.evaluation.subject import Subject
-from clead_jax.types import Array, PyTree
+from clead_jax.attacks import parse as arsenal
+from clead_jax.core import sharding, spec
+from clead_jax.core.types import Array, PyTree
+from clead_jax.evaluation import autoattack, bare
+from clead_jax.evaluation import runner as cascade
+from clead_jax.evaluation.checks.context import Subject
+from clead_jax.evaluation.checks.run import examine
+from clead_jax.evaluation.verify import NamedAttack, pixels
+from clead_jax.results import intervals as statistics
 
 FEW = 128  # examples the checks look at
 
@@ -110,14 +113,14 @@ def audit(
     Raises ValueError, one line, for wrong shapes, types, labels or settings. A model that gives NaN, or images that are
     not in [0, 1], raise nothing: they fail a check.
     """
-    started, radius = time.monotonic(), values.unit(eps, "eps", norm)
-    limit = cascade.Budget(*values.budget(budget))
+    started, radius = time.monotonic(), spec.unit(eps, "eps", norm)
+    limit = cascade.Budget(*spec.budget(budget))
     images, labels = bare.checked(np.asarray(images), np.asarray(labels))
-    mesh = parallel.data_mesh()
+    mesh = sharding.data_mesh()
     evaluator = copy.copy(bare.evaluator_of(forward, variables is not None, randomized, precision))
     problem = cascade.Problem(
         evaluator=evaluator,
-        variables=parallel.put(variables, parallel.replicated(mesh)),
+        variables=sharding.put(variables, sharding.replicated(mesh)),
         images=images,
         labels=labels,
         index=np.arange(len(images)),
@@ -164,7 +167,7 @@ def audit(
             named=lambda text, eps: arsenal.attack_at(text, norm, eps),
             records=result.correct,
             training_attacks=training_attacks,
-            twin=parallel.put(twin, parallel.replicated(mesh)),
+            twin=sharding.put(twin, sharding.replicated(mesh)),
             published=published,
         )
         result.checks += examine(subject)
@@ -182,12 +185,12 @@ class Wanted(NamedTuple):
 
 def _plan(attacks: Sequence[str] | str, norm: str, eps: float, num_classes: int, version: str) -> list[Wanted]:
     """What is asked for, as attacks; ValueError for what cannot run, before anything does."""
-    texts = values.items(attacks) if isinstance(attacks, str) else tuple(attacks)
+    texts = spec.items(attacks) if isinstance(attacks, str) else tuple(attacks)
     if not texts:
         raise ValueError("attacks is empty; write for example autoattack")
     plan = []
     for text in texts:
-        if values.spec(text)[0] == "autoattack":
+        if spec.parse(text)[0] == "autoattack":
             asked = arsenal.autoattack_version(text, version)
             arsenal.check_names(texts, asked)
             plan.append(Wanted(*arsenal.autoattack(asked, norm, eps, num_classes), True))

@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from clead_jax import cli
+from clead_jax.config import cli
 
 
 def _define(argv: list[str], values: flags.FlagValues) -> None:
@@ -36,11 +36,12 @@ def _define(argv: list[str], values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> None:
     """Parses the command line, measures, prints line by line."""
     given = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
-    from clead_jax import parallel, throughput  # after the flags: a typo should not wait for jax
+    from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
+    from clead_jax.experiment import throughput  # after the flags: a typo should not wait for jax
 
-    parallel.initialize(given.distributed)
-    say = partial(print, flush=True) if parallel.is_main() else lambda line: None
-    if given.json and parallel.is_main():
+    sharding.initialize(given.distributed)
+    say = partial(print, flush=True) if sharding.is_main() else lambda line: None
+    if given.json and sharding.is_main():
         Path(given.json).touch()  # better refused now than after the measuring
     bench = throughput.open_bench(given.config, given.seconds, given.batch_size)
     found = {"config": Path(cli.config_path(argv)).stem} | throughput.environment(bench)
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
         share = line.flops_per_s / rate
         found["lines"].append(line._asdict() | {"share_of_matmul": share})
         say(_row(line, share))
-    if given.json and parallel.is_main():
+    if given.json and sharding.is_main():
         Path(given.json).write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -18,8 +18,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from clead_jax import cli, config
-from clead_jax.reporting import comparison, comparison_page, inputs, render
+from clead_jax import config
+from clead_jax.config import cli
+from clead_jax.reporting import compare_page as comparison_page
+from clead_jax.reporting import compare_runs as comparison
+from clead_jax.reporting import render
+from clead_jax.results import read as inputs
 
 
 def read(workdirs: Sequence[str | Path]) -> list[comparison.Comparison]:

@@ -11,7 +11,9 @@ from typing import Any
 
 from absl import flags
 
-from clead_jax import cli, config, values
+from clead_jax import config
+from clead_jax.config import cli
+from clead_jax.core import spec
 
 OVERRIDES = {
     "attacks": "attacks, e.g. fgsm,pgd(steps=100),cw,autoattack",
@@ -56,26 +58,30 @@ def main(argv: list[str]) -> None:
         raise ValueError("which run? write --workdir=DIR")
     cfg, name = config.restore(options.workdir)
     cfg.data.data_dir = options.data_dir
-    relative_step = values.number(cfg.evaluation.step_size) / (values.number(cfg.evaluation.eps) or 1.0)
+    relative_step = spec.number(cfg.evaluation.step_size) / (spec.number(cfg.evaluation.eps) or 1.0)
     for field in OVERRIDES:
         if (given := options[field].value) is not None:
             cfg.evaluation[field] = _as(type(cfg.evaluation[field]), given, field)
     scaled = options.step_size is None and (options.eps or options.norm)
     if scaled:
-        cfg.evaluation.step_size = repr(relative_step * values.number(cfg.evaluation.eps, "eps"))
-    stages = {label: label for label in values.items(options.models)}
+        cfg.evaluation.step_size = repr(relative_step * spec.number(cfg.evaluation.eps, "eps"))
+    stages = {label: label for label in spec.items(options.models)}
     for stage in stages:
         if stage not in config.TRAINED_STAGES:
             raise ValueError(f"models: unknown stage {stage!r}; known: {', '.join(config.TRAINED_STAGES)}")
-    from clead_jax import build, measure, parallel, report, run  # after the flags: a typo should not wait for jax
+    from clead_jax import report  # after the flags: a typo should not wait for jax
+    from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
+    from clead_jax.experiment import builders as build  # after the flags: a typo should not wait for jax
+    from clead_jax.experiment import context as run  # after the flags: a typo should not wait for jax
+    from clead_jax.experiment import evaluate as measure  # after the flags: a typo should not wait for jax
 
-    parallel.initialize(options.distributed)
+    sharding.initialize(options.distributed)
     build.check(cfg)
-    if scaled and parallel.is_main():
+    if scaled and sharding.is_main():
         print(f"evaluate: step size {cfg.evaluation.step_size}, in the same proportion to eps as before")
     with cli.writing_in(options.workdir):
         directory = measure.measure(run.open_run(cfg, options.workdir, name), stages, options.fresh)
-    if parallel.is_main():
+    if sharding.is_main():
         print(report.table(directory))
         shown = f"python -m clead_jax.report --workdir={options.workdir} shows them"
         print(f"results: {directory / 'results.json'}; {shown}")
@@ -83,7 +89,7 @@ def main(argv: list[str]) -> None:
 
 def _as(wanted: type, given: Any, field: str) -> Any:
     if wanted is int:
-        return values.whole(given, field)
+        return spec.whole(given, field)
     return given if wanted is bool else given.replace("none", "")
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from clead_jax import cli, config
+from clead_jax import config
+from clead_jax.config import cli
 
 
 def _define(argv: list[str], values: flags.FlagValues) -> None:
@@ -29,9 +30,10 @@ def main(argv: list[str]) -> None:
     values = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
     file, _, argument = cli.config_path(argv).partition(":")
     name = "-".join(filter(None, (Path(file).stem, argument)))
-    from clead_jax import experiment, parallel  # after the flags: a typo should not wait for jax
+    from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
+    from clead_jax.experiment import train as experiment  # after the flags: a typo should not wait for jax
 
-    parallel.initialize(values.distributed)
+    sharding.initialize(values.distributed)
     workdir = values.workdir or os.path.join("runs", name)
     with cli.writing_in(workdir):
         experiment.run(values.config, workdir, name, _command(cli.config_path(argv), cli.preset(argv), values.config))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from absl import flags
 
-from clead_jax import cli
-from clead_jax.reporting import content, inputs, render, tables
+from clead_jax.config import cli
+from clead_jax.reporting import render, tables
+from clead_jax.reporting import sections as content
+from clead_jax.results import read as inputs
 
 
 def build(workdir: str | Path) -> Path:

@@ -30,9 +30,10 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from clead_jax import cli, compare, config
-from clead_jax import values as texts
-from clead_jax.reporting import comparison_page
+from clead_jax import compare, config
+from clead_jax.config import cli
+from clead_jax.core import spec
+from clead_jax.reporting import compare_page as comparison_page
 
 MEASUREMENT = (
     "data.name",
@@ -86,7 +87,7 @@ def plan(argv: Sequence[str]) -> tuple[list[Run], Path, bool]:
     if options.seeds and "seed" in axes:
         raise ValueError("--seeds and --sweep.seed both name seeds; give one of them")
     if options.seeds:
-        axes["seed"] = [str(texts.whole(seed, "seeds")) for seed in _values("seed", options.seeds)]
+        axes["seed"] = [str(spec.whole(seed, "seeds")) for seed in _values("seed", options.seeds)]
     for field in axes:
         if any(word.startswith(f"--config.{field}=") for word in overrides):
             raise ValueError(f"{field} is swept and set by --config.{field} too; give one of them")
@@ -123,7 +124,7 @@ def _parsed(file: str, words: list[str]) -> Any:
     argv = ["main", f"--config={file}", *words]
     cfg = cli.parse(cli.with_checked_config(argv), partial(cli.define_config, argv=argv), "").config
     config.validate(cfg)
-    if "evaluate" not in texts.items(cfg.stages):
+    if "evaluate" not in spec.items(cfg.stages):
         raise ValueError(f"stages is {cfg.stages!r}; a sweep ends with a comparison, which needs the stage evaluate")
     return cfg
 
@@ -197,7 +198,7 @@ def _short(field: str, cfg: Any) -> str:
 
 def _values(name: str, text: str) -> list[str]:
     """'a,b' or 'a,b;c' -> the values. Raises ValueError for none."""
-    found = [part.strip() for part in text.removesuffix(";").split(";")] if ";" in text else list(texts.items(text))
+    found = [part.strip() for part in text.removesuffix(";").split(";")] if ";" in text else list(spec.items(text))
     if not found:
         raise ValueError(f"--sweep.{name} has no values; write for example --sweep.{name}=A,B")
     return list(dict.fromkeys(found))

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from clead_jax.registry import BACKBONES
+from clead_jax.core.registry import BACKBONES
 
 SETTINGS = {
     "plugins": "speck",

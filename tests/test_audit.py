@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clead_jax import arsenal
+from clead_jax.attacks import parse as arsenal
 from clead_jax.audit import audit as whole_audit
 
 N, K, EPS = 40, 4, 0.05
@@ -294,7 +294,7 @@ KILLED = """
 import sys
 sys.path.insert(0, "tests")
 import numpy as np
-import clead_jax.evaluation.cascade as cascade
+import clead_jax.evaluation.runner as cascade
 from clead_jax.audit import audit as whole_audit
 import test_audit as t
 cascade.SAVE = 0.1

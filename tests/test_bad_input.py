@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import speck
 
-from clead_jax import cli, evaluate, main, report
+from clead_jax import evaluate, main, report
+from clead_jax.config import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

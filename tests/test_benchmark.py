@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from clead_jax import benchmark, config, flops, throughput
+from clead_jax import benchmark, config
+from clead_jax.experiment import throughput
+from clead_jax.models import flops
 
 CONFIG = """
 from clead_jax import config

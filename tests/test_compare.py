@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from clead_jax import compare, config
-from clead_jax.reporting import comparison, comparison_page
+from clead_jax.reporting import compare_page as comparison_page
+from clead_jax.reporting import compare_runs as comparison
 
 COUNT = 400
 PGD = {"steps": 20, "eps": 0.1, "step_size": 0.025}

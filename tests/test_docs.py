@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from clead_jax.evaluation.doubts import CHECKS
+from clead_jax.evaluation.checks.run import CHECKS
 
 PAGE = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "reading-the-report.md").read_text()
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import speck
 
-from clead_jax import build, checkpoint
+from clead_jax.experiment import builders as build
+from clead_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KILLS = 10

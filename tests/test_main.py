@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from clead_jax import config, experiment, main
+from clead_jax import config, main
+from clead_jax.experiment import train as experiment
 
 
 @pytest.fixture

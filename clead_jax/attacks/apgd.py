@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.attacks import best as best_of
-from clead_jax.attacks import norms, pace
+from clead_jax.attacks import apgd_steps as pace
+from clead_jax.attacks import best_so_far as best_of
+from clead_jax.attacks import norms
 from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled
-from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
+from clead_jax.core.registry import ATTACKS
+from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
 
 @jax.tree_util.register_dataclass

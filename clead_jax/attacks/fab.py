@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from clead_jax.attacks import norms
-from clead_jax.attacks.best import per_row, select
+from clead_jax.attacks.best_so_far import per_row, select
+from clead_jax.attacks.fab_projection import length, step_to_plane
 from clead_jax.attacks.objectives import fooled, margin
-from clead_jax.attacks.projection import length, step_to_plane
-from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
+from clead_jax.core.registry import ATTACKS
+from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 _SEARCH = 3  # looks at points nearer to the image, at the end of a run

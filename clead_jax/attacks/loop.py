@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from clead_jax.types import PyTree
+from clead_jax.core.types import PyTree
 
 # Longer programs would compile for minutes. A long attack on a CPU is better driven from the host, one step at a time.
 MOST_UNROLLED = 50

@@ -10,11 +10,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clead_jax.attacks import best as best_of
+from clead_jax.attacks import best_so_far as best_of
 from clead_jax.attacks import norms
 from clead_jax.attacks.objectives import margin
-from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree
+from clead_jax.core.registry import ATTACKS
+from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
 
 
 @jax.tree_util.register_dataclass

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from clead_jax.types import Array, Key
+from clead_jax.core.types import Array, Key
 
 NORMS = ("linf", "l2", "l1")
 _TINY = 1e-30

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from clead_jax.types import Array, Forward, Objective, PyTree, Targeted
+from clead_jax.core.types import Array, Forward, Objective, PyTree, Targeted
 
 _TINY = 1e-12  # as the reference adds to the denominator: all logits may be equal
 

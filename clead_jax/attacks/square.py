@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.attacks import best as best_of
+from clead_jax.attacks import best_so_far as best_of
 from clead_jax.attacks import norms
 from clead_jax.attacks.objectives import margin
-from clead_jax.registry import ATTACKS
-from clead_jax.types import Array, Forward, Iterative, Key, Objective, PyTree
+from clead_jax.core.registry import ATTACKS
+from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
 
 _SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the area is halved
 _POWER = {"l2": 2, "l1": 1}

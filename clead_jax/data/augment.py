@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from clead_jax.types import Array, Key
+from clead_jax.core.types import Array, Key
 
 JITTER_PROBABILITY = 0.8  # SimCLR (arXiv 2002.05709), appendix A
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in every image library

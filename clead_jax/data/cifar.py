@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from clead_jax.core.registry import SOURCES
 from clead_jax.data import tfds
 from clead_jax.data.dataset import Dataset, Options
-from clead_jax.registry import SOURCES
 
 PIXELS = 3 * 32 * 32
 

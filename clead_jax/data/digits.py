@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from clead_jax.core.registry import SOURCES
 from clead_jax.data.dataset import Dataset, Options
 from clead_jax.data.splits import hold_out
-from clead_jax.registry import SOURCES
 
 TEST_COUNT = 360
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from clead_jax.core.registry import SOURCES
 from clead_jax.data.cache import cached
 from clead_jax.data.dataset import Dataset, Options
-from clead_jax.data.images import decode_all, is_gray
+from clead_jax.data.decode import decode_all, is_gray
 from clead_jax.data.splits import with_test_split
-from clead_jax.registry import SOURCES
 
 MOST_CLASSES = 1_000_000  # a larger label is some other number: K classes are named and counted
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -4,9 +4,9 @@ A source is a function `(argument, options) -> Dataset`, registered under the wo
 what follows. To add one, decorate it with `@SOURCES.register("word")`; `load` checks what it returns.
 """
 
+from clead_jax.core.registry import SOURCES
 from clead_jax.data import cifar, digits, files, tfds  # noqa: F401 (importing a source registers it)
 from clead_jax.data.dataset import Dataset, Options, check
-from clead_jax.registry import SOURCES
 
 
 def load(

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from clead_jax.core.registry import SOURCES
 from clead_jax.data.cache import cached
 from clead_jax.data.dataset import Dataset, Options
-from clead_jax.data.images import MODES, decode_all
+from clead_jax.data.decode import MODES, decode_all
 from clead_jax.data.splits import with_test_split
-from clead_jax.registry import SOURCES
 
 INSTALL = (
     "in an environment of its own: "

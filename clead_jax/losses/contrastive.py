@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.registry import LOSSES
-from clead_jax.types import Array
+from clead_jax.core.registry import LOSSES
+from clead_jax.core.types import Array
 
 
 @dataclass(frozen=True)

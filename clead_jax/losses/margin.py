@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from clead_jax.core.registry import LOSSES
+from clead_jax.core.types import Array
 from clead_jax.losses.contrastive import (
     SupConConfig,
     check_margin,
@@ -27,8 +29,6 @@ from clead_jax.losses.contrastive import (
     on_sphere,
     supcon,
 )
-from clead_jax.registry import LOSSES
-from clead_jax.types import Array
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import math
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clead_jax.core.registry import BACKBONES
+from clead_jax.core.types import Array
 from clead_jax.models.layers import FULL, batch_norm, convolution
-from clead_jax.registry import BACKBONES
-from clead_jax.types import Array
 
 STEM_STRIDES = {"cifar": 1, "imagenet": 2}
 STAGES = (  # expansion, channels, blocks, first stride, kernel

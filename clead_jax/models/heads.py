@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from clead_jax.types import Array
+from clead_jax.core.types import Array
 
 
 class Projector(nn.Module):

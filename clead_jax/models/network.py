@@ -16,9 +16,9 @@ With `train=True`, `apply(..., mutable=["batch_stats"])` returns the new batch s
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clead_jax.core.registry import BACKBONES
+from clead_jax.core.types import Array
 from clead_jax.models.heads import Projector
-from clead_jax.registry import BACKBONES
-from clead_jax.types import Array
 
 DTYPES = ("float32", "bfloat16")
 

@@ -12,9 +12,9 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clead_jax.core.registry import BACKBONES
+from clead_jax.core.types import Array
 from clead_jax.models.layers import batch_norm, convolution
-from clead_jax.registry import BACKBONES
-from clead_jax.types import Array
 
 STEMS = {"cifar": (3, 1), "imagenet": (7, 2)}  # kernel and stride of the first convolution
 

@@ -10,10 +10,10 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clead_jax.core.registry import BACKBONES
+from clead_jax.core.types import Array
 from clead_jax.models.layers import FULL, batch_norm, convolution
 from clead_jax.models.resnet import through_stem
-from clead_jax.registry import BACKBONES
-from clead_jax.types import Array
 
 
 class NormConv(nn.Module):

@@ -7,8 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clead_jax.reporting import protocols, style, wording
-from clead_jax.statistics import interval95
+from clead_jax.reporting import headline as protocols
+from clead_jax.reporting import labels as wording
+from clead_jax.reporting import style
+from clead_jax.results.intervals import interval95
 
 _APART = 0.06  # steps between the points of two models, so that their intervals can be told apart
 

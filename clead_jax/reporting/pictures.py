@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from clead_jax.reporting import style, wording
+from clead_jax.reporting import labels as wording
+from clead_jax.reporting import style
 
 ROWS = 4
 MAX_POINTS = 500  # images per model in the embedding: t-SNE then takes seconds

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.reporting import protocols, render, wording
+from clead_jax.core.spec import duration
+from clead_jax.reporting import headline as protocols
+from clead_jax.reporting import labels as wording
+from clead_jax.reporting import render
 from clead_jax.reporting.render import Cell, Table
-from clead_jax.statistics import PRELIMINARY, paired_difference
-from clead_jax.values import duration
+from clead_jax.results.intervals import PRELIMINARY, paired_difference
 
 PAPER_COLUMN = "Paper, not measured here"
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clead_jax.core.types import Array, Key, Metrics, PyTree, Step
 from clead_jax.training.state import Frozen, TrainState, apply_gradients, example_keys, variables
-from clead_jax.types import Array, Key, Metrics, PyTree, Step
 
 Term = Callable[[Array, Array, Array], Array]
 """(z [B, V, D], logits [B, V, K], labels [B]) -> scalar."""

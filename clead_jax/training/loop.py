@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from clead_jax.types import Array, Key, PyTree, Step
+from clead_jax.core.types import Array, Key, PyTree, Step
 
 FIRST_LOOKS = (1, 5)  # steps after a start: the first holds the compilation, those up to the next give the speed
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from clead_jax.types import PyTree
+from clead_jax.core.types import PyTree
 
 SCHEDULES = ("cosine", "constant")
 

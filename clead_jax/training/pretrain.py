@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clead_jax.core.types import Array, Key, Metrics, PyTree, Step
 from clead_jax.training.state import Frozen, TrainState, apply_gradients, example_keys, variables
-from clead_jax.types import Array, Key, Metrics, PyTree, Step
 
 
 def make_step(

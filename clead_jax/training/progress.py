@@ -4,8 +4,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from clead_jax.core.spec import duration
 from clead_jax.training.loop import Plan
-from clead_jax.values import duration
 
 
 class Progress:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from clead_jax.types import Array, Key, PyTree
+from clead_jax.core.types import Array, Key, PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):

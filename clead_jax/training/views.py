@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clead_jax.types import Array, Forward, Key, PyTree
+from clead_jax.core.types import Array, Forward, Key, PyTree
 
 Attack = Callable[[Forward, Array, Array, Key], Array]
 """(forward, x, target [B], keys [B]) -> x_adv: an attack with its objective and settings filled in."""

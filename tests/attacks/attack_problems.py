@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.types import Array, Forward, Key
+from clead_jax.core.types import Array, Forward, Key
 
 SHAPE = (6, 6, 3)
 

@@ -6,9 +6,9 @@ import pytest
 
 from clead_jax.attacks import APGDConfig, TargetedAPGDConfig, fooled, norms, run
 from clead_jax.attacks.apgd import APGD, _stages
+from clead_jax.attacks.apgd_steps import HALVING, SPARSE
 from clead_jax.attacks.objectives import cross_entropy, margin
-from clead_jax.attacks.pace import HALVING, SPARSE
-from clead_jax.types import Targeted
+from clead_jax.core.types import Targeted
 
 
 def states(problem, cfg, objective=cross_entropy, jit=True, target=None):

@@ -14,8 +14,8 @@ from clead_jax import attacks
 from clead_jax.attacks import loop
 from clead_jax.attacks.norms import NORMS
 from clead_jax.attacks.objectives import margin
-from clead_jax.registry import ATTACKS
-from clead_jax.types import Targeted
+from clead_jax.core.registry import ATTACKS
+from clead_jax.core.types import Targeted
 
 EPS = 8 / 255
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}

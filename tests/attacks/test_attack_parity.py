@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from clead_jax.attacks import CWL2Config, FGSMConfig, GradientConfig, distance, fooled
-from clead_jax.attacks.cw import CW_L2
-from clead_jax.attacks.gradient import GRADIENT
+from clead_jax.attacks.cw_l2 import CW_L2
 from clead_jax.attacks.objectives import OBJECTIVES, cross_entropy, margin
+from clead_jax.attacks.pgd import GRADIENT
 
 N = 128
 

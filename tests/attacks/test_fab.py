@@ -6,9 +6,9 @@ import pytest
 
 from clead_jax.attacks import FABConfig, TargetedFABConfig, fooled
 from clead_jax.attacks.fab import FAB
+from clead_jax.attacks.fab_projection import length
 from clead_jax.attacks.objectives import margin
-from clead_jax.attacks.projection import length
-from clead_jax.types import Targeted
+from clead_jax.core.types import Targeted
 
 
 def follow(problem, cfg, target=None):

@@ -5,7 +5,7 @@ import pytest
 from jax.test_util import check_grads
 
 from clead_jax.attacks.objectives import OBJECTIVES, cross_entropy, dlr, fooled, margin
-from clead_jax.types import Targeted
+from clead_jax.core.types import Targeted
 
 LOGITS = jnp.array([[2.0, 1.0, -1.0], [-5.0, -2.0, -3.0]])
 LABELS = jnp.array([0, 2])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from clead_jax.attacks import SquareConfig, fooled, run
+from clead_jax.attacks.fab_projection import length
 from clead_jax.attacks.objectives import margin
-from clead_jax.attacks.projection import length
 from clead_jax.attacks.square import SQUARE, _bump, _place, _side
 
 EPS = {"linf": 0.1, "l2": 0.5, "l1": 2.0}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clead_jax.core.registry import SOURCES
 from clead_jax.data import load, sources
 from clead_jax.data.dataset import Dataset
-from clead_jax.registry import SOURCES
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from clead_jax import arsenal
-from clead_jax.evaluation.robust import Evaluator
-from clead_jax.evaluation.subject import Subject
+from clead_jax.attacks import parse as arsenal
+from clead_jax.evaluation.checks.context import Subject
+from clead_jax.evaluation.verify import Evaluator
 
 N, EPS = 64, 0.05
 

@@ -8,7 +8,7 @@ import pytest
 import weak_defences
 from check_subjects import convolutional, digits, subject_of, trained
 
-from clead_jax.evaluation.doubts import CHECKS, examine
+from clead_jax.evaluation.checks.run import CHECKS, examine
 
 EPS = 0.2
 

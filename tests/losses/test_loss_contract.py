@@ -16,9 +16,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import clead_jax.losses  # noqa: F401
+from clead_jax.core.registry import LOSSES
 from clead_jax.losses.contrastive import PAIRINGS, POSITIVES, SIMILARITIES, ContrastiveConfig, SupConConfig
 from clead_jax.losses.margin import CosineConfig, HingeConfig, PairwiseConfig
-from clead_jax.registry import LOSSES
 
 LABELS = np.array([0, 1, 0, 2, 1, 0, 3, 1])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import clead_jax.models  # noqa: F401
-from clead_jax.registry import BACKBONES
+from clead_jax.core.registry import BACKBONES
 
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
 every_backbone = pytest.mark.parametrize("name", BACKBONES)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clead_jax.core.registry import BACKBONES
 from clead_jax.models.resnet import BasicBlock, Bottleneck, ResNet
-from clead_jax.registry import BACKBONES
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clead_jax.core.registry import BACKBONES
 from clead_jax.models.efficientnet import MBConv
 from clead_jax.models.wide_resnet import WideBlock
-from clead_jax.registry import BACKBONES
 
 
 def shapes(name, stem, width=64):

@@ -3,7 +3,9 @@
 import pytest
 
 from clead_jax import report
-from clead_jax.reporting import protocols, render, tables, wording
+from clead_jax.reporting import headline as protocols
+from clead_jax.reporting import labels as wording
+from clead_jax.reporting import render, tables
 
 
 def row(table, attack):

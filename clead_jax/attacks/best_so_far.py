@@ -1,0 +1,41 @@
+"""The best point seen so far: one that fools the model, and among those the one with the highest objective."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clead_jax.attacks.objectives import fooled
+from clead_jax.core.types import Array, PyTree
+
+
+class Best(NamedTuple):
+    """The leader of every row, what it reached, and whether the model was fooled by it."""
+
+    x_adv: Array  # [B, ...]
+    value: Array  # [B]
+    fooled: Array  # bool [B]
+
+
+def nothing_yet(x: Array) -> Best:
+    """x [B, ...] itself, which any point seen later replaces."""
+    value = jnp.full_like(per_row(x), -jnp.inf)
+    return Best(x, value, jnp.isfinite(value))
+
+
+def keep_better(best: Best, x_adv: Array, values: Array, outputs: Array, target: PyTree) -> Best:
+    """The better of `best` and x_adv [B, ...], row by row, given the objective's values [B] and the outputs there."""
+    new = Best(x_adv, values, fooled(outputs, target))
+    better = jnp.where(new.fooled == best.fooled, new.value > best.value, new.fooled)
+    return select(better, new, best)
+
+
+def select(mask: Array, new: PyTree, old: PyTree) -> PyTree:
+    """new where the mask [B] holds, old elsewhere, for all leaves [B, ...]."""
+    return jax.tree.map(functools.partial(jax.vmap(jnp.where), mask), new, old)
+
+
+def per_row(x: Array) -> Array:
+    """One number per row of x [B, ...]: what is built `like` it lies on the devices as x does."""
+    return x.reshape(len(x), -1)[:, 0]

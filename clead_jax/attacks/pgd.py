@@ -1,0 +1,134 @@
+"""FGSM, PGD and the C&W margin attack: one loop, three settings.
+
+    repeat:  x_adv <- project(ascend(x_adv, gradient of the objective at x_adv))
+
+One step of length eps from x itself is FGSM (Goodfellow et al. 2015, section 4). Many short steps from a random start
+are PGD (Madry et al. 2018, section 2.1). PGD on the margin max_{j != y} z_j - z_y in place of the cross entropy is how
+Carlini & Wagner's loss is used inside a ball; their own minimum-distance attack is in `cw`.
+
+With `keep="best"` the attack returns the best of all points it has been at. The gradient that moves a point also says
+how good it was, so this costs one more gradient in all: the look at the last point.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clead_jax.attacks import best_so_far as best_of
+from clead_jax.attacks import norms
+from clead_jax.attacks.objectives import ascent, cross_entropy, margin
+from clead_jax.core.registry import ATTACKS
+from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GradientConfig:
+    """Settings of a gradient attack; the defaults are PGD-20 (Madry et al. 2018, CIFAR-10).
+
+    A pytree: given to jit as an argument, the floats are traced, so one program serves every eps of a curve.
+    Raises ValueError for an unknown norm or `keep`, negative numbers, and restarts that could find nothing new.
+    """
+
+    eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
+    step_size: float | None = 2 / 255  # None: eps
+    norm: str = jax.tree.static(default="linf")
+    steps: int = jax.tree.static(default=20)
+    random_start: bool = jax.tree.static(default=True)
+    restarts: int = jax.tree.static(default=1)  # runs from other random starts; the best counts
+    keep: str = jax.tree.static(default="best")  # "best" point seen (needs labels), or "last"
+
+    def __post_init__(self) -> None:
+        norms.check(self.norm)
+        if self.keep not in ("best", "last"):
+            raise ValueError(f"unknown keep {self.keep!r}: known: best, last")
+        for name in ("eps", "step_size"):
+            value = getattr(self, name)
+            if isinstance(value, float | int) and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.restarts > 1 and not (self.random_start and self.keep == "best"):
+            raise ValueError(f"restarts={self.restarts} needs random_start=True and keep='best'")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FGSMConfig(GradientConfig):
+    """One full-length step from the image itself, whatever it leads to (Goodfellow et al. 2015)."""
+
+    step_size: float | None = None
+    steps: int = jax.tree.static(default=1)
+    random_start: bool = jax.tree.static(default=False)
+    keep: str = jax.tree.static(default="last")
+
+
+class State(NamedTuple):
+    """Where every row is. `best` is None unless the config keeps it."""
+
+    x: Array  # [B, ...]
+    x_adv: Array  # [B, ...]
+    target: PyTree  # leaves [B, ...]
+    key: Key  # [B]
+    made: Array  # int32 [B], steps so far
+    best: best_of.Best | None
+
+
+def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: GradientConfig) -> State:
+    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed."""
+    made = jnp.zeros_like(best_of.per_row(x), jnp.int32)
+    best = best_of.nothing_yet(x) if cfg.keep == "best" else None
+    return State(x, _start(keys, made, x, cfg), target, keys, made, best)
+
+
+def step(forward: Forward, objective: Objective, state: State, cfg: GradientConfig) -> State:
+    """One gradient: remember where we are if it is the best so far, then move on."""
+    state = _restart(state, cfg)
+    gradient, values, outputs = ascent(forward, objective, state.x_adv, state.target)
+    best = state.best and best_of.keep_better(state.best, state.x_adv, values, outputs, state.target)
+    step_size = cfg.eps if cfg.step_size is None else cfg.step_size
+    x_adv = norms.ascend(state.x_adv, gradient, step_size, cfg.norm)
+    x_adv = norms.project(x_adv, state.x, cfg.eps, cfg.norm)
+    return state._replace(x_adv=x_adv, made=state.made + 1, best=best)
+
+
+def result(state: State) -> Array:
+    """x_adv [B, ...]: the best point seen, or the last one where no best is kept."""
+    return state.best.x_adv if state.best else state.x_adv
+
+
+def done(state: State) -> Array:
+    """Rows [B] that already fool the model."""
+    return state.best.fooled if state.best else jnp.zeros_like(state.made, bool)
+
+
+def num_steps(cfg: GradientConfig) -> int:
+    """Gradients taken per example."""
+    return cfg.restarts * _steps_per_start(cfg)
+
+
+def _steps_per_start(cfg: GradientConfig) -> int:
+    return cfg.steps + (cfg.keep == "best")
+
+
+def _start(keys: Key, restart: Array, x: Array, cfg: GradientConfig) -> Array:
+    if not cfg.random_start:
+        return x
+    return norms.start(jax.vmap(jax.random.fold_in)(keys, restart), x, cfg.eps, cfg.norm)
+
+
+def _restart(state: State, cfg: GradientConfig) -> State:
+    if cfg.restarts == 1:
+        return state
+    restart, since = jnp.divmod(state.made, _steps_per_start(cfg))
+    fresh = _start(state.key, restart, state.x, cfg)
+    return state._replace(x_adv=best_of.select(since == 0, fresh, state.x_adv))
+
+
+GRADIENT = Iterative(init, step, result, done, num_steps)
+ATTACKS.register("fgsm", FGSMConfig, objective=cross_entropy)(GRADIENT)
+ATTACKS.register("pgd", GradientConfig, objective=cross_entropy, tunable=True)(GRADIENT)
+ATTACKS.register("cw", GradientConfig, objective=margin, tunable=True)(GRADIENT)

@@ -1,0 +1,122 @@
+"""What the front doors share: flags that live in one call, and errors of one line.
+
+The front doors are imported together in one process, and absl refuses a flag that is defined twice; so each call of
+`parse` has a FlagValues of its own.
+"""
+
+import contextlib
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from clead_jax import config
+from clead_jax.config import memory
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Calls main(sys.argv). Errors a user can mend become one line on stderr and exit status 2, 130 for Ctrl-C.
+
+    Those are ValueError, OSError and FloatingPointError with a message of one line; CLEAD_JAX_TRACEBACK=1 shows where
+    they came from. Anything else is a bug and keeps its traceback.
+    """
+    memory.keep_freed()
+    try:
+        main(sys.argv)
+    except (ValueError, OSError, FloatingPointError, flags.Error) as error:
+        message = str(error).strip()
+        if os.environ.get("CLEAD_JAX_TRACEBACK") or "\n" in message:
+            traceback.print_exc()
+        else:
+            print(f"error: {message or type(error).__name__}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage: str) -> flags.FlagValues:
+    """Parses argv with the flags that `define` adds. `--help` prints the usage and exits 0.
+
+    Raises ValueError for unknown or ill-typed flags, words that are no flag, and unknown config fields.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "print this text", short_name="h", flag_values=values)
+    define(values)
+    if any(a in ("--help", "-h", "-help") for a in argv[1:]):
+        print(usage.strip() + "\n\nflags:\n" + values.get_help())
+        sys.exit(0)
+    try:
+        rest = values(list(argv))
+    except flags.UnrecognizedFlagError as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    except (flags.Error, TypeError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    if len(rest) > 1:
+        raise ValueError(f"{rest[1]!r} is no flag; did you mean --{rest[1].lstrip('-')}?")
+    return values
+
+
+def config_path(argv: Sequence[str]) -> str:
+    """The file behind --config, before any flag is parsed. Raises ValueError where it is absent or missing."""
+    for i, word in enumerate(argv):
+        flag, equals, path = word.partition("=")
+        if flag.lstrip("-") == "config":
+            path = path if equals else "".join(argv[i + 1 : i + 2])
+            if not os.path.isfile(path.partition(":")[0]):
+                raise ValueError(f"no config file at {path!r}")
+            return path
+    raise ValueError("which config? write for example --config=configs/quickstart.py")
+
+
+def preset(argv: Sequence[str]) -> ConfigDict:
+    """The config as the file behind --config has it. Raises ValueError where that is no config file."""
+    path, _, argument = config_path(argv).partition(":")
+    module = runpy.run_path(path)
+    if "get_config" not in module:
+        raise ValueError(f"{path} is no config file: it has no get_config()")
+    try:
+        return module["get_config"](*([argument] if argument else []))
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def with_checked_config(argv: Sequence[str]) -> Sequence[str]:
+    """argv, after a look at its --config.FIELDs. Raises ValueError for one that is unknown, naming the nearest."""
+    if any(a in ("--help", "-h", "-help") for a in argv):
+        return argv
+    cfg = preset(argv)
+    known = config.flatten(cfg)
+    for word in argv[1:]:
+        field = word.lstrip("-").partition("=")[0]
+        for prefix in ("config.", "noconfig."):
+            if word.startswith("-") and field.startswith(prefix) and field.removeprefix(prefix) not in known:
+                raise ValueError(config.nearest(field.removeprefix(prefix), cfg))
+    return argv
+
+
+def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """--config=FILE and --config.FIELD=VALUE, as they stand in argv."""
+    config_flags.DEFINE_config_file(
+        "config", None, "config file, e.g. configs/quickstart.py", flag_values=values, sys_argv=list(argv)
+    )
+
+
+def define_distributed(values: flags.FlagValues) -> None:
+    """--distributed, for `sharding.initialize`."""
+    flags.DEFINE_bool("distributed", False, "join a cluster (SLURM, or JAX_COORDINATOR_ADDRESS)", flag_values=values)
+
+
+@contextlib.contextmanager
+def writing_in(directory: str) -> Iterator[None]:
+    """Lets an OSError that names no file, as that of a full disk, name `directory`."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror and not error.filename:
+            raise OSError(f"cannot write in {directory}: {error.strerror}") from error
+        raise

@@ -1,0 +1,1 @@
+"""The vocabulary of the package: types, names, how values are written, devices. Imports nothing of ours."""

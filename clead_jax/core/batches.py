@@ -1,0 +1,44 @@
+"""Batches of examples: pixels as floats, keys per example, padding, batch sizes that programs are compiled for."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clead_jax.core.types import Array, Key
+
+SMALLEST = 16  # examples in a batch
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """uint8 images become float32 in [0, 1]; floats become float32."""
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
+
+
+def example_keys(key: Key, index: np.ndarray | Array) -> Key:
+    """One key per example [B], from its place in the data set: the same in any batch and on any device count."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))
+
+
+def fold_in_each(keys: Key, number: int) -> Key:
+    """keys [B], each with `number` folded in: another stream of random numbers for every example."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def padded(n: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
+    """(rows [batch_size], how many of them are real) for each batch of n examples. Padding repeats the first row."""
+    rows = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+    return [(np.concatenate([r, np.full(batch_size - len(r), r[0])]), len(r)) for r in rows]
+
+
+def rounded_up(n: int, multiple: int) -> int:
+    """n to the next multiple."""
+    return math.ceil(n / multiple) * multiple
+
+
+def sizes(batch_size: int, multiple: int) -> list[int]:
+    """The batch sizes that attacks are compiled for, ascending: halves of the largest, multiples of the device count."""
+    least = math.lcm(SMALLEST, multiple)
+    top = max(least, rounded_up(batch_size, least))
+    return sorted({max(least, rounded_up(math.ceil(top / 2**n), least)) for n in range(20)})

@@ -1,0 +1,136 @@
+"""Many devices and many hosts: a one-dimensional mesh, two shardings, and attacks spread over the devices.
+
+Everything compiled here is written for the global batch: under `jit`, data split over the mesh and a replicated state
+are enough. XLA adds the sums over devices, BatchNorm and contrastive negatives see the whole batch, and results differ
+between device counts by rounding only. Hence no axis name, no pmean, and no case for one device or for one host:
+
+    mesh = data_mesh()
+    state, batch = put(state, replicated(mesh)), put(batch, split(mesh))
+    state, metrics = step(state, frozen, batch, key)
+
+An attack on labels treats every example by itself, so its compiled form holds no communication at all: `sharded` and
+`pmapped` give, bit for bit, what one device gives.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from clead_jax.core.types import Array, PyTree
+
+T = TypeVar("T")
+
+SPLIT, REPLICATED = P("data"), P()
+"""How an argument lies on the mesh: its leading axis cut over the devices, or whole on each of them."""
+
+
+def initialize(distributed: bool) -> None:
+    """Join the other processes if `distributed`; must come before any other use of jax.
+
+    The cluster is found from SLURM's variables (one task per GPU), or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID. ValueError, one line, where there is none or it cannot be joined.
+    """
+    if not distributed:
+        return
+    from_env = lambda name: int(os.environ[name]) if name in os.environ else None
+    try:
+        jax.distributed.initialize(num_processes=from_env("JAX_NUM_PROCESSES"), process_id=from_env("JAX_PROCESS_ID"))
+    except (ValueError, RuntimeError) as error:
+        needs = "run under SLURM, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        raise ValueError(f"cannot start --distributed: {str(error).splitlines()[0]} ({needs})") from error
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and writes files."""
+    return jax.process_index() == 0
+
+
+def of_main(number: float) -> float:
+    """The first process's number on every process, which all must ask together: what they decide by must be one."""
+    return number if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(number)))
+
+
+def shared_clock() -> Callable[[], float]:
+    """Seconds from now on, the same on every process, which all must ask together: those of the first."""
+    began = time.monotonic()
+    return lambda: of_main(time.monotonic() - began)
+
+
+def main_first(fn: Callable[[], T]) -> T:
+    """fn() on every process, on the first one before the others: it prepares the files that they then find."""
+    if is_main():
+        result = fn()
+        multihost_utils.sync_global_devices("main_first")
+        return result
+    multihost_utils.sync_global_devices("main_first")
+    return fn()
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with one axis, "data", over `devices` (default: all devices of all hosts)."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole: model, optimizer state, resident data."""
+    return NamedSharding(mesh, REPLICATED)
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: its leading axis cut over the devices (a multiple of their number)."""
+    return NamedSharding(mesh, SPLIT)
+
+
+def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Lay arrays out by `sharding`; what lies so already stays. Each of several hosts passes the same, whole arrays."""
+
+    def place(x: Any) -> Array:
+        if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+            return jax.device_put(x, sharding)
+        # For an array of this host's, device_put would first send it whole between the hosts, to compare.
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda index: x[index])
+
+    return jax.tree.map(place, tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Whole numpy arrays on every host, also of arrays whose parts lie on several (then all hosts must call)."""
+
+    def fetch(x: Any) -> np.ndarray:
+        whole = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+        return np.asarray(x) if whole else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(fetch, tree)
+
+
+def sharded(fn: Callable[..., PyTree], mesh: Mesh, in_specs: Sequence[P]) -> Callable[..., PyTree]:
+    """Compile `fn` over the mesh; one of SPLIT and REPLICATED per argument, results [B, ...] split.
+
+    A contrastive attack takes the whole batch's anchors as a REPLICATED argument: gathered once, before its steps.
+    """
+    return jax.jit(fn, in_shardings=tuple(NamedSharding(mesh, spec) for spec in in_specs), out_shardings=split(mesh))
+
+
+def pmapped(fn: Callable[..., PyTree], in_specs: Sequence[P]) -> Callable[..., PyTree]:
+    """The `jax.pmap` form of `sharded`, over this host's devices: same arguments, same results.
+
+    For callers with pmapped programs of their own; `sharded` is the form that the package itself uses.
+    """
+    mapped = jax.pmap(fn, in_axes=tuple(0 if spec == SPLIT else None for spec in in_specs))
+    devices = jax.local_device_count()
+    fold = lambda x: x.reshape(devices, -1, *x.shape[1:])
+    unfold = lambda x: x.reshape(-1, *x.shape[2:])
+
+    def call(*args: PyTree) -> PyTree:
+        folded = [jax.tree.map(fold, a) if s == SPLIT else a for a, s in zip(args, in_specs, strict=True)]
+        return jax.tree.map(unfold, mapped(*folded))
+
+    return call

@@ -1,0 +1,108 @@
+"""How values are written: numbers in [0, 1] units (\"8/255\"), lists with commas, names with settings, durations."""
+
+import dataclasses
+import math
+import re
+import typing
+from typing import Any
+
+
+def number(text: Any, name: str = "number") -> float:
+    """'8/255', '0.1' or 0.1 -> float. Raises ValueError naming `name` for anything else, NaN and infinity too."""
+    match = re.fullmatch(r"\s*([-+.\deE]+)\s*(?:/\s*([-+.\deE]+)\s*)?", str(text))
+    try:
+        if match is None:
+            raise ValueError
+        value = float(match[1]) / float(match[2] or 1)
+        if not math.isfinite(value):
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{name}: {str(text)!r} is no number; write 0.1 or 8/255") from None
+    return value
+
+
+def whole(text: Any, name: str = "number") -> int:
+    """'20' -> 20. Raises ValueError naming `name` for what is no whole number."""
+    value = number(text, name)
+    if value != int(value):
+        raise ValueError(f"{name}: {text!r} is no whole number")
+    return int(value)
+
+
+def items(text: str) -> tuple[str, ...]:
+    """'a,b(c=1,d=2)' -> ('a', 'b(c=1,d=2)'): splits at the commas outside parentheses."""
+    return tuple(part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip())
+
+
+def parse(text: str) -> tuple[str, dict[str, str]]:
+    """'pgd(steps=10,eps=4/255)' -> ('pgd', {'steps': '10', 'eps': '4/255'}). Raises ValueError if it does not parse."""
+    match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no name with settings; write pgd or pgd(steps=10,eps=4/255)")
+    settings = {}
+    for part in items(match[2] or ""):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r}: {part!r} is no setting; write name=value")
+        settings[key.strip()] = value.strip()
+    return match[1], settings
+
+
+def settings(text: str, kind: str, config: type, defaults: dict[str, Any]) -> Any:
+    """'mine(margin=0.2)' -> an instance of the dataclass `config`; what stands in parentheses overrides `defaults`.
+
+    Of the defaults those count that the dataclass has. Raises ValueError for a setting that it has not, naming the ones
+    that a `kind` ("attack", "loss") of this name has, and for a value that is not of its field's type.
+    """
+    name, own = parse(text)
+    fields = [field.name for field in dataclasses.fields(config)]
+    for key in own:
+        if key not in fields:
+            raise ValueError(f"{kind} {name!r} has no setting {key!r}; it has {', '.join(fields) or 'none'}")
+    types, given = typing.get_type_hints(config), {**defaults, **own}
+    typed = {k: _typed(v, types[k], f"{text}: {k}") for k, v in given.items() if k in fields}
+    try:
+        return config(**typed)
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from None
+
+
+def _typed(value: Any, wanted: Any, name: str) -> Any:
+    if typing.get_origin(wanted) is tuple:  # "1:3", or numbers already
+        return tuple(number(v, name) for v in (value.split(":") if isinstance(value, str) else value))
+    if wanted is bool:
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError(f"{name}: {value!r} is neither true nor false")
+        return str(value).lower() == "true"
+    if wanted is str:
+        return str(value)
+    return whole(value, name) if wanted is int else number(value, name)
+
+
+def unit(text: Any, name: str, norm: str = "linf") -> float:
+    """`number`, refused outside [0, 1] where the norm is linf (pixels lie in [0, 1]), below 0 elsewhere."""
+    value = number(text, name)
+    if value < 0 or (norm == "linf" and value > 1):
+        raise ValueError(f"{name} is {text}; under {norm} it lies in {'[0, 1]' if norm == 'linf' else '[0, inf)'}")
+    return value
+
+
+def duration(seconds: float) -> str:
+    """4.23 -> '4.2 s'; 42 -> '42 s'; 75 -> '1 min 15 s'; 3723 -> '1 h 02 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def budget(text: str) -> tuple[float, float]:
+    """'90s', '10m', '2h' -> (seconds, inf); '2000passes' -> (inf, passes per image); '' -> (inf, inf)."""
+    if not text:
+        return math.inf, math.inf
+    match = re.fullmatch(r"\s*([\d.]+)\s*(s|m|h|passes)\s*", text)
+    if match is None:
+        raise ValueError(f"budget: {text!r} is none; write 90s, 10m, 2h or 2000passes (per image)")
+    if not (amount := number(match[1], "budget")):
+        raise ValueError(f"budget is {text!r}, with which nothing can be measured; leave it out for no limit")
+    return (math.inf, amount) if match[2] == "passes" else (amount * {"s": 1, "m": 60, "h": 3600}[match[2]], math.inf)

@@ -1,0 +1,1 @@
+"""Sanity checks of a model, its attack and its results."""

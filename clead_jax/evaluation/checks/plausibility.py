@@ -1,0 +1,81 @@
+"""Doubts that need no further attack: about what was recorded, and of how much."""
+
+import json
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from clead_jax.core import spec
+from clead_jax.evaluation.checks.context import Subject
+from clead_jax.evaluation.checks.verdicts import check, percent
+from clead_jax.results.intervals import PRELIMINARY, interval95
+
+
+def only_training_attacks(subject: Subject) -> dict[str, Any]:
+    """Some attack was not trained on. A model can fit the attack it is trained with.
+
+    In catastrophic overfitting it is right on all that FGSM makes, and wrong on all of PGD (Wong et al. 2020).
+    """
+    names = [name for name in subject.records if name != "clean"]
+    if not names:
+        return check("only_training_attacks", "warn", [], "no attack was recorded at all")
+    if subject.training_attacks is None:
+        return check("only_training_attacks", "skipped", None, "it is not known which attacks were trained on")
+    unseen = [name for name in names if spec.parse(name)[0] not in subject.training_attacks]
+    if unseen:
+        return check("only_training_attacks", "ok", unseen)
+    hint = "all attacks were trained on: add autoattack, or any other"
+    return check("only_training_attacks", "warn", names, hint)
+
+
+def sample_size(subject: Subject) -> dict[str, Any]:
+    """A thousand examples or more were attacked.
+
+    With 128 the interval of 50 % goes from 41 to 59, wider than most gains that papers claim.
+    """
+    hits = _worst(subject)
+    low, high = interval95(int(hits.sum()), len(hits))
+    value = {"n": len(hits), "accuracy": float(hits.mean()), "interval95": [low, high]}
+    if len(hits) >= PRELIMINARY:
+        return check("sample_size", "ok", value)
+    hint = f"preliminary: fewer than {PRELIMINARY} examples; {percent(low)} to {percent(high)} is all that is known"
+    return check("sample_size", "warn", value, hint)
+
+
+def extraordinary(subject: Subject) -> dict[str, Any]:
+    """The result is not above the best published for this data, threat model and architecture.
+
+    Most results that were fell within a year: 13 of 13 defences of 2018 to 2020 (Tramer et al. 2020).
+    """
+    if subject.published is None:
+        return check("extraordinary", "skipped", None, "data set or architecture are not known")
+    if not set(subject.records) - {"clean"}:
+        return check("extraordinary", "skipped", None, "no attack was recorded")
+    best = _best_published(*subject.published, subject.norm, subject.eps)
+    if best is None:
+        return check("extraordinary", "skipped", None, f"no published figure for {subject.published[0]} at this eps")
+    hits = _worst(subject)
+    low, _ = interval95(int(hits.sum()), len(hits))
+    value = {"accuracy": float(hits.mean()), **{k: best[k] for k in ("robust", "source", "date")}}
+    if low <= best["robust"]:
+        return check("extraordinary", "ok", value)
+    hint = f"extraordinary: above the best published, {100 * best['robust']:.2f}% ({best['source']}): verify"
+    return check("extraordinary", "warn", value, hint)
+
+
+def _worst(subject: Subject) -> np.ndarray:
+    return np.logical_and.reduce(list(subject.records.values()))
+
+
+def _best_published(data: str, architecture: str, norm: str, eps: float) -> dict[str, Any] | None:
+    """The best figure of the architecture, or of any, in a ball no larger than this one."""
+    table = json.loads(resources.files("clead_jax.evaluation").joinpath("published.json").read_text())["figures"]
+    plain = lambda name: name.lower().replace("-", "").replace("_", "")
+    comparable = [
+        row
+        for row in table
+        if (plain(row["data"]), row["norm"]) == (plain(data), norm) and spec.number(row["eps"]) <= eps * 1.001
+    ]
+    own = [row for row in comparable if plain(row["architecture"]) == plain(architecture)]
+    return max(own or comparable, key=lambda row: row["robust"], default=None)

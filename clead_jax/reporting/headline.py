@@ -1,0 +1,131 @@
+"""The same models under three protocols, each a stronger examiner than the one before: the report's headline.
+
+    paper        attacked images made once, on the undefended model, then shown to every model
+    whitebox     the attacks of the table, run on the model itself
+    autoattack   the standard ensemble on the model itself; what is still standing after each of its attacks
+
+In results.json the white-box numbers are those of `models`; the others stand under `protocols`.
+"""
+
+from typing import Any, NamedTuple
+
+from clead_jax.core.spec import duration
+from clead_jax.reporting import labels as wording
+from clead_jax.reporting.render import Cell, Table
+
+
+class Protocol(NamedTuple):
+    """How a protocol reads: title, part of a sentence, what it does; and the accuracy that sums it up."""
+
+    title: str
+    phrase: str
+    how: str
+    summary: str = "worst_case"
+
+
+PROTOCOLS = {
+    "paper": Protocol("Paper's protocol", "under the paper's protocol", "images made on the\nundefended model"),
+    "whitebox": Protocol("White-box", "attacked directly", "images made for\neach model"),
+    "autoattack": Protocol("AutoAttack", "under AutoAttack", "the ensemble, for\neach model", "autoattack"),
+}
+
+
+class Standing(NamedTuple):
+    """The share of images still classified correctly, in [0, 1], and its 95 % interval.
+
+    A bound is no measurement: not all attacks were made, so the true share is at most this.
+    """
+
+    share: float
+    interval: tuple[float, float] | None
+    bound: bool
+
+
+def measured(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Protocol -> model -> its entry, for the protocols that were run, from the weakest to the strongest."""
+    unattacked = {"clean", "worst_case"}
+    attacked = {name: entry for name, entry in results["models"].items() if entry["accuracy"].keys() - unattacked}
+    found = results.get("protocols", {}) | {"whitebox": attacked}
+    return {
+        name: by_model
+        for name, protocol in PROTOCOLS.items()
+        if (by_model := {m: e for m, e in found.get(name, {}).items() if protocol.summary in e["accuracy"]})
+    }
+
+
+def missing(results: dict[str, Any]) -> list[str]:
+    """Titles of the protocols that were not run."""
+    return [protocol.title for name, protocol in PROTOCOLS.items() if name not in measured(results)]
+
+
+def fall(model: str, results: dict[str, Any]) -> dict[str, Standing]:
+    """Clean accuracy and what each protocol leaves of it, for one model; what was not measured is not there."""
+    steps = {"clean": (results["models"][model], "clean")}
+    steps |= {p: (found[model], PROTOCOLS[p].summary) for p, found in measured(results).items() if model in found}
+    return {step: _standing(entry, attack) for step, (entry, attack) in steps.items() if attack in entry["accuracy"]}
+
+
+def _standing(entry: dict[str, Any], attack: str) -> Standing:
+    bound = attack != "clean" and not entry.get("complete", True)
+    return Standing(entry["accuracy"][attack], entry.get("interval95", {}).get(attack), bound)
+
+
+def sentence(model: str, results: dict[str, Any]) -> str:
+    """The fall in words: "With C-LEAD: clean 94.1 %; attacked directly 75.0 %; under AutoAttack at most 71.3 %."."""
+    parts = []
+    for step, found in fall(model, results).items():
+        phrase = PROTOCOLS[step].phrase if step in PROTOCOLS else "clean"
+        parts.append(f"{phrase} {'at most ' if found.bound else ''}{wording.percent(found.share)} %")
+    return f"{wording.model_title(model, results)}: {'; '.join(parts)}."
+
+
+def table(results: dict[str, Any]) -> Table:
+    """Accuracy in % with its interval: a row per protocol and attack, a column per model."""
+    models = list(results["models"])
+    rows: list[list[Cell]] = []
+    for name, by_model in measured(results).items():
+        attacks = list(dict.fromkeys(attack for entry in by_model.values() for attack in entry["accuracy"]))
+        attacks = sorted((a for a in attacks if a != "clean"), key=PROTOCOLS[name].summary.__eq__)
+        for attack in attacks:
+            title, protocol = wording.attack_title(attack, results), PROTOCOLS[name].title
+            where = "" if title == protocol else f"({protocol})"
+            rows.append([(title, where), *(_cell(by_model.get(model), attack) for model in models)])
+    return Table(["Attack and protocol", *(wording.model_title(model, results) for model in models)], rows)
+
+
+def _cell(entry: dict[str, Any] | None, attack: str) -> Cell:
+    if entry is None or attack not in entry["accuracy"]:
+        return "not measured"
+    share, interval, bound = _standing(entry, attack)
+    return f"{'≤ ' if bound else ''}{wording.percent(share)}", wording.span(interval) if interval else ""
+
+
+def notes(results: dict[str, Any]) -> list[str]:
+    """What a reader must know about the protocols that were run."""
+    found = measured(results)
+    said = []
+    if "paper" in found:
+        said.append(
+            "Paper's protocol: the attacked images were made once, on the undefended model, and shown to every model. "
+            "They were not made against the defence, so what withstands them need not withstand an attack."
+        )
+    if "whitebox" in found:
+        said.append("White-box: the attacks of the next table, run on each model itself.")
+    if "autoattack" in found:
+        said.append("AutoAttack: each number is what still stands after that attack and all before it.")
+    for model, entry in found.get("autoattack", {}).items():
+        said.append(f"AutoAttack, {wording.model_title(model, results)}: {_effort(entry)}.")
+    return said
+
+
+def _effort(entry: dict[str, Any]) -> str:
+    """Version, what was spent, and whether that was all of it."""
+    said = [f"version {entry['version']}"] if "version" in entry else []
+    if passes := entry.get("passes"):
+        forward, backward = (sum(each[kind] for each in passes.values()) for kind in ("forward", "backward"))
+        said.append(f"{forward:,.0f} forward and {backward:,.0f} backward passes per image on average")
+    if "seconds" in entry:
+        said.append(duration(entry["seconds"]))
+    if not entry.get("complete", True):
+        said.append("STOPPED BY ITS BUDGET: the accuracy is an upper bound, the same command goes on")
+    return "; ".join([*said, *entry.get("notes", [])])

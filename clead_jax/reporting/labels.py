@@ -1,0 +1,116 @@
+"""How names and numbers read in the report: titles of models and attacks, percentages, radii."""
+
+from typing import Any
+
+from clead_jax.core import spec
+
+_MODELS = {"baseline": "Without C-LEAD", "defended": "With C-LEAD"}
+_STAGES = {"supervised": "With adversarial training", "joint": "With joint training"}  # other defences
+_ATTACKS = {
+    "clean": "Clean images",
+    "noise": "Random noise",
+    "fgsm": "FGSM",
+    "bim": "BIM",
+    "mi_fgsm": "MI-FGSM",
+    "pgd": "PGD",
+    "cw": "C&W",
+    "cw_l2": "C&W L2",
+    "apgd_ce": "APGD-CE",
+    "apgd_dlr": "APGD-DLR",
+    "apgd_t": "APGD-T",
+    "fab": "FAB",
+    "fab_t": "FAB-T",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+    "worst_case": "Worst case",
+}
+_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+
+
+def model_title(name: str, results: dict[str, Any]) -> str:
+    """The heading of a model's column; a name we do not know stands for itself."""
+    stage = results["models"][name].get("checkpoint", {}).get("stage", "")
+    return _STAGES.get(stage, _MODELS.get(name, name))
+
+
+def attack_title(name: str, results: dict[str, Any]) -> str:
+    """The attack's usual name, with the settings it was given: "pgd(steps=100,restarts=5)" -> "PGD-100 (restarts 5)".
+
+    PGD always carries its number of steps, as is the custom.
+    """
+    try:
+        attack, own = spec.parse(name)
+    except ValueError:
+        return name
+    title = _ATTACKS.get(attack, attack)
+    if attack == "pgd":
+        steps = results.get("attacks", {}).get(name, {}).get("steps", own.pop("steps", None))
+        title += f"-{steps}" if steps else ""
+    settings = ", ".join(f"{key} {value}" for key, value in own.items())
+    return f"{title} ({settings})" if settings else title
+
+
+def attacks_of(results: dict[str, Any]) -> list[str]:
+    """The attacks in the order of the table: clean first, then as measured, last the worst case, if of anything."""
+    names = dict.fromkeys(name for model in results["models"].values() for name in model["accuracy"])
+    if not names.keys() - {"clean", "worst_case"}:
+        names.pop("worst_case", None)
+    return sorted(names, key=lambda name: {"clean": 0, "worst_case": 2}.get(name, 1))
+
+
+def worst_case_over(model: dict[str, Any]) -> list[str]:
+    """The attacks that a model's worst case is made of, in the order they were measured."""
+    over = model.get("worst_case_over", model["accuracy"])
+    return [name for name in model["accuracy"] if name in over and name not in ("clean", "worst_case")]
+
+
+def class_title(label: int, results: dict[str, Any]) -> str:
+    """The class's name, or its number where the data set names no classes."""
+    names = results["dataset"].get("class_names") or []
+    return str(names[label]) if label < len(names) else str(label)
+
+
+def percent(share: float) -> str:
+    """0.617 -> "61.7"."""
+    return f"{100 * share:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points, with its sign: -0.043 -> "−4.3"."""
+    return f"{100 * difference:+.1f}".replace("-", "−").replace("−0.0", "+0.0")
+
+
+def span(interval: tuple[float, float], write: Any = percent) -> str:
+    """(0.565, 0.666) -> "[56.5, 66.6]"."""
+    return f"[{write(interval[0])}, {write(interval[1])}]"
+
+
+def radius(norm: str, eps: float) -> str:
+    """The threat model in words. L-infinity radii are read in grey levels, eps * 255; other norms as they are."""
+    value = f"{255 * eps:.3g}/255 ({eps:.3g})" if norm == "linf" else f"{eps:.3g}"
+    return f"{norm_title(norm)}, ε = {value}"
+
+
+def norm_title(norm: str) -> str:
+    """ "linf" -> "L∞"."""
+    return _NORMS.get(norm, norm)
+
+
+def scalar(value: Any) -> str:
+    """Any JSON value on one line: numbers to four digits, lists and objects by their parts, nested ones bracketed."""
+    if value in (None, "", [], {}):
+        return "—"
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case dict():
+            return ", ".join(f"{key} {_part(part)}" for key, part in value.items())
+        case list():
+            return ", ".join(map(_part, value))
+    return str(value)
+
+
+def _part(value: Any) -> str:
+    return f"({scalar(value)})" if isinstance(value, dict | list) and value else scalar(value)

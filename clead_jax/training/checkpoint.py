@@ -1,0 +1,222 @@
+"""Checkpoints: a directory with one complete sub-directory per step, and functions over it.
+
+    <directory>/120/model       params and batch statistics: all that evaluation reads, without an optimizer
+    <directory>/120/train       what resuming needs besides: optimizer state, step
+    <directory>/120/step.json   facts of the caller's, the score that makes a step the "best", a checksum of every file
+
+A step has its number as its name only while it is complete: it is written, and deleted, as `120.part`. A process killed
+at any moment leaves complete steps and a leftover that the next `save` sweeps. Disks and copies damage files all the
+same, so reading compares the checksums first, takes the newest sound step, and says which ones it passed over.
+
+All processes call `save` and `restore`; with several hosts the directory is on a file system they share.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from clead_jax.core.types import PyTree
+
+
+class Restored(NamedTuple):
+    """One step as read back. `model` and `train` have the structure, types and shardings of their templates."""
+
+    step: int
+    model: PyTree
+    train: PyTree
+    meta: dict[str, Any]
+
+
+def steps(directory: str | Path) -> list[int]:
+    """The steps that are in `directory`, oldest first; empty where it does not exist."""
+    root = Path(directory)
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
+
+
+@contextlib.contextmanager
+def _finished_first() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, where orbax and its threads would print tracebacks; a second one does not.
+
+    In other threads than the main one nothing changes: signals do not reach them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = threading.Event()
+
+    def wait(*signal_and_frame: Any) -> None:
+        came.set()
+        signal.signal(signal.SIGINT, usual)
+
+    usual = signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came.is_set():
+        signal.raise_signal(signal.SIGINT)
+
+
+@_finished_first()
+def save(
+    directory: str | Path,
+    step: int,
+    model: PyTree,
+    train: PyTree,
+    meta: dict[str, Any],
+    score: float | None = None,
+    keep_latest: int = 2,
+) -> None:
+    """Write one step, then delete all but the `keep_latest` newest and the one with the highest `score`.
+
+    On return the step is on disk. Steps at or after `step` are replaced: training that fell back to an earlier step
+    passes them again. Trees hold numeric arrays only (ValueError otherwise): randomness is derived from seed and step.
+    A directory that cannot be written raises a one-line OSError; the earlier steps stay. Ctrl-C waits for the end.
+    """
+    _require_numeric({"model": model, "train": train})
+    root = Path(directory).absolute()
+    part = root / f"{step}.part"
+    items = ocp.args.Composite(model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train))
+    try:
+        if jax.process_index() == 0:
+            _make_room(root, step)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(part, args=items)
+        if jax.process_index() == 0:
+            record = {"meta": meta, "score": score, "sha256": _checksums(part)}
+            (part / "step.json").write_text(json.dumps(record, indent=1, default=float))
+            part.rename(root / str(step))
+            _retire(root, keep_latest)
+    except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
+        raise OSError(f"cannot write checkpoint {step} in {directory}: {_first_line(error)}") from error
+    multihost_utils.sync_global_devices(f"checkpoint {step} written")
+
+
+def restore(directory: str | Path, model: PyTree, train: PyTree, which: int | str = "latest") -> Restored | None:
+    """Read a step back, or None where there is none yet; `which` is "latest", "best" or a step.
+
+    `model` and `train` are templates: arrays, or `jax.ShapeDtypeStruct`s with a sharding, which may be of another
+    device count than the one that saved. A damaged step is passed over with one printed line: "latest" goes on to the
+    next older one, "best" to the next lower score. ValueError where none is sound, or the templates do not fit.
+    """
+    if not steps(directory):
+        return None
+    path, meta = _first_sound(directory, which)
+    return Restored(int(path.name), _read(path / "model", model), _read(path / "train", train), meta)
+
+
+def restore_model(directory: str | Path, which: int | str = "latest") -> tuple[PyTree, dict[str, Any]]:
+    """(model as numpy arrays, meta) without a template, chosen as in `restore`; ValueError where there is no step."""
+    path, meta = _first_sound(directory, which)
+    stored = ocp.StandardCheckpointHandler().metadata(path / "model").tree
+    return _read(path / "model", jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)), meta
+
+
+def latest_meta(directory: str | Path) -> dict[str, Any] | None:
+    """`meta` of the newest step that still tells it, or None; cheap: reads no arrays and checks none."""
+    root = Path(directory)
+    return next((found["meta"] for step in steps(root)[::-1] if (found := _record(root / str(step)))), None)
+
+
+@_finished_first()
+def _read(path: Path, template: PyTree) -> PyTree:
+    return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(template))
+
+
+def _first_sound(directory: str | Path, which: int | str) -> tuple[Path, dict[str, Any]]:
+    """Path and meta of the first candidate that is sound on every process."""
+    root = Path(directory).absolute()
+    damage: str | None = "it holds no step"
+    for step in _candidates(root, which):
+        path = root / str(step)
+        damage = _damage(path)
+        if multihost_utils.process_allgather(np.array(damage is None)).all():
+            return path, _record(path)["meta"]
+        damage = damage or "another process cannot read it"
+        if jax.process_index() == 0:
+            print(f"checkpoint {step} in {directory} is damaged, passing it over: {damage}", flush=True)
+    raise ValueError(f"no checkpoint to read in {directory}: {damage}; delete the folder to begin that stage anew")
+
+
+def _candidates(root: Path, which: int | str) -> list[int]:
+    newest_first = steps(root)[::-1]
+    if which == "latest":
+        return newest_first
+    if which == "best":
+        return list(dict.fromkeys([*_best_first(root), *newest_first]))
+    if str(which) in map(str, newest_first):
+        return [int(which)]
+    raise ValueError(f"no checkpoint {which!r} in {root}: it holds {newest_first[::-1]}; allowed: latest, best")
+
+
+def _best_first(root: Path) -> list[int]:
+    """The steps that have a score, highest first; of equal scores the later step first."""
+    scores = {step: _record(root / str(step)).get("score") for step in steps(root)}
+    return sorted((s for s in scores if scores[s] is not None), key=lambda s: (scores[s], s), reverse=True)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """The content of step.json; empty if it cannot be read."""
+    try:
+        return dict(json.loads((path / "step.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the files of a step, or None."""
+    written, found = _record(path).get("sha256"), _checksums(path)
+    if not written:
+        return "step.json is missing or unreadable"
+    wrong = [name for name in written if found.get(name) != written[name]]
+    return f"{wrong[0]} is {'changed' if wrong[0] in found else 'missing'}" if wrong else None
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    sums = {}
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        with file.open("rb") as stream:
+            sums[str(file.relative_to(path))] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return sums
+
+
+def _make_room(root: Path, step: int) -> None:
+    """Remove what a killed save or deletion left, and the steps that this one replaces."""
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in root.glob("*.part*"):
+        shutil.rmtree(leftover)
+    _delete(root, (old for old in steps(root) if old >= step))
+
+
+def _retire(root: Path, keep_latest: int) -> None:
+    kept = {*steps(root)[-keep_latest:], *_best_first(root)[:1]}
+    _delete(root, (old for old in steps(root) if old not in kept))
+
+
+def _delete(root: Path, old_steps: Iterable[int]) -> None:
+    for step in old_steps:
+        shutil.rmtree((root / str(step)).rename(root / f"{step}.part"))
+
+
+def _require_numeric(tree: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        kind = leaf.dtype if isinstance(leaf, jax.Array | np.ndarray) else type(leaf)
+        if isinstance(kind, type) or not (jnp.issubdtype(kind, np.number) or jnp.issubdtype(kind, np.bool_)):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"a checkpoint holds numeric arrays only, but {name} is {kind}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,68 @@
+"""What training measured: one JSON object per line, and the same numbers for TensorBoard if tensorboardX is installed.
+
+    {"stage": "pretrain", "step": 120, "epoch": 2, "loss": 1.31, "images_per_s": 5120.0}
+
+A killed run leaves lines beyond its last checkpoint, the very last one perhaps torn. Opening the file removes a torn
+line, and `drop_after` the steps that will be run again, so that no step is there twice.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clead_jax.results import jsonl
+
+
+class MetricWriter:
+    """Appends records to `path`; with `tensorboard_dir`, also event files in its sub-directory <stage>.
+
+    Does nothing where `active` is False (all processes but the first).
+    """
+
+    def __init__(self, path: str | Path, tensorboard_dir: str | Path | None = None, active: bool = True):
+        self._path, self._active = Path(path), active
+        self._events_dir = tensorboard_dir if active and importlib.util.find_spec("tensorboardX") else None
+        self._events: dict[str, Any] = {}
+        self._keep(lambda record: True)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add {"stage", "step", and numbers of any name}; it is in the file on return, in the event files soon."""
+        if not self._active:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps(record, default=float) + "\n")
+        if self._events_dir:
+            events = self._events.get(record["stage"]) or self._open_events(self._events_dir, record["stage"])
+            for name in record.keys() - {"stage", "step"}:
+                events.add_scalar(name, record[name], record["step"])
+
+    def drop_after(self, stage: str, step: int) -> None:
+        """Forget what `stage` wrote beyond `step`, the step that training resumes from."""
+        self._keep(lambda record: record["stage"] != stage or record["step"] <= step)
+        if self._events_dir:
+            self._open_events(self._events_dir, stage, purge_step=step + 1)  # events only grow: this hides later ones
+
+    def close(self) -> None:
+        """Finish the event files."""
+        for events in self._events.values():
+            events.close()
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Rewrite the file with the wanted records, all at once: a kill leaves the old file or the new one."""
+        if not self._active or not self._path.exists():
+            return
+        part = self._path.with_suffix(".part")
+        part.write_text("".join(json.dumps(record) + "\n" for record in jsonl.read(self._path) if wanted(record)))
+        os.replace(part, self._path)
+
+    def _open_events(self, directory: str | Path, stage: str, purge_step: int | None = None) -> Any:
+        from tensorboardX import SummaryWriter
+
+        suffix = f".{purge_step or 0}"  # tells apart files that were opened in the same second
+        self._events[stage] = SummaryWriter(
+            str(Path(directory) / stage), purge_step=purge_step, filename_suffix=suffix, flush_secs=10
+        )
+        return self._events[stage]

@@ -1,0 +1,89 @@
+"""The comparison with PyTorch. Without torch: the command line, our side, the arithmetic. No time is asserted."""
+
+import importlib.util
+import re
+
+import numpy as np
+import pytest
+
+from benchmarks.torchattacks import jax_side as ours
+from benchmarks.torchattacks import run as against_torch
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--attacks=fab", "'fab' is not timed; known: pgd, apgd_ce, square"),
+        ("--attacks=square(steps=3)", "square takes queries here, not steps"),
+        ("--attacks=,", "none given"),
+        ("--net=vgg", "small|tiny|digits|resnet18"),
+        ("--repeats=0", "repeats"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused_in_a_line(flag, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        against_torch.main(["x", flag])
+    assert "\n" not in str(refused.value)
+
+
+def test_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"torch and torchattacks not installed; write: pip install -e '.\[torch\]'"):
+        against_torch.main(["x"])
+
+
+def test_rates_by_hand():
+    turn = lambda mine, other: {"ours": (mine, 10), "theirs": (other, 10)}
+    line = {"passes": {"ours": [2, 3], "theirs": [0, 2]}, "turns": [turn(1.0, 4.0), turn(2.0, 4.0), turn(9.0, 9.0)]}
+    found = against_torch.summary(line, {"batch": 10, "work": (100, 200)})
+    assert found["ours"] == {"images_per_s": 5.0, "flops_per_s": 5.0 * 800}
+    assert found["theirs"] == {"images_per_s": 2.5, "flops_per_s": 2.5 * 400}
+    assert found["ratio"] == 2.0 and found["ratio_of_turns"] == [1.0, 4.0] and found["all_standing"]
+    line["turns"][1]["theirs"] = (4.0, 9)
+    assert not against_torch.summary(line, {"batch": 10, "work": (100, 200)})["all_standing"]
+
+
+def test_the_small_net_is_what_its_weights_say():
+    """Convolutions written out as sums over their nine taps."""
+    problem = ours.problem("small", 2)
+    x = (problem.images - 0.5) / 0.25
+    for layer, stride in zip(problem.weights["layers"][:-1], problem.weights["strides"], strict=True):
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        rows, columns = x.shape[1], x.shape[2]
+        taps = [padded[:, i : i + rows : stride, j : j + columns : stride] for i in range(3) for j in range(3)]
+        kernels = layer["kernel"].reshape(9, *layer["kernel"].shape[2:])
+        x = sum(tap @ kernel for tap, kernel in zip(taps, kernels, strict=True))
+        x = np.maximum(x + layer["bias"], 0)
+    last = problem.weights["layers"][-1]
+    np.testing.assert_allclose(ours.logits(problem), x.mean((1, 2)) @ last["kernel"] + last["bias"], atol=1e-4)
+
+
+def test_our_side_attacks_and_nothing_falls():
+    problem = ours.problem("digits", 4)
+    seconds, standing = ours.attack(problem, "pgd(steps=2)")
+    assert seconds > 0 and standing == 4
+    assert ours.settings("square(queries=7)")["queries"] == 7
+
+
+@pytest.mark.parametrize("net", ["small", "tiny", "digits"])
+def test_torch_sees_the_same_net(net):
+    theirs = pytest.importorskip("clead_jax.against_torch_theirs", reason="torch is an extra")
+    problem = ours.problem(net, 2)
+    found = theirs.logits(problem.weights, problem.images)
+    np.testing.assert_allclose(found, ours.logits(problem), atol=against_torch.CLOSE)
+
+
+@pytest.mark.parametrize("text", ["pgd(steps=3)", "apgd_ce(steps=3)", "square(queries=3)"])
+def test_torch_makes_the_passes_that_we_count(text, monkeypatch):
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("clead_jax.against_torch_theirs", reason="torch is an extra")
+    problem, calls, plain = ours.problem("digits", 2), [], theirs.Normalise.forward
+
+    def counted(self, x):
+        calls.append(x.requires_grad and torch.is_grad_enabled())
+        return plain(self, x)
+
+    monkeypatch.setattr(theirs.Normalise, "forward", counted)
+    theirs.attack(problem.weights, text.partition("(")[0], ours.settings(text), problem.images, problem.labels)
+    after = 1  # the look at the attacked images, when the clock has stopped
+    assert [calls.count(False) - after, calls.count(True)] == ours.passes(text)["theirs"]

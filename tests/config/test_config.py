@@ -1,0 +1,132 @@
+"""Values, checks and the fields a stage depends on."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clead_jax import config
+from clead_jax.core import spec
+
+
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.1", 0.1), (0.1, 0.1), ("1e-3", 1e-3), ("0", 0.0)])
+def test_number_reads(text, value):
+    assert spec.number(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "eight", "8/0", "nan", "inf", "1/2/3", "8//255", "None"])
+def test_number_refuses(text):
+    with pytest.raises(ValueError, match="eps"):
+        spec.number(text, "eps")
+
+
+def test_items_keeps_settings_together():
+    assert spec.items("clean, pgd(steps=10,eps=4/255) ,cw") == ("clean", "pgd(steps=10,eps=4/255)", "cw")
+    assert spec.items("") == ()
+
+
+def test_spec():
+    assert spec.parse("pgd(steps=10,eps=4/255)") == ("pgd", {"steps": "10", "eps": "4/255"})
+    for wrong in ("pgd(steps)", "pgd(", "", "pgd steps"):
+        with pytest.raises(ValueError):
+            spec.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("stages", "baseline,pretrian", "pretrian"),
+        ("pretrain.ascend", "labels", "contrastive, online, baseline"),
+        ("evaluation.eps", "8", r"\[0, 1\]"),
+        ("train_attack.eps", "-0.1", r"\[0, 1\]"),
+        ("evaluation.curve", "0,2", r"\[0, 1\]"),
+        ("pretrain.epochs", 0, "above 0"),
+        ("pretrain.temperature", 0.0, "above 0"),
+        ("data.validation", 1.0, "share of train"),
+        ("views", "", "views"),
+        ("data.name", "npz:", "npz:FILE"),
+        ("data.name", "folder", "folder:DIR"),
+        ("evaluation.which", "newest", "latest, best, or the number of a saved step"),
+        ("evaluation.which", "-4", "latest, best, or the number of a saved step"),
+    ],
+)
+def test_validate_names_field_and_remedy(field, value, said):
+    cfg = config.base()
+    section, _, name = field.rpartition(".")
+    (cfg[section] if section else cfg)[name] = value
+    with pytest.raises(ValueError, match=said) as caught:
+        config.validate(cfg)
+    assert field in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_step_may_be_chosen_by_its_number():
+    cfg = config.base()
+    cfg.evaluation.which = "400"
+    config.validate(cfg)
+
+
+def test_only_the_control_is_trained_on_attacked_images():
+    """A field that label_use and the seen marks ignore must not exist."""
+    fields = config.flatten(config.base())
+    assert [field for field in fields if field.endswith(".attack")] == ["supervised.attack", "validation.attack"]
+    cfg = config.base()
+    assert "train_attack.eps" in config.stage_fields(cfg, "supervised")
+    cfg.supervised.attack = ""
+    assert "train_attack.eps" not in config.stage_fields(cfg, "supervised")
+
+
+def test_stage_fields_follow_dependencies():
+    cfg = config.base()
+    cfg.pretrain.start = "scratch"
+    probe = config.stage_fields(cfg, "probe")
+    assert "pretrain.temperature" in probe and "train_attack.eps" in probe
+    assert not any(k.startswith(("evaluation", "baseline", "checkpoint", "log")) or k == "stages" for k in probe)
+    assert not any(k.startswith("train_attack") for k in config.stage_fields(cfg, "baseline"))
+    cfg.pretrain.start = "baseline"
+    assert "baseline.lr" in config.stage_fields(cfg, "probe")
+
+
+def test_changed_names_old_and_new():
+    assert config.changed({"a": 1, "b": 2}, {"a": 1, "b": 3}) == "b: 2 -> 3"
+    assert config.changed({"a": 1}, {"a": 1}) == ""
+
+
+def test_save_holds_no_absolute_path_and_comes_back(tmp_path):
+    cfg = config.base()
+    cfg.data.update({"name": f"npz:{tmp_path}/mine.npz", "data_dir": str(tmp_path)})
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    config.save(cfg, str(workdir), "mine")
+    assert str(tmp_path) not in (workdir / "config.json").read_text()
+    restored, name = config.restore(str(workdir))
+    assert name == "mine" and restored.data.name == cfg.data.name
+    cfg.data.data_dir = ""
+    assert json.loads(restored.to_json()) == json.loads(cfg.to_json())
+
+
+def test_restore_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json"):
+        config.restore(str(tmp_path))
+
+
+def test_nearest_fields():
+    assert "pretrain.epochs" in config.nearest("pretrain.epoch", config.base())
+    assert "pretrain.temperature" in config.nearest("temperature", config.base())
+
+
+def test_presets_are_valid_and_carry_the_papers_values():
+    program = (
+        "import runpy, glob, sys\n"
+        "from clead_jax import config\n"
+        "for f in sorted(glob.glob('configs/*.py')):\n"
+        "    config.validate(runpy.run_path(f)['get_config']())\n"
+        "c = runpy.run_path('configs/resnet50.py')['get_config']()\n"
+        "p = c.pretrain\n"
+        "assert (p.temperature, c.model.projection_dim, p.batch_size, p.optimizer, p.momentum, p.lr, p.schedule) == "
+        "(0.1, 128, 512, 'sgd', 0.9, 0.4, 'cosine')\n"
+        "q = c.probe\n"
+        "assert (q.optimizer, q.lr, q.batch_size, c.model.backbone) == ('adam', 1e-4, 128, 'resnet50')\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -154,3 +154,15 @@ def asked_for(cfg: Config) -> tuple[list[str], bool, str]:
         version = version or own.version
     parse.check_names(texts, version)
     return (alone if {"whitebox", "paper"} & set(protocols) else []), "paper" in protocols and bool(alone), version
+
+
+def evaluation_work(cfg: Config, images: int, num_classes: int) -> list[tuple[int, NamedAttack]]:
+    """(images, attack) of all that an evaluation of one model runs at most: attacks, suite, curve, distances."""
+    own = cfg.evaluation
+    texts, _, version = asked_for(cfg)
+    work = [(images, evaluation_attack(cfg, text)) for text in texts]
+    if version:
+        work += [(images, named) for named in parse.autoattack(version, own.norm, own.eps, num_classes)[0]]
+    if texts:
+        work += [(min(own.curve_examples, images), curve_attack(cfg))] * len(spec.items(own.curve))
+    return work + [(min(own.distance_examples, images), distance_attack(cfg, t)) for t in spec.items(own.distances)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from clead_jax import config, data
 from clead_jax.config import Config
-from clead_jax.core import sharding
+from clead_jax.core import sharding, spec
 from clead_jax.core.batches import rounded_up
 from clead_jax.core.types import Examples, NamedAttack, PyTree
 from clead_jax.evaluation.verify import Evaluator
@@ -52,9 +52,27 @@ class Run:
         return {n: stages.build(self.cfg, n, self.network, size) for n in config.trained_stages(self.cfg)}
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """What `config.stages` names, "evaluate" and "report" too."""
+        return spec.items(self.cfg.stages)
+
+    @property
+    def evaluation_work(self) -> list[tuple[int, NamedAttack]]:
+        """(images, attack) of all that an evaluation of one model runs at most."""
+        own = self.cfg.evaluation
+        images = own.num_examples or len(getattr(self.splits, own.split).labels)
+        return builders.evaluation_work(self.cfg, images, self.dataset.num_classes)
+
+    @property
     def meta(self) -> dict[str, Any]:
         """What every checkpoint says of its network."""
         return {"network": self.network_fields, "image_shape": list(self.dataset.image_shape)}
+
+    def check_batches(self) -> None:
+        """Raises ValueError for a stage whose batches cannot be."""
+        for name in self.stages:
+            labels, classes = self.splits.train.labels, self.network.num_classes
+            stages.check_batch(self.cfg, name, labels, classes, self.mesh.size)
 
     def portable(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Config fields without paths of this machine."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clead_jax import config
 from clead_jax.config import Config
-from clead_jax.core import sharding, spec
+from clead_jax.core import sharding
 from clead_jax.core.progress import log
 from clead_jax.experiment import evaluate, provenance, stages
 from clead_jax.experiment.context import open_run, refuse_changes
@@ -30,9 +30,7 @@ def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     stages.check(cfg)
     refuse_changes(cfg, workdir)
     context = open_run(cfg, workdir, name)
-    for stage in context.stages:
-        classes = context.network.num_classes
-        stages.check_batch(cfg, stage, context.splits.train.labels, classes, context.mesh.size)
+    context.check_batches()
     if sharding.is_main():
         os.makedirs(workdir, exist_ok=True)
         config.save(cfg, workdir, name, command if context.stages else config.saved_command(workdir))
@@ -42,9 +40,9 @@ def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     for stage in context.stages.values():
         left.pop(stage.name)
         train(context, stage, sum(left.values()))
-    asked, evaluated = spec.items(cfg.stages), Path(workdir) / "evaluation"
-    if "evaluate" in asked:
+    evaluated = Path(workdir) / "evaluation"
+    if "evaluate" in context.asked:
         evaluated = evaluate.measure(context)
-    if "report" in asked and sharding.is_main():
+    if "report" in context.asked and sharding.is_main():
         written = page.build(workdir)
         log.info(f"\n{page.table(evaluated)}\n\nreport: {written}")

@@ -10,11 +10,9 @@ from typing import Any
 
 import jax
 
-from clead_jax.attacks import autoattack
-from clead_jax.core import spec
 from clead_jax.experiment import builders
 from clead_jax.experiment.context import Run
-from clead_jax.results import files
+from clead_jax.results import jsonl
 from clead_jax.training import checkpoint
 
 
@@ -24,7 +22,10 @@ def passes_left(run: Run) -> dict[str, int]:
     for name, stage in run.stages.items():
         made = max(checkpoint.steps(builders.checkpoint_dir(run.workdir, name)), default=0)
         left[name] = max(0, stage.plan.total_steps - made) * stage.plan.batch_size * stage.passes
-    return left | ({"evaluate": _evaluation(run)} if "evaluate" in spec.items(run.cfg.stages) else {})
+    if "evaluate" in run.asked:
+        each = sum(images * max(attack.passes(run.dataset.num_classes)) for images, attack in run.evaluation_work)
+        left["evaluate"] = 2 * each  # both models; nothing that is there is reused
+    return left
 
 
 def cost_line(left: dict[str, int]) -> str:
@@ -33,27 +34,10 @@ def cost_line(left: dict[str, int]) -> str:
     return f"cost: {', '.join(parts)}; {sum(left.values()):.3g} forward+backward passes in all"
 
 
-def _evaluation(run: Run) -> int:
-    """Both models under every attack, every radius of the curve and every search for a distance; nothing reused."""
-    own, classes = run.cfg.evaluation, run.dataset.num_classes
-    images = own.num_examples or len(getattr(run.splits, own.split).labels)
-    texts, _, version = builders.asked_for(run.cfg)
-    attacks = [builders.evaluation_attack(run.cfg, text) for text in texts]
-    if version:
-        attacks += autoattack.autoattack(version, own.norm, own.eps, classes)[0]
-    found = images * sum(max(attack.passes(classes)) for attack in attacks)
-    radii = len(spec.items(own.curve))
-    if radii and texts:
-        found += radii * min(own.curve_examples, images) * max(builders.curve_attack(run.cfg).passes(classes))
-    nearest = [builders.distance_attack(run.cfg, text) for text in spec.items(own.distances)]
-    found += min(own.distance_examples, images) * sum(max(attack.passes(classes)) for attack in nearest)
-    return 2 * found
-
-
 def training_cost(workdir: str) -> dict[str, dict[str, float]]:
     """Forward+backward passes and seconds of training (not validating) of every stage, added up from metrics.jsonl."""
     cost: dict[str, dict[str, float]] = {}
-    for epoch in files.read_lines(Path(workdir) / "metrics.jsonl"):
+    for epoch in jsonl.read(Path(workdir) / "metrics.jsonl"):
         spent = cost.setdefault(epoch["stage"], {"forward_backward_passes": 0, "seconds": 0.0})
         spent["forward_backward_passes"] += epoch["passes"]
         spent["seconds"] += epoch["seconds"]

@@ -67,7 +67,7 @@ def extra(text: str, total_steps: int, steps_per_epoch: int) -> Extra:
     def update(old: PyTree, new: TrainState) -> PyTree:
         taken = old["taken"]
         share = rule.share(new.step, taken, total_steps, steps_per_epoch)
-        mean = jax.tree.map(lambda a, p: a + share.astype(a.dtype) * (p - a), old["mean"], new.params)
+        mean = jax.tree.map(lambda a, p: ((1 - share) * a + share * p).astype(p.dtype), old["mean"], new.params)
         due = new.step >= getattr(rule, "start", 0) * total_steps
         return {"mean": mean, "taken": taken + (due & (new.step % steps_per_epoch == 0))}
 

@@ -44,9 +44,12 @@ def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
     return before | fields
 
 
-def fields_then(saved: dict[str, Any], stage: str) -> dict[str, Any]:
-    """`stage_fields` of a checkpoint from those saved with it, perhaps by an earlier version, before some existed."""
-    tree: dict[str, Any] = {}
+def fields_then(saved: dict[str, Any], cfg: Config, stage: str) -> dict[str, Any]:
+    """`stage_fields` of a checkpoint from those saved with it, perhaps by an earlier version, before some existed.
+
+    `cfg` tells the kinds of the stages.
+    """
+    tree: dict[str, Any] = {name: {"kind": own.kind} for name, own in schema.stages_of(cfg).items()}
     for name, value in saved.items():
         *sections, last = name.split(".")
         here = tree

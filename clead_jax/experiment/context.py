@@ -124,7 +124,7 @@ def refuse_changes(cfg: Config, workdir: str) -> None:
         if not (meta := checkpoint.latest_meta(directory)):
             continue
         now = config.portable(config.stage_fields(cfg, stage), workdir)
-        if differing := config.changed(config.fields_then(meta["fields"], stage), now):
+        if differing := config.changed(config.fields_then(meta["fields"], cfg, stage), now):
             raise ValueError(
                 f"{workdir} holds a {stage} stage with other values ({differing}); "
                 f"use another --workdir, or delete {directory}"

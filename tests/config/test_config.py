@@ -148,9 +148,9 @@ def test_fields_of_an_earlier_version_are_read_as_they_were_meant():
     saved = config.stage_fields(config.base(), "probe")
     old = {k: v for k, v in saved.items() if k.split(".")[-1] not in ("trains", "fresh", "average", "views", "loss")}
     old |= {"train_attack.eps": "8/255", "probe.start": "latest", "pretrain.loss": "info_nce"}
-    assert config.changed(config.fields_then(old, "probe"), saved) == ""
+    assert config.changed(config.fields_then(old, config.base(), "probe"), saved) == ""
     old["train_attack.eps"] = "4/255"
-    assert "train_attack.eps" in config.changed(config.fields_then(old, "probe"), saved)
+    assert "train_attack.eps" in config.changed(config.fields_then(old, config.base(), "probe"), saved)
 
 
 def test_stage_fields_follow_dependencies():

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -118,7 +117,7 @@ class Classifier:
     randomized: bool = False
     attack_forward: Callable[..., Array] | None = None
     name: str = "model"
-    metadata: Mapping[str, Any] = MappingProxyType({})  # where it comes from: stage, step, weights, network, ...
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where it comes from: stage, step, ...
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.forward, self.variables))

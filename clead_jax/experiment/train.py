@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clead_jax import config, data, report
+from clead_jax import config, data
 from clead_jax.attacks import parse as arsenal
 from clead_jax.core import sharding, spec
 from clead_jax.core.types import PyTree
@@ -22,6 +22,7 @@ from clead_jax.experiment import builders as build
 from clead_jax.experiment import cost
 from clead_jax.experiment import evaluate as measure
 from clead_jax.experiment.context import Run, open_run
+from clead_jax.reporting import page
 from clead_jax.training import checkpoint
 from clead_jax.training import state as states
 from clead_jax.training.loop import Diverged, fit
@@ -60,8 +61,8 @@ def run(cfg: Any, workdir: str, name: str, command: str = "") -> None:
         elif stage == "evaluate":
             evaluated = measure.measure(context)
         elif sharding.is_main():
-            page = report.build(workdir)
-            print(f"\n{report.table(evaluated)}\n\nreport: {page}")
+            written = page.build(workdir)
+            print(f"\n{page.table(evaluated)}\n\nreport: {written}")
 
 
 def refuse_changes(cfg: Any, workdir: str) -> None:

@@ -2,8 +2,9 @@
 
     python -m clead_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.pretrain.epochs=1 ...]
 
-Runs the stages of `config.stages` in order. The same command goes on where a killed run was; finished stages are not
-run again. Without --workdir the run lies in runs/<name of the config file>.
+Runs the stages of `config.stages`: those that train in the order given, then evaluation and report. The same command
+goes on where a killed run was; finished stages are not run again. Without --workdir the run lies in
+runs/<name of the config file>.
 """
 
 import os
@@ -17,6 +18,7 @@ from absl import flags
 
 from clead_jax import config
 from clead_jax.config import cli
+from clead_jax.core import progress
 
 
 def _define(argv: list[str], values: flags.FlagValues) -> None:
@@ -31,12 +33,13 @@ def main(argv: list[str]) -> None:
     file, _, argument = cli.config_path(argv).partition(":")
     name = "-".join(filter(None, (Path(file).stem, argument)))
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
-    from clead_jax.experiment import train as experiment  # after the flags: a typo should not wait for jax
+    from clead_jax.experiment import pipeline
 
     sharding.initialize(values.distributed)
+    progress.show(values.verbosity, sharding.is_main)
     workdir = values.workdir or os.path.join("runs", name)
     with cli.writing_in(workdir):
-        experiment.run(values.config, workdir, name, _command(cli.config_path(argv), cli.preset(argv), values.config))
+        pipeline.run(values.config, workdir, name, _command(cli.config_path(argv), cli.preset(argv), values.config))
 
 
 def _command(file: str, preset: Any, chosen: Any) -> str:

@@ -1,4 +1,4 @@
-"""C-LEAD (arXiv 2510.27249), Table 1, ResNet-18 on CIFAR-10. The base config is this one; see clead_jax/defaults.py.
+"""C-LEAD (arXiv 2510.27249), Table 1, ResNet-18 on CIFAR-10. The base config is this one; see config/schema.py.
 
     python -m clead_jax.main --config=configs/resnet18.py --config.data.data_dir=DIR
 

@@ -25,3 +25,11 @@ def shared() -> pathlib.Path:
     if not SHARED.exists():
         pytest.skip(f"no reference data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def shown_on_stdout():
+    """What the package logs is printed, as under the doors."""
+    from clead_jax.core import progress
+
+    progress.show(0)

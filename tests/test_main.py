@@ -5,14 +5,14 @@ import shlex
 import pytest
 
 from clead_jax import config, main
-from clead_jax.experiment import train as experiment
+from clead_jax.experiment import pipeline
 
 
 @pytest.fixture
 def recorded(monkeypatch):
     """(config, command) of every run that `main` would have started."""
     runs = []
-    monkeypatch.setattr(experiment, "run", lambda cfg, workdir, name, command: runs.append((cfg, command)))
+    monkeypatch.setattr(pipeline, "run", lambda cfg, workdir, name, command: runs.append((cfg, command)))
     return runs
 
 
@@ -30,7 +30,7 @@ def test_every_way_to_write_a_field_is_recorded(recorded):
     main.main(["main", "--config", "configs/pgd_at.py:digits", *words])
     main.main(shlex.split(recorded[0][1])[2:])
     (typed, command), (again, same_command) = recorded
-    assert command.startswith("python -m clead_jax.main --config=configs/pgd_at.py:digits --config.")
+    assert command.startswith("python -m clead_jax.main --config=configs/pgd_at.py:digits ")
     assert command == same_command and config.flatten(typed) == config.flatten(again)
     assert (again.supervised.epochs, again.train_attack.random_start) == (8, False)
     assert command.count("--config.") == 5 and "somewhere" not in command

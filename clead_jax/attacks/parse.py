@@ -3,14 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from clead_jax import attacks
 from clead_jax.core import spec
 from clead_jax.core.registry import ATTACKS
-from clead_jax.core.types import Objective
-from clead_jax.evaluation.verify import NamedAttack
-from clead_jax.training.views import Attack
+from clead_jax.core.types import NamedAttack, Objective
 
 VERSIONS = {
     "standard": ("apgd_ce", "apgd_t", "fab_t", "square"),
@@ -102,47 +98,6 @@ def objective(name: str) -> Objective:
     return attacks.OBJECTIVES[name]
 
 
-def training_attack(cfg: Any, text: str) -> Attack:
-    """An attack for use inside a training step: its last iterate, no extra forward pass."""
-    named = _training(cfg, text)
-
-    def attack(model: Any, x: jax.Array, target: jax.Array, keys: jax.Array) -> jax.Array:
-        return attacks.run(named.attack, model, named.objective, x, target, keys, named.cfg)
-
-    return attack
-
-
-def evaluation_attack(cfg: Any, text: str) -> NamedAttack:
-    """An attack as `evaluation` wants it: the best iterate counts. ValueError for another norm or a larger radius."""
-    named = named_attack(text, *_threat(cfg.evaluation, ("steps", "step_size", "restarts")))
-    return _within(named, cfg.evaluation.norm, spec.number(cfg.evaluation.eps))
-
-
-def curve_attack(cfg: Any) -> NamedAttack:
-    """The attack behind robust accuracy over eps. ValueError if it has no step size to scale along."""
-    named = evaluation_attack(cfg, cfg.evaluation.curve_attack)
-    if not hasattr(named.cfg, "step_size"):
-        raise ValueError(f"evaluation.curve_attack: {named.name!r} has no step size; take fgsm, pgd or cw")
-    return named
-
-
-def asked_for(cfg: Any) -> tuple[list[str], bool, str]:
-    """(white-box attacks, whether the paper's protocol, version of AutoAttack or "") that `cfg.evaluation` asks for.
-
-    "autoattack" among the attacks asks for that protocol; with no other attack beside it, for that alone. Raises
-    ValueError for an unknown version, a setting that autoattack has not, and what `check_names` refuses.
-    """
-    own = cfg.evaluation
-    texts, protocols = spec.items(own.attacks), spec.items(own.protocol)
-    cascades = [t for t in texts if spec.parse(t)[0] == "autoattack"]
-    alone = [t for t in texts if t not in cascades]
-    version = autoattack_version(cascades[-1], own.version) if cascades else ""
-    if "autoattack" in protocols:
-        version = version or own.version
-    check_names(texts, version)
-    return (alone if {"whitebox", "paper"} & set(protocols) else []), "paper" in protocols and bool(alone), version
-
-
 def check_names(texts: Sequence[str], version: str) -> None:
     """ValueError for two cascades, or an attack with the name of a part of one: each name stands for one record."""
     if len([text for text in texts if spec.parse(text)[0] == "autoattack"]) > 1:
@@ -153,35 +108,3 @@ def check_names(texts: Sequence[str], version: str) -> None:
             f"{name} is a part of autoattack, where it meets only what stood before it; "
             f"write {name}(norm=linf), or whatever the norm is, to have it by itself beside that"
         )
-
-
-def distance_attack(cfg: Any, text: str) -> NamedAttack:
-    """An attack that looks for the nearest error, however far that is. ValueError if this one does not."""
-    name, _ = spec.parse(text)
-    if not ATTACKS[name].info.get("nearest"):
-        known = ", ".join(n for n in ATTACKS if ATTACKS[n].info.get("nearest"))
-        raise ValueError(
-            f"evaluation.distances: attack {name!r} does not look for the nearest error; these do: {known}"
-        )
-    norm = cfg.evaluation.norm
-    return named_attack(text, {"norm": norm, "eps": 1.0 if norm == "linf" else 1e6}, {})
-
-
-def validation_attack(cfg: Any) -> NamedAttack:
-    """The attack behind "best by validation"."""
-    return named_attack(cfg.validation.attack, *_threat(cfg.train_attack, ("step_size",)))
-
-
-def _threat(section: Any, common: tuple[str, ...], **more: Any) -> tuple[dict, dict]:
-    return {k: section[k] for k in ("norm", "eps")}, {k: section[k] for k in common} | more
-
-
-def training_cost(cfg: Any, text: str) -> int:
-    """Forward+backward passes per image of a training attack."""
-    named = _training(cfg, text)
-    return named.attack.num_steps(named.cfg)
-
-
-def _training(cfg: Any, text: str) -> NamedAttack:
-    common = ("steps", "step_size", "random_start")
-    return named_attack(text, *_threat(cfg.train_attack, common, keep="last"))

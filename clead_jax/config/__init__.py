@@ -1,7 +1,49 @@
-"""The config: its fields and defaults, what may stand in them, its file, the command line. Imports no jax."""
+"""The config: its fields and defaults, what they may hold, its file, the command line. Imports no jax.
 
-from clead_jax.config.schema import base
-from clead_jax.config.validate import *  # noqa: F403
-from clead_jax.config.validate import preset
+To read it all, start with `schema`. Presets (configs/*.py) use `base`, `preset` and the kinds of stages.
+"""
 
-__all__ = ["base", "preset"]
+from clead_jax.config.io import (
+    FILE_SOURCES,
+    changed,
+    fields_then,
+    origin,
+    portable,
+    preset,
+    reference,
+    restore,
+    save,
+    saved_command,
+    stage_fields,
+    trained_stages,
+)
+from clead_jax.config.schema import Config, Contrastive, Joint, Stage, Supervised, base, stages_of
+from clead_jax.config.sections import Section, flatten
+from clead_jax.config.validate import PROTOCOLS, nearest, validate
+
+__all__ = [
+    "FILE_SOURCES",
+    "PROTOCOLS",
+    "Config",
+    "Contrastive",
+    "Joint",
+    "Section",
+    "Stage",
+    "Supervised",
+    "base",
+    "changed",
+    "fields_then",
+    "flatten",
+    "nearest",
+    "origin",
+    "portable",
+    "preset",
+    "reference",
+    "restore",
+    "save",
+    "saved_command",
+    "stage_fields",
+    "stages_of",
+    "trained_stages",
+    "validate",
+]

@@ -1,76 +1,94 @@
-"""What a config may say, which stages depend on what, and its file. The fields themselves are in `defaults`.
-
-Plain values only: no jax is imported here.
-"""
+"""What a config may say. Needs no jax and no data."""
 
 import difflib
-import json
-import os
-import runpy
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from clead_jax.config.schema import base
+from clead_jax.config import io
+from clead_jax.config.schema import Config, stages_of
+from clead_jax.config.sections import flatten
 from clead_jax.core import spec
 
-TRAINED_STAGES = ("baseline", "supervised", "pretrain", "probe", "joint")  # a stage is keyed by its place: append
-STAGES = (*TRAINED_STAGES, "evaluate", "report")
+LATER = ("evaluate", "report")  # stages that train nothing
 PROTOCOLS = ("paper", "whitebox", "autoattack")
-FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
+PARTS = ("backbone", "projector", "head")
 CHOICES = {
-    "pretrain.ascend": ("contrastive", "online", "baseline"),
-    "pretrain.start": ("scratch", "baseline"),
-    "joint.ascend": ("contrastive", "online", "baseline"),
-    "joint.start": ("scratch", "baseline"),
-    "probe.start": ("latest", "best"),
     "evaluation.split": ("test", "validation", "train"),
     "evaluation.version": ("standard", "plus", "rand"),
     "evaluation.precision": ("float32", "bfloat16"),
     "model.dtype": ("float32", "bfloat16"),
     "model.stem": ("cifar", "imagenet"),
-    "defended": ("supervised", "probe", "joint"),
 }
+POSITIVE = (
+    *("evaluation.curve_examples", "evaluation.distance_examples", "evaluation.steps", "evaluation.restarts"),
+    *("model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
+    *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
+)
+NOT_NEGATIVE = (
+    *("data.image_size", "data.train_size", "data.test_size"),
+    *("evaluation.num_examples", "evaluation.batch_size", "model.projection_hidden"),
+)
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-def validate(cfg: ConfigDict) -> None:
-    """Raises ValueError, one line, for the first field whose value cannot be meant. Needs no jax and no data."""
+def validate(cfg: Config) -> None:
+    """Raises ValueError, one line, for the first field whose value cannot be meant."""
+    flat = flatten(cfg)
+    known = (*stages_of(cfg), *LATER)
     for stage in spec.items(cfg.stages):
-        if stage not in STAGES:
-            raise ValueError(f"stages: unknown stage {stage!r}; known: {', '.join(STAGES)}")
-    for field, known in CHOICES.items():
-        if (value := _get(cfg, field)) not in known:
-            raise ValueError(f"{field} is {value!r}; it can be {', '.join(known)}")
-    if cfg.data.name.partition(":")[0::2] in [(source, "") for source in FILE_SOURCES]:
+        if stage not in known:
+            raise ValueError(f"stages: unknown stage {stage!r}; known: {', '.join(known)}")
+    for field, choices in (CHOICES | {"defended": tuple(stages_of(cfg))}).items():
+        if flat[field] not in choices:
+            raise ValueError(f"{field} is {flat[field]!r}; it can be {', '.join(choices)}")
+    if cfg.data.name.partition(":")[0::2] in [(source, "") for source in io.FILE_SOURCES]:
         raise ValueError(f"data.name is {cfg.data.name!r}; it lacks the path: npz:FILE or folder:DIR")
-    if (which := cfg.evaluation.which) not in ("latest", "best") and not which.isdecimal():
-        raise ValueError(f"evaluation.which is {which!r}; it can be latest, best, or the number of a saved step")
-    for field in ("train_attack.eps", "evaluation.eps", "train_attack.step_size", "evaluation.step_size"):
-        spec.unit(_get(cfg, field), field, cfg[field.split(".")[0]].norm)
-    for eps in spec.items(cfg.evaluation.curve):
-        spec.unit(eps, "evaluation.curve", cfg.evaluation.norm)
-    for stage in TRAINED_STAGES:
-        _positive(cfg, f"{stage}.epochs", f"{stage}.batch_size", f"{stage}.lr")
+    for field in POSITIVE:
+        if not flat[field] > 0:
+            raise ValueError(f"{field} is {flat[field]}; it must be above 0")
+    for field in NOT_NEGATIVE:
+        if flat[field] < 0:
+            raise ValueError(f"{field} is {flat[field]}; it must not be negative")
     if not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed is {cfg.seed}; it lies in [0, 2**32)")
-    for field in (
-        "data.image_size",
-        "data.train_size",
-        "data.test_size",
-        "evaluation.num_examples",
-        "evaluation.batch_size",
-    ):
-        if _get(cfg, field) < 0:
-            raise ValueError(f"{field} is {_get(cfg, field)}; it must not be negative")
-    _positive(cfg, "evaluation.curve_examples", "evaluation.distance_examples")
-    _positive(cfg, "model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr")
-    _positive(cfg, "joint.temperature", "validation.every", "validation.num_examples", "checkpoint.every", "log.every")
-    _positive(cfg, "train_attack.steps", "evaluation.steps", "evaluation.restarts")
     if not 0 < cfg.data.validation < 1:
         raise ValueError(f"data.validation is {cfg.data.validation}; it is a share of train between 0 and 1")
+    for name in stages_of(cfg):
+        _stage(cfg, name)
+    _views(cfg)
+    _evaluation(cfg)
+
+
+def _stage(cfg: Config, name: str) -> None:
+    own, others = cfg[name], tuple(other for other in stages_of(cfg) if other != name)
+    for field in ("epochs", "batch_size", "lr"):
+        if not own[field] > 0:
+            raise ValueError(f"{name}.{field} is {own[field]}; it must be above 0")
+    for field in ("momentum", "weight_decay", "warmup_epochs"):
+        if own[field] < 0:
+            raise ValueError(f"{name}.{field} is {own[field]}; it must not be negative")
+    source, _, which = own.start.partition(":")
+    if source not in ("scratch", *others) or which not in ("", "latest", "best"):
+        raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
+    if own.ascend not in (choices := ("contrastive", "online", *others)):
+        raise ValueError(f"{name}.ascend is {own.ascend!r}; it can be {', '.join(choices)}")
+    for field in ("trains", "fresh"):
+        for part in spec.items(own[field]):
+            if part not in PARTS:
+                raise ValueError(f"{name}.{field} is {own[field]!r}; its parts can be {', '.join(PARTS)}")
+    if not spec.items(own.trains):
+        raise ValueError(f"{name}.trains is empty; write some of {', '.join(PARTS)}")
+    if circle := _circle(cfg, name):
+        raise ValueError(f"{name}.start or .ascend leads back to {name}: {' <- '.join(circle)}")
+
+
+def _circle(cfg: Config, name: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The stages that lead from `name` back to itself, () if it depends on earlier ones only."""
+    if name in path:
+        return (*path, name)
+    needed = [*(io.origin(cfg, name) or ())[:1], *filter(None, [io.reference(cfg, name)])]
+    return next((found for other in needed if (found := _circle(cfg, other, (*path, name)))), ())
+
+
+def _views(cfg: Config) -> None:
     if not spec.items(cfg.views):
         raise ValueError("views is empty; write for example clean,pgd,cw")
     anchored = "pretrain" in spec.items(cfg.stages) and cfg.pretrain.pairing == "anchor"
@@ -78,124 +96,28 @@ def validate(cfg: ConfigDict) -> None:
         raise ValueError(
             f"views is {cfg.views!r}; under pairing=anchor the first one is the anchor: clean or augmented"
         )
-    for protocol in (asked := spec.items(cfg.evaluation.protocol)):
+
+
+def _evaluation(cfg: Config) -> None:
+    own = cfg.evaluation
+    for section in ("train_attack", "evaluation"):
+        for field in ("eps", "step_size"):
+            spec.unit(cfg[section][field], f"{section}.{field}", cfg[section].norm)
+    for eps in spec.items(own.curve):
+        spec.unit(eps, "evaluation.curve", own.norm)
+    if own.which not in ("latest", "best") and not own.which.isdecimal():
+        raise ValueError(f"evaluation.which is {own.which!r}; it can be latest, best, or the number of a saved step")
+    for protocol in (asked := spec.items(own.protocol)):
         if protocol not in PROTOCOLS:
             raise ValueError(f"evaluation.protocol: unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     if not asked:
         raise ValueError(f"evaluation.protocol is empty; write some of {', '.join(PROTOCOLS)}")
-    spec.budget(cfg.evaluation.budget)
-    if not spec.items(cfg.evaluation.attacks):
+    spec.budget(own.budget)
+    if not spec.items(own.attacks):
         raise ValueError("evaluation.attacks is empty; write for example fgsm,pgd,cw")
-    for field, value in flatten(cfg).items():
-        if field.split(".")[-1] in ("momentum", "weight_decay", "warmup_epochs", "projection_hidden") and value < 0:
-            raise ValueError(f"{field} is {value}; it must not be negative")
 
 
-def _positive(cfg: ConfigDict, *fields: str) -> None:
-    for field in fields:
-        if not _get(cfg, field) > 0:
-            raise ValueError(f"{field} is {_get(cfg, field)}; it must be above 0")
-
-
-def _get(cfg: Any, field: str) -> Any:
-    for part in field.split("."):
-        cfg = cfg[part]
-    return cfg
-
-
-def preset(neighbour: str, name: str, *arguments: Any) -> ConfigDict:
-    """The config of another file in the folder of `neighbour`, for presets that build on one another."""
-    return runpy.run_path(os.path.join(os.path.dirname(neighbour), name))["get_config"](*arguments)
-
-
-# --- what a stage's weights depend on ---------------------------------------------------------------------------------
-
-
-def stage_fields(cfg: ConfigDict, stage: str) -> dict[str, Any]:
-    """The fields that decide the weights of `stage`, flat: {'pretrain.epochs': 200, ...}. Changing one is refused."""
-    parts = {"seed", "data", "augment", "model", "validation", stage}
-    if stage in ("pretrain", "joint"):
-        parts |= {"views", "train_attack"}
-        if "baseline" in (cfg[stage].start, cfg[stage].ascend):
-            parts |= {"baseline"}
-    if cfg[stage].get("attack"):
-        parts |= {"train_attack"}
-    free = ("data.data_dir", "data.test_size")
-    fields = {k: v for k, v in flatten(cfg).items() if k.split(".")[0] in parts and k not in free}
-    return (stage_fields(cfg, "pretrain") if stage == "probe" else {}) | fields
-
-
-def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested config -> {'a.b': value}."""
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if hasattr(value, "items"):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """'a.b: 1 -> 2, ...' for the fields that differ; empty if none does."""
-    return ", ".join(
-        f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}"
-        for k in sorted(old.keys() | new.keys())
-        if old.get(k) != new.get(k)
-    )
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def save(cfg: ConfigDict, workdir: str, name: str, command: str = "") -> None:
-    """Writes `config.json` without paths of this machine: data_dir is dropped, files are relative to the workdir."""
-    plain = json.loads(cfg.to_json())
-    plain["data"] |= {"data_dir": "", "name": _relative(cfg.data.name, workdir)}
-    path = os.path.join(workdir, "config.json")
-    with open(path + ".part", "w") as f:
-        json.dump({"name": name, "command": command, "config": plain}, f, indent=1)
-    os.replace(path + ".part", path)
-
-
-def restore(workdir: str) -> tuple[ConfigDict, str]:
-    """`config.json` of a work directory -> (config, name). Raises ValueError if there is none that can be read."""
-    path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
-        raise ValueError(f"{workdir} is no work directory: it has no config.json")
-    cfg = base()
-    try:
-        with open(path) as f:
-            saved = json.load(f)
-        cfg.update(saved["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); the training command writes a new one") from None
-    kind, _, file = cfg.data.name.partition(":")
-    if kind in FILE_SOURCES:
-        cfg.data.name = f"{kind}:{os.path.normpath(os.path.join(workdir, file))}"
-    return cfg, saved["name"]
-
-
-def saved_command(workdir: str) -> str:
-    """The command that trained a work directory, '' if that is not known."""
-    path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
-        return ""
-    with open(path) as f:
-        return json.load(f).get("command", "")
-
-
-def portable(fields: dict[str, Any], workdir: str) -> dict[str, Any]:
-    """Flat fields with the user's own data file named relative to the work directory, as `save` does."""
-    return {**fields, "data.name": _relative(fields["data.name"], workdir)}
-
-
-def _relative(data_name: str, workdir: str) -> str:
-    kind, _, path = data_name.partition(":")
-    return f"{kind}:{os.path.relpath(path, workdir)}" if kind in FILE_SOURCES else data_name
-
-
-def nearest(field: str, cfg: ConfigDict) -> str:
+def nearest(field: str, cfg: Any) -> str:
     """The error text for an unknown config field, with the nearest known ones."""
     known = list(flatten(cfg))
     near = difflib.get_close_matches(field, known, n=3)

@@ -4,8 +4,21 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 log = logging.getLogger("clead_jax")
+
+
+class _Stdout(logging.StreamHandler):
+    """Writes where `print` would at this moment."""
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        pass
 
 
 def show(verbosity: int, is_main: Callable[[], bool] = lambda: True) -> None:
@@ -14,7 +27,7 @@ def show(verbosity: int, is_main: Callable[[], bool] = lambda: True) -> None:
     Called by the doors, not on import: a program that uses the package keeps its own logging. `is_main` says whether
     this process is the one that speaks.
     """
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Stdout()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(lambda record: is_main())
     log.handlers = [handler]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clead_jax.core.types import Examples
+
 
 @dataclass(frozen=True)
 class Options:
@@ -17,15 +19,6 @@ class Options:
     cache_dir: str | None = None
     download: bool = True
     image_size: int | None = None
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Some examples of one split. `index` is their position in it: it keys their randomness, whoever else is chosen."""
-
-    images: np.ndarray  # uint8 [N, H, W, C]
-    labels: np.ndarray  # int32 [N]
-    index: np.ndarray  # int32 [N]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""What the report says about where numbers come from: labels used, training cost, machine."""
+"""Where numbers come from and what they cost: passes before and after, machine, what is unfinished.
+
+A pass is one image through the network and back, be it in an attack or in training: what a run costs is their number,
+whatever the machine. An attack of several passes a step counts them all; one that never goes back counts half too much.
+"""
 
 import platform
 from pathlib import Path
@@ -6,45 +10,28 @@ from typing import Any
 
 import jax
 
-from clead_jax import config
-from clead_jax.core import spec
-from clead_jax.core.registry import LOSSES
-from clead_jax.evaluation.checks import verdicts as checks
+from clead_jax.experiment import builders
 from clead_jax.experiment.context import Run
 from clead_jax.results import jsonl
+from clead_jax.training import checkpoint
 
 
-def trained_on(cfg: Any) -> set[str]:
-    """Names of the views or attacks that the defended model was trained on."""
-    texts = cfg.supervised.attack if cfg.defended == "supervised" else cfg.views
-    return {spec.parse(text)[0] for text in spec.items(texts)}
+def passes_left(run: Run) -> dict[str, int]:
+    """Stage -> passes that are left to it, in the order of the stages; for `evaluate` at most so many."""
+    left = {}
+    for name, stage in run.stages.items():
+        made = max(checkpoint.steps(builders.checkpoint_dir(run.workdir, name)), default=0)
+        left[name] = max(0, stage.plan.total_steps - made) * stage.plan.batch_size * stage.passes
+    if "evaluate" in run.asked:
+        each = sum(images * max(attack.passes(run.dataset.num_classes)) for images, attack in run.evaluation_work)
+        left["evaluate"] = 2 * each  # both models; nothing that is there is reused
+    return left
 
 
-def label_use(cfg: Any, stage: str) -> list[str]:
-    """Where class labels entered a stage's model: training, probe, attacks, initial weights, positives."""
-    if stage in ("baseline", "supervised", "joint"):
-        return ["training"]
-    used = ["probe"] if stage == "probe" else []
-    if cfg.pretrain.ascend != "contrastive":
-        used.append("attacks")
-    if cfg.pretrain.start == "baseline":
-        used.append("initial weights")
-    loss, own = spec.parse(cfg.pretrain.loss)
-    if LOSSES[loss].info.get("uses_labels", own.get("positives", cfg.pretrain.positives) == "class"):
-        used.append("positives")
-    return used
-
-
-def unfinished(cfg: Any, models: dict[str, Any]) -> list[dict[str, Any]]:
-    """A warning for every model of the results whose training had not come to its end."""
-    found = []
-    for label, model in models.items():
-        saved = model["checkpoint"]
-        epoch, epochs = saved["epoch"], cfg[saved["stage"]].epochs
-        if saved["which"] == "latest" and epoch < epochs:
-            hint = f"epoch {epoch} of {epochs}: this is not the finished model"
-            found.append(checks.check(f"trained_to_the_end/{label}", "warn", epoch, hint))
-    return found
+def cost_line(left: dict[str, int]) -> str:
+    """'cost: baseline 4.5e+06, evaluate at most 2e+05; 4.7e+06 forward+backward passes in all'."""
+    parts = (f"{stage} {'at most ' if stage == 'evaluate' else ''}{count:.3g}" for stage, count in left.items())
+    return f"cost: {', '.join(parts)}; {sum(left.values()):.3g} forward+backward passes in all"
 
 
 def training_cost(workdir: str) -> dict[str, dict[str, float]]:
@@ -57,13 +44,13 @@ def training_cost(workdir: str) -> dict[str, dict[str, float]]:
     return cost
 
 
-def environment(run: Run) -> dict[str, Any]:
-    """What the numbers were made on and with."""
+def environment(run: Run, command: str) -> dict[str, Any]:
+    """What the numbers were made on and with; `command` is the one that trained the run."""
     device = jax.devices()[0]
     return {
-        "command": config.saved_command(run.workdir),
+        "command": command,
         "config_name": run.name,
-        "seed": run.cfg.seed,
+        "seed": run.seed,
         "jax": jax.__version__,
         "python": platform.python_version(),
         "backend": jax.default_backend(),

@@ -19,7 +19,7 @@ from clead_jax.evaluation.verify import NamedAttack, Outcome, pixels
 from clead_jax.experiment.context import Run
 from clead_jax.results import files as store
 from clead_jax.results.intervals import interval95
-from clead_jax.training.progress import seldom
+from clead_jax.core.progress import seldom
 
 SHOWN, EMBEDDED = 8, 512  # images in the report's grid, and points in its projection
 COMPARED = ("baseline", "defended")

@@ -1,12 +1,13 @@
 """Checkpoints: a directory with one complete sub-directory per step, and functions over it.
 
     <directory>/120/model       params and batch statistics: all that evaluation reads, without an optimizer
-    <directory>/120/train       what resuming needs besides: optimizer state, step
+    <directory>/120/weights     other weights of the step by name, such as averaged ones, where there are any
+    <directory>/120/train       what resuming needs besides: optimizer state, step, what else the stage owns
     <directory>/120/step.json   facts of the caller's, the score that makes a step the "best", a checksum of every file
 
 A step has its number as its name only while it is complete: it is written, and deleted, as `120.part`. A process killed
-at any moment leaves complete steps and a leftover that the next `save` sweeps. Disks and copies damage files all the
-same, so reading compares the checksums first, takes the newest sound step, and says which ones it passed over.
+at any moment leaves complete steps and a leftover that the next `save` removes. Disks and copies damage files all the
+same, so reading compares the checksums first, takes the newest sound step, and logs which ones it passed over.
 
 All processes call `save` and `restore`; with several hosts the directory is on a file system they share.
 """
@@ -27,6 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
 
 
@@ -77,6 +79,7 @@ def save(
     train: PyTree,
     meta: dict[str, Any],
     score: float | None = None,
+    weights: dict[str, PyTree] | None = None,
     keep_latest: int = 2,
 ) -> None:
     """Write one step, then delete all but the `keep_latest` newest and the one with the highest `score`.
@@ -85,10 +88,11 @@ def save(
     passes them again. Trees hold numeric arrays only (ValueError otherwise): randomness is derived from seed and step.
     A directory that cannot be written raises a one-line OSError; the earlier steps stay. Ctrl-C waits for the end.
     """
-    _require_numeric({"model": model, "train": train})
+    _require_numeric({"model": model, "train": train, "weights": weights or {}})
     root = Path(directory).absolute()
     part = root / f"{step}.part"
-    items = ocp.args.Composite(model=ocp.args.StandardSave(model), train=ocp.args.StandardSave(train))
+    trees = {"model": model, "train": train} | ({"weights": weights} if weights else {})
+    items = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in trees.items()})
     try:
         if jax.process_index() == 0:
             _make_room(root, step)
@@ -108,7 +112,7 @@ def restore(directory: str | Path, model: PyTree, train: PyTree, which: int | st
     """Read a step back, or None where there is none yet; `which` is "latest", "best" or a step.
 
     `model` and `train` are templates: arrays, or `jax.ShapeDtypeStruct`s with a sharding, which may be of another
-    device count than the one that saved. A damaged step is passed over with one printed line: "latest" goes on to the
+    device count than the one that saved. A damaged step is passed over with one logged line: "latest" goes on to the
     next older one, "best" to the next lower score. ValueError where none is sound, or the templates do not fit.
     """
     if not steps(directory):
@@ -117,17 +121,31 @@ def restore(directory: str | Path, model: PyTree, train: PyTree, which: int | st
     return Restored(int(path.name), _read(path / "model", model), _read(path / "train", train), meta)
 
 
-def restore_model(directory: str | Path, which: int | str = "latest") -> tuple[PyTree, dict[str, Any]]:
-    """(model as numpy arrays, meta) without a template, chosen as in `restore`; ValueError where there is no step."""
+def restore_model(
+    directory: str | Path, which: int | str = "latest", weights: str = ""
+) -> tuple[PyTree, dict[str, Any]]:
+    """(model as numpy arrays, meta) without a template, chosen as in `restore`; with `weights` those of that name.
+
+    Raises ValueError where there is no step, or no such weights, naming those that there are.
+    """
     path, meta = _first_sound(directory, which)
-    stored = ocp.StandardCheckpointHandler().metadata(path / "model").tree
-    return _read(path / "model", jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)), meta
+    if not weights:
+        return _read_all(path / "model"), meta
+    kept = _read_all(path / "weights") if (path / "weights").is_dir() else {}
+    if weights not in kept:
+        raise ValueError(f"no weights {weights!r} in {path}: it holds {', '.join(kept) or 'the last ones only'}")
+    return kept[weights], meta
 
 
 def latest_meta(directory: str | Path) -> dict[str, Any] | None:
     """`meta` of the newest step that still tells it, or None; cheap: reads no arrays and checks none."""
     root = Path(directory)
     return next((found["meta"] for step in steps(root)[::-1] if (found := _record(root / str(step)))), None)
+
+
+def _read_all(path: Path) -> PyTree:
+    stored = ocp.StandardCheckpointHandler().metadata(path).tree
+    return _read(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored))
 
 
 @_finished_first()
@@ -146,7 +164,7 @@ def _first_sound(directory: str | Path, which: int | str) -> tuple[Path, dict[st
             return path, _record(path)["meta"]
         damage = damage or "another process cannot read it"
         if jax.process_index() == 0:
-            print(f"checkpoint {step} in {directory} is damaged, passing it over: {damage}", flush=True)
+            log.warning(f"checkpoint {step} in {directory} is damaged, passing it over: {damage}")
     raise ValueError(f"no checkpoint to read in {directory}: {damage}; delete the folder to begin that stage anew")
 
 

@@ -1,9 +1,9 @@
-"""What a person sees while a stage trains: the cost up front, a line an epoch, a live line on a terminal."""
+"""What is shown while a stage trains: the cost first, a line an epoch, a live line on a terminal."""
 
 import sys
 import time
-from collections.abc import Callable
 
+from clead_jax.core.progress import log
 from clead_jax.core.spec import duration
 from clead_jax.training.loop import Plan
 
@@ -77,18 +77,4 @@ class Progress:
         if self._show:
             if self._live:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
-            print(line, flush=True)
-
-
-def seldom(seconds: float = 5.0, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
-    """A question to ask before every line: () -> whether `seconds` have passed since it was made, or last said yes."""
-    last = clock()
-
-    def due() -> bool:
-        nonlocal last
-        if clock() - last < seconds:
-            return False
-        last = clock()
-        return True
-
-    return due
+            log.info(line)

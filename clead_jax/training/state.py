@@ -4,18 +4,18 @@ A stage trains some of the network's parts ("backbone", "projector", "head"); th
 and `variables` puts both together, so that a network never knows which of its parts are being trained.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import optax
 
-from clead_jax.core.types import Array, Key, PyTree
+from clead_jax.core.types import Array, PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """`step` counts updates; `extra` belongs to whoever adds it (averaged weights, a memory bank ...)."""
+    """`step` counts updates; `extra` is what the stage owns besides (see `Extra`)."""
 
     step: Array
     params: PyTree
@@ -25,12 +25,32 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class Frozen(flax.struct.PyTreeNode):
-    """What a step reads and does not train. `reference` are the variables of another network (the clean baseline)."""
+    """What a step reads and does not train. `reference` are the variables of another stage, which attacks may use."""
 
-    images: Any  # uint8 [N, H, W, C], resident on the device
-    labels: Any  # int32 [N]
     variables: PyTree  # the parts of the network this stage leaves alone
     reference: PyTree = None
+
+
+class Batch(NamedTuple):
+    """Training examples; `index` [B] is their place in the data set and keys their randomness."""
+
+    images: Array  # uint8 [B, H, W, C]
+    labels: Array  # int32 [B]
+    index: Array  # int32 [B]
+
+
+class Extra(NamedTuple):
+    """State that a stage owns beside weights and optimizer; it is saved, sharded and resumed like them.
+
+    `weights` names the sets of parameters in it that an evaluation may choose, such as averaged ones.
+    """
+
+    init: Callable[[PyTree], PyTree] = lambda params: {}  # params -> extra
+    update: Callable[[PyTree, TrainState], PyTree] = lambda extra, new: extra  # (extra, state after the step) -> extra
+    weights: Callable[[PyTree], dict[str, PyTree]] = lambda extra: {}  # extra -> {name: params}
+
+
+NOTHING = Extra()
 
 
 def split(variables: PyTree, trained: tuple[str, ...]) -> tuple[PyTree, PyTree]:
@@ -43,10 +63,13 @@ def split(variables: PyTree, trained: tuple[str, ...]) -> tuple[PyTree, PyTree]:
     return mine, rest
 
 
-def create(variables: PyTree, trained: tuple[str, ...], tx: optax.GradientTransformation) -> tuple[TrainState, PyTree]:
+def create(
+    variables: PyTree, trained: tuple[str, ...], tx: optax.GradientTransformation, extra: Extra = NOTHING
+) -> tuple[TrainState, PyTree]:
     """Step 0 of a stage: a state over the `trained` parts of `variables`, and the frozen rest."""
     mine, rest = split(variables, trained)
-    state = TrainState(jnp.zeros((), jnp.int32), opt_state=tx.init(mine["params"]), extra={}, **mine)
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, opt_state=tx.init(mine["params"]), extra=extra.init(mine["params"]), **mine)
     return state, rest
 
 
@@ -55,15 +78,24 @@ def variables(params: PyTree, batch_stats: PyTree, rest: PyTree) -> dict[str, An
     return {"params": {**rest["params"], **params}, "batch_stats": {**rest["batch_stats"], **batch_stats}}
 
 
-def example_keys(key: Key, index: Array) -> Key:
-    """One key per example [B], from its place in the data set: the same on any device count and in any batch."""
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-
-
 def apply_gradients(
-    state: TrainState, tx: optax.GradientTransformation, grads: PyTree, batch_stats: PyTree
+    state: TrainState, tx: optax.GradientTransformation, grads: PyTree, batch_stats: PyTree, extra: Extra = NOTHING
 ) -> TrainState:
     """One optimizer update; `batch_stats` replace the old ones."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+    new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+    return new.replace(extra=extra.update(state.extra, new))
+
+
+def gathered(step: Callable) -> Callable:
+    """`step(state, frozen, batch, key)` as (state, (frozen, images, labels), index [B], key): rows of resident data.
+
+    The gathering is part of the compiled program; images and labels are arguments, closed over they would be constants.
+    """
+
+    def of_rows(state: TrainState, resident: tuple[Frozen, Array, Array], index: Array, key: Array) -> Any:
+        frozen, images, labels = resident
+        return step(state, frozen, Batch(images[index], labels[index], index), key)
+
+    return of_rows

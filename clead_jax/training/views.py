@@ -1,11 +1,11 @@
-"""Perturbation views: versions of one image, stacked [B, V, H, W, C] (batch first: other orders get replicated).
+"""Views: versions of one image, stacked [B, V, H, W, C] (batch first: in other orders XLA replicates the forward).
 
-What the attacks climb is a switch the paper leaves open, and it is nothing but a choice of classifier:
+The loss that attacks maximise is a switch the paper leaves open, and it is nothing but a choice of classifier:
   contrastive  instance discrimination: "logits" are the similarities of a perturbed image to every clean image of the
                batch over the temperature, its "label" is its own row. No class label is used. Cross entropy of these
                logits is InfoNCE, and the C&W margin is the gap to the nearest other image.
-  online       the class head that is trained on the current encoder beside it (gradient-stopped into it)
-  baseline     the frozen, cleanly trained network
+  online       the class head on the current encoder
+  reference    the frozen network of another stage
 so that every registered attack and objective serves all three unchanged.
 """
 
@@ -15,16 +15,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clead_jax.core.batches import fold_in_each
 from clead_jax.core.types import Array, Forward, Key, PyTree
+from clead_jax.training.step import MakeViews
 
 Attack = Callable[[Forward, Array, Array, Key], Array]
 """(forward, x, target [B], keys [B]) -> x_adv: an attack with its objective and settings filled in."""
 
-Classifier = tuple[Forward, Array]
-"""What a view attacks: a function to logits and the labels that are right for it."""
+Augment = Callable[[Key, Array], Array]
+"""(keys [B], uint8 [B, H, W, C]) -> floats in [0, 1]."""
 
-Target = Callable[[PyTree, PyTree, Array, Array], Classifier]
-"""(variables, reference, x, labels) -> Classifier."""
+Target = Callable[[PyTree, PyTree, Array, Array], tuple[Forward, Array]]
+"""(variables, reference, x, labels) -> what a view attacks: a function to logits, and the labels right for it."""
+
+UNATTACKED = ("clean", "augmented")
 
 
 def contrastive(
@@ -35,7 +39,7 @@ def contrastive(
     With `by_class` (SupCon) the other images of the same class are no wrong answers: their logits are -inf.
     """
 
-    def target(variables: PyTree, reference: PyTree, x: Array, labels: Array) -> Classifier:
+    def target(variables: PyTree, reference: PyTree, x: Array, labels: Array) -> tuple[Forward, Array]:
         embed = lambda images: network.apply(variables, images, False, method=network.embed)
         anchors = jax.lax.stop_gradient(embed(x))
         own = jnp.arange(len(x))
@@ -54,36 +58,31 @@ def online(network: Any) -> Target:
     )
 
 
-def baseline(network: Any) -> Target:
-    """The frozen clean baseline, in eval mode; uses the labels."""
-    return lambda variables, reference, x, labels: (
-        lambda images: network.apply(reference, images, False, method=network.logits),
-        labels,
-    )
+def of_reference(network: Any) -> Target:
+    """The frozen network of another stage, in eval mode; uses the labels."""
+    return lambda variables, reference, x, labels: online(network)(reference, None, x, labels)
 
 
-def make_views(
-    views: tuple[Attack | str, ...], target: Target, augment: Callable[[Key, Array], Array]
-) -> Callable[[PyTree, PyTree, Array, Array, Key], Array]:
-    """(variables, reference, images uint8 [B, H, W, C], labels, keys) -> views [B, V, H, W, C] in [0, 1].
-
-    A view is "clean" (the batch's crop and flip), "augmented" (a draw of its own) or an attack on the clean one.
+def make_views(views: tuple[Attack | str, ...], target: Target, augment: Augment) -> MakeViews:
+    """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own)
+    or an attack on the clean one. Raises ValueError for another name.
     """
+    for view in views:
+        if isinstance(view, str) and view not in UNATTACKED:
+            raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
 
     def make(variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key) -> Array:
         x = augment(keys, images)
         forward, wanted = target(variables, reference, x, labels)
         stack = []
         for number, view in enumerate(views):
-            view_keys = jax.vmap(lambda k, n=number: jax.random.fold_in(k, n + 1))(keys)
+            view_keys = fold_in_each(keys, number + 1)
             if view == "clean":
                 stack.append(x)
             elif view == "augmented":
                 stack.append(augment(view_keys, images))
-            elif not isinstance(view, str):
-                stack.append(view(forward, x, wanted, view_keys))
             else:
-                raise ValueError(f"unknown view {view!r}: known: clean, augmented, and attacks as functions")
+                stack.append(view(forward, x, wanted, view_keys))  # type: ignore[operator]
         return jnp.stack(stack, axis=1)
 
     return make

@@ -1,6 +1,5 @@
 """Values, checks and the fields a stage depends on."""
 
-import json
 import subprocess
 import sys
 
@@ -66,14 +65,92 @@ def test_a_step_may_be_chosen_by_its_number():
     config.validate(cfg)
 
 
-def test_only_the_control_is_trained_on_attacked_images():
-    """A field that label_use and the seen marks ignore must not exist."""
-    fields = config.flatten(config.base())
-    assert [field for field in fields if field.endswith(".attack")] == ["supervised.attack", "validation.attack"]
+def test_an_attack_in_training_is_a_field_that_decides_the_weights():
     cfg = config.base()
     assert "train_attack.eps" in config.stage_fields(cfg, "supervised")
     cfg.supervised.attack = ""
     assert "train_attack.eps" not in config.stage_fields(cfg, "supervised")
+    cfg.probe.attack = "pgd"
+    assert "train_attack.eps" in config.stage_fields(cfg, "probe")
+
+
+def test_a_new_stage_is_one_attribute(tmp_path):
+    cfg = config.base()
+    cfg.finetune = config.Supervised(start="pretrain:best", fresh="head", epochs=3)
+    cfg.stages = "pretrain,finetune"
+    config.validate(cfg)
+    assert config.trained_stages(cfg) == ["pretrain", "finetune"]
+    assert config.origin(cfg, "finetune") == ("pretrain", "best")
+    fields = config.stage_fields(cfg, "finetune")
+    assert fields["finetune.epochs"] == 3 and "pretrain.temperature" in fields and "baseline.lr" in fields
+    config.save(cfg, str(tmp_path), "mine")
+    restored, _ = config.restore(str(tmp_path))
+    assert isinstance(restored.finetune, config.Supervised) and config.flatten(restored) == config.flatten(cfg)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"start": "pretrian"}, "finetune.start is 'pretrian'; it can be scratch, or one of baseline"),
+        ({"start": "finetune"}, "finetune.start is 'finetune'"),
+        ({"start": "pretrain:newest"}, "finetune.start is 'pretrain:newest'"),
+        ({"trains": "hed"}, "finetune.trains is 'hed'; its parts can be backbone, projector, head"),
+        ({"trains": ""}, "finetune.trains is empty"),
+        ({"fresh": "heads"}, "finetune.fresh is 'heads'"),
+        ({"ascend": "labels"}, "finetune.ascend is 'labels'"),
+    ],
+)
+def test_what_a_stage_cannot_be(change, said):
+    cfg = config.base()
+    cfg.finetune = config.Supervised(start="pretrain")
+    cfg.finetune.update(change)
+    with pytest.raises(ValueError, match=said):
+        config.validate(cfg)
+
+
+def test_stages_that_start_from_each_other_are_refused():
+    cfg = config.base()
+    cfg.baseline.start = "probe"
+    with pytest.raises(ValueError, match="leads back to baseline: baseline <- probe <- pretrain <- baseline"):
+        config.validate(cfg)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "error", "said"),
+    [
+        ("pretrain", "epoch", 3, AttributeError, "did you mean 'epochs'"),
+        ("pretrain", "epochs", "three", TypeError, "epochs is 'three'; it must be of type int"),
+        ("pretrain", "epochs", 1.5, TypeError, "epochs is 1.5"),
+        ("augment", "flip", 1, TypeError, "flip is 1"),
+        ("train_attack", "eps", "eight", ValueError, "eps: 'eight' is no number"),
+    ],
+)
+def test_fields_are_typed_where_a_preset_sets_them(section, field, value, error, said):
+    with pytest.raises(error, match=said):
+        config.base()[section][field] = value
+
+
+def test_a_radius_may_be_written_as_grey_levels():
+    cfg = config.base()
+    cfg.train_attack.update({"eps": "4/255", "step_size": 1})
+    assert (cfg.train_attack.eps, cfg.train_attack.step_size) == (4 / 255, 1.0)
+
+
+def test_probe_start_as_earlier_versions_wrote_it():
+    cfg = config.base()
+    cfg.probe.start = "best"
+    assert config.origin(cfg, "probe") == ("pretrain", "best")
+    cfg.probe.start = "latest"
+    assert cfg.probe == config.base().probe
+
+
+def test_fields_of_an_earlier_version_are_read_as_they_were_meant():
+    saved = config.stage_fields(config.base(), "probe")
+    old = {k: v for k, v in saved.items() if k.split(".")[-1] not in ("trains", "fresh", "average", "views", "loss")}
+    old |= {"train_attack.eps": "8/255", "probe.start": "latest", "pretrain.loss": "info_nce"}
+    assert config.changed(config.fields_then(old, config.base(), "probe"), saved) == ""
+    old["train_attack.eps"] = "4/255"
+    assert "train_attack.eps" in config.changed(config.fields_then(old, config.base(), "probe"), saved)
 
 
 def test_stage_fields_follow_dependencies():
@@ -102,7 +179,7 @@ def test_save_holds_no_absolute_path_and_comes_back(tmp_path):
     restored, name = config.restore(str(workdir))
     assert name == "mine" and restored.data.name == cfg.data.name
     cfg.data.data_dir = ""
-    assert json.loads(restored.to_json()) == json.loads(cfg.to_json())
+    assert config.flatten(restored) == config.flatten(cfg)
 
 
 def test_restore_says_what_is_missing(tmp_path):

@@ -9,9 +9,8 @@ import pytest
 import speck
 
 from clead_jax import config, main
-from clead_jax.experiment import builders as build
+from clead_jax.experiment import builders, stages
 from clead_jax.losses import ContrastiveConfig, info_nce
-from clead_jax.losses import parse as criteria
 from clead_jax.training import checkpoint
 
 DIGITS = "configs/margin_supcon_digits.py"
@@ -28,7 +27,7 @@ def lines(workdir):
 
 
 def weights(workdir, stage="joint"):
-    return checkpoint.restore_model(build.checkpoint_dir(str(workdir), stage), "latest")[0]
+    return checkpoint.restore_model(builders.checkpoint_dir(str(workdir), stage), "latest")[0]
 
 
 def moved(a, b, part):
@@ -109,8 +108,11 @@ def test_the_twins_views_are_the_seen_attacks(tmp_path):
 
 
 def test_other_stages_keep_their_seeds():
-    """A stage's key is its place in the list, so a new stage goes to the end."""
-    assert config.TRAINED_STAGES[:4] == ("baseline", "supervised", "pretrain", "probe")
+    """The key of a stage of the base config is its place in a list; that of any other follows from its name."""
+    assert stages.FIRST == ("baseline", "supervised", "pretrain", "probe", "joint")
+    keys = [jax.random.key_data(stages.key_of(0, name)).tolist() for name in (*stages.FIRST, "aff", "alf")]
+    assert len(set(map(tuple, keys))) == 7
+    assert keys[2] == jax.random.key_data(jax.random.fold_in(jax.random.key(0), 2)).tolist()
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -141,8 +143,8 @@ def test_one_view_will_do_where_a_batch_holds_a_pair_for_sure(tmp_path):
 def test_more_classes_than_the_head_has():
     cfg = config.base()
     with pytest.raises(ValueError, match=r"^joint: labels go up to 12, but the head has 10 classes$"):
-        build.check_batch(cfg, "joint", np.arange(1300) % 13, 10, 1)
-    build.check_batch(cfg, "joint", np.arange(1300) % 13, 13, 1)
+        stages.check_batch(cfg, "joint", np.arange(1300) % 13, 10, 1)
+    stages.check_batch(cfg, "joint", np.arange(1300) % 13, 13, 1)
 
 
 def test_an_unknown_variant_or_data_set():
@@ -161,9 +163,10 @@ def test_pretraining_takes_any_settings_of_a_loss():
     z, labels = jax.random.normal(jax.random.key(0), (8, 3, 4)), jnp.arange(8) % 3
     cfg.pretrain.loss = "info_nce(margin=0.2,pairing=all,positives=class,temperature=1/2,weights=1:2:1)"
     expected = ContrastiveConfig(0.5, "cosine", "all", "class", (1, 2, 1), 0.2)
-    assert criteria.contrastive(cfg)(z, labels) == info_nce(z, labels, expected).sum() / 8
+    loss = lambda: stages.terms(cfg, "pretrain")["loss"][1](z, None, labels)
+    assert loss() == info_nce(z, labels, expected).sum() / 8
     cfg.pretrain.loss = "supcon"
-    assert criteria.contrastive(cfg)(z, labels) > 0
+    assert loss() > 0
 
 
 @pytest.mark.parametrize(
@@ -179,4 +182,4 @@ def test_a_setting_a_loss_has_not(loss, said):
     cfg = config.base()
     cfg.pretrain.loss = loss
     with pytest.raises(ValueError, match=said):
-        build.check(cfg)
+        stages.check(cfg)

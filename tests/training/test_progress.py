@@ -36,12 +36,3 @@ def test_the_last_stage_speaks_of_itself_alone(clock, capsys):
         clock.append(float(step))
         told.tick(step, 1.0)
     assert capsys.readouterr().out == "probe: 1 s a step at first, ETA 1 min 35 s\n"
-
-
-def test_seldom_says_yes_once_in_a_while():
-    now = [0.0]
-    due = progress.seldom(5.0, clock=lambda: now[0])
-    said = []
-    for now[0] in (0.0, 4.9, 5.0, 5.1, 9.9, 30.0, 31.0, 35.0):
-        said.append(due())
-    assert said == [False, False, True, False, False, True, False, True]

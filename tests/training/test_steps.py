@@ -1,7 +1,5 @@
 """The steps on a network small enough to be checked by hand, and the promises a state makes."""
 
-from types import SimpleNamespace
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,10 @@ import optax
 import pytest
 from flax import linen as nn
 
-from clead_jax.training import optimizers, pretrain, state, supervised, views
+from clead_jax.core.batches import example_keys
+from clead_jax.losses.parse import named_loss
+from clead_jax.training import optimizers, state, views
+from clead_jax.training.step import make_step
 
 
 class Tiny(nn.Module):
@@ -57,7 +58,21 @@ def plain(keys, images):
 
 def begin(variables, trained, tx, images, labels, reference=None):
     s, rest = state.create(variables, trained, tx)
-    return s, state.Frozen(images, labels, rest, reference)
+    return s, (state.Frozen(rest, reference), images, labels)
+
+
+CROSS_ENTROPY = {"loss": (1.0, named_loss("cross_entropy", {}))}
+
+
+def supervised_step(network, tx, attack="clean", terms=CROSS_ENTROPY):
+    """The step of every supervised stage, on rows of resident data."""
+    return state.gathered(make_step(network, tx, views.make_views((attack,), views.online(network), plain), terms))
+
+
+def online_step(network, tx, make_views, loss):
+    """The step of phase 1."""
+    terms = {"loss": (1.0, lambda z, logits, labels: loss(z, labels))}
+    return state.gathered(make_step(network, tx, make_views, terms, online=True))
 
 
 def test_split_and_variables_are_inverse(setting):
@@ -71,7 +86,7 @@ def test_supervised_step_is_one_step_of_sgd_on_the_mean_cross_entropy(setting):
     network, variables, images, labels = setting
     tx = optax.sgd(0.5)
     s, frozen = begin(variables, ("backbone", "head"), tx, images, labels)
-    step = supervised.make_step(network, tx, plain, None)
+    step = supervised_step(network, tx)
     index = jnp.arange(8)
     new, metrics = step(s, frozen, index, jax.random.key(1))
 
@@ -90,16 +105,16 @@ def test_probe_moves_the_head_alone(setting):
     network, variables, images, labels = setting
     tx = optax.adam(0.1)
     s, frozen = begin(variables, ("head",), tx, images, labels)
-    new, _ = supervised.make_step(network, tx, plain, None)(s, frozen, jnp.arange(8), jax.random.key(1))
+    new, _ = supervised_step(network, tx)(s, frozen, jnp.arange(8), jax.random.key(1))
     assert set(new.params) == {"head"}
     assert not jnp.array_equal(new.params["head"]["kernel"], variables["params"]["head"]["kernel"])
 
 
-def test_supervised_step_trains_on_what_perturb_returns(setting):
+def test_supervised_step_trains_on_what_the_attack_returns(setting):
     network, variables, images, labels = setting
     tx = optax.sgd(0.5)
     s, frozen = begin(variables, ("backbone", "head"), tx, images, labels)
-    black = supervised.make_step(network, tx, plain, lambda v, x, y, k: jnp.zeros_like(x))
+    black = supervised_step(network, tx, lambda forward, x, y, k: jnp.zeros_like(x))
     new, _ = black(s, frozen, jnp.arange(8), jax.random.key(1))
     np.testing.assert_array_equal(
         new.params["backbone"]["kernel"], s.params["backbone"]["kernel"]
@@ -112,15 +127,15 @@ def sum_of_squares(z, labels):
 
 def test_online_head_learns_and_never_moves_the_encoder(setting):
     network, variables, images, labels = setting
-    sgd = SimpleNamespace(optimizer="sgd", schedule="constant", lr=0.1, momentum=0.0, weight_decay=0.0, warmup_epochs=0)
-    tx = optimizers.make(sgd, 10, 1, online_lr=0.1)
+    sgd = optimizers.Settings(schedule="constant", lr=0.1, momentum=0.0, online_lr=0.1)
+    tx = optimizers.make(sgd, 10, 1)
     s, frozen = begin(variables, ("backbone", "projector", "head"), tx, images, labels)
     both = lambda v, reference, x, y, keys: jnp.stack([plain(None, x)] * 2, 1)
-    nothing = pretrain.make_step(network, tx, both, lambda z, labels: 0.0 * z.sum())
+    nothing = online_step(network, tx, both, lambda z, labels: 0.0 * z.sum())
     new, _ = nothing(s, frozen, jnp.arange(8), jax.random.key(1))
     np.testing.assert_array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])
     assert not jnp.array_equal(new.params["head"]["kernel"], s.params["head"]["kernel"])
-    new, _ = pretrain.make_step(network, tx, both, sum_of_squares)(s, frozen, jnp.arange(8), jax.random.key(1))
+    new, _ = online_step(network, tx, both, sum_of_squares)(s, frozen, jnp.arange(8), jax.random.key(1))
     assert not jnp.array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])
 
 
@@ -128,7 +143,7 @@ def test_views_are_batch_first_and_in_order(setting):
     network, variables, images, labels = setting
     darker = lambda forward, x, target, keys: x / 2
     make = views.make_views(("clean", darker, "augmented"), views.online(network), plain)
-    stack = make(variables, None, images, labels, state.example_keys(jax.random.key(0), jnp.arange(12)))
+    stack = make(variables, None, images, labels, example_keys(jax.random.key(0), jnp.arange(12)))
     assert stack.shape == (12, 3, 2, 2, 1)
     np.testing.assert_array_equal(stack[:, 1], stack[:, 0] / 2)
     np.testing.assert_array_equal(stack[:, 0], plain(None, images))
@@ -140,7 +155,7 @@ def test_what_the_views_attack_is_a_switch(setting):
     other = jax.tree.map(lambda leaf: leaf + 1, variables)
     logits, target = views.online(network)(variables, other, x, labels)
     np.testing.assert_array_equal(logits(x), network.apply(variables, x, False, method="logits"))
-    logits, target = views.baseline(network)(variables, other, x, labels)
+    logits, target = views.of_reference(network)(variables, other, x, labels)
     np.testing.assert_array_equal(logits(x), network.apply(other, x, False, method="logits"))
     assert jnp.array_equal(target, labels)
 
@@ -160,7 +175,7 @@ def test_contrastive_target_is_instance_discrimination(setting):
 
 def test_example_keys_follow_the_example_not_the_batch():
     key = jax.random.key(3)
-    data = lambda index: jax.random.key_data(state.example_keys(key, jnp.asarray(index)))
+    data = lambda index: jax.random.key_data(example_keys(key, jnp.asarray(index)))
     np.testing.assert_array_equal(data([5, 7])[1], data([7])[0])
 
 
@@ -172,3 +187,21 @@ def test_schedules():
     assert float(optimizers.rate("constant", 0.4, 100, 0)(77)) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="cosine, constant"):
         optimizers.rate("step", 0.4, 100, 0)
+
+
+def test_the_attack_in_training_has_keys_of_its_own(setting):
+    """Not those of the crop: an image's random start must not follow from how it was cropped."""
+    network, variables, images, labels = setting
+    seen = []
+    attack = lambda forward, x, target, keys: seen.append(keys) or x
+    keys = example_keys(jax.random.key(0), jnp.arange(12))
+    views.make_views((attack,), views.online(network), plain)(variables, None, images, labels, keys)
+    crop = jax.vmap(lambda key: jax.random.split(key, 4)[0])(keys)
+    start = jax.vmap(lambda key: jax.random.fold_in(key, 0))(seen[0])
+    different = jax.random.key_data(start) != jax.random.key_data(crop)
+    assert different.any(-1).all() and (jax.random.key_data(seen[0]) != jax.random.key_data(keys)).any(-1).all()
+
+
+def test_an_unknown_view_is_refused(setting):
+    with pytest.raises(ValueError, match="unknown view 'dark': known: clean, augmented"):
+        views.make_views(("dark",), views.online(setting[0]), plain)

@@ -1,4 +1,4 @@
-"""The joint step on a network small enough to be checked by hand."""
+"""Several terms and views in one step, on a network small enough to be checked by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,11 @@ import optax
 import pytest
 from flax import linen as nn
 
-from clead_jax.training import joint, state
+from clead_jax.losses.parse import named_loss
+from clead_jax.training import state
+from clead_jax.training.step import make_step
+
+CROSS_ENTROPY = named_loss("cross_entropy", {})
 
 PARTS = ("backbone", "projector", "head")
 
@@ -49,9 +53,9 @@ def spread(z, logits, labels):
 
 def one_step(terms, images=IMAGES):
     begun, rest = state.create(VARIABLES, PARTS, optax.sgd(0.5))
-    frozen = state.Frozen(jnp.asarray(images), jnp.asarray(LABELS), rest, None)
-    step = jax.jit(joint.make_step(NETWORK, optax.sgd(0.5), two_views, terms))
-    new, metrics = step(begun, frozen, INDEX, jax.random.key(1))
+    batch = state.Batch(jnp.asarray(images)[INDEX], jnp.asarray(LABELS)[INDEX], INDEX)
+    step = jax.jit(make_step(NETWORK, optax.sgd(0.5), two_views, terms))
+    new, metrics = step(begun, state.Frozen(rest), batch, jax.random.key(1))
     return begun, new, {name: float(total / count) for name, (total, count) in metrics.items()}
 
 
@@ -66,7 +70,7 @@ def by_hand(params):
 
 
 def test_is_one_step_of_sgd_on_the_weighted_sum():
-    _, new, metrics = one_step({"ce": (2.0, joint.cross_entropy), "spread": (3.0, spread)})
+    _, new, metrics = one_step({"ce": (2.0, CROSS_ENTROPY), "spread": (3.0, spread)})
     ce, spreading, accuracy = map(float, by_hand(VARIABLES["params"]))
     assert metrics == pytest.approx(
         {"loss": 2 * ce + 3 * spreading, "term_ce": 2 * ce, "term_spread": 3 * spreading, "train_accuracy": accuracy}
@@ -78,7 +82,7 @@ def test_is_one_step_of_sgd_on_the_weighted_sum():
 
 
 def test_the_classifier_moves_the_encoder_and_a_missing_term_moves_nothing():
-    begun, new, metrics = one_step({"ce": (1.0, joint.cross_entropy)})
+    begun, new, metrics = one_step({"ce": (1.0, CROSS_ENTROPY)})
     moved = {part: not np.array_equal(new.params[part]["kernel"], begun.params[part]["kernel"]) for part in PARTS}
     assert moved == {"backbone": True, "projector": False, "head": True}
     assert set(metrics) == {"loss", "term_ce", "train_accuracy"}

@@ -1,0 +1,127 @@
+"""The config's file in a work directory, and which of its fields decide the weights of a stage."""
+
+import json
+import os
+import runpy
+from typing import Any
+
+from clead_jax.config import schema
+from clead_jax.config.schema import Config, Contrastive, Joint
+from clead_jax.config.sections import flatten
+from clead_jax.core import spec
+
+FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
+
+
+def preset(neighbour: str, name: str, *arguments: Any) -> Config:
+    """The config of another file in the folder of `neighbour`, for presets that build on one another."""
+    return runpy.run_path(os.path.join(os.path.dirname(neighbour), name))["get_config"](*arguments)
+
+
+def origin(cfg: Config, stage: str) -> tuple[str, str] | None:
+    """The checkpoint (stage, "latest" or "best") that a stage starts from, or None: from fresh weights."""
+    source, _, which = cfg[stage].start.partition(":")
+    return None if source == "scratch" else (source, which or "latest")
+
+
+def reference(cfg: Config, stage: str) -> str | None:
+    """The stage whose frozen weights the attacks of a stage are made on, or None: its own current weights."""
+    return None if cfg[stage].ascend in ("contrastive", "online") else cfg[stage].ascend
+
+
+def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
+    """The fields that decide the weights of `stage`, flat: {'pretrain.epochs': 200, ...}. Changing one is refused."""
+    own, parts = cfg[stage], {"seed", "data", "augment", "model", "validation", stage}
+    if isinstance(own, Contrastive | Joint):
+        parts |= {"views", "train_attack"}
+    elif own.attack or own.views:
+        parts |= {"train_attack"}
+    free = ("data.data_dir", "data.test_size")
+    fields = {k: v for k, v in flatten(cfg).items() if k.split(".")[0] in parts and k not in free}
+    before: dict[str, Any] = {}
+    for source in {*(origin(cfg, stage) or ())[:1], *filter(None, [reference(cfg, stage)])}:
+        before |= stage_fields(cfg, source)
+    return before | fields
+
+
+def fields_then(saved: dict[str, Any], cfg: Config, stage: str) -> dict[str, Any]:
+    """`stage_fields` of a checkpoint from those saved with it, perhaps by an earlier version, before some existed.
+
+    `cfg` tells the kinds of the stages.
+    """
+    tree: dict[str, Any] = {name: {"kind": own.kind} for name, own in schema.stages_of(cfg).items()}
+    for name, value in saved.items():
+        *sections, last = name.split(".")
+        here = tree
+        for section in sections:
+            here = here.setdefault(section, {})
+        here[last] = value
+    return stage_fields(schema.from_json(tree), stage)
+
+
+def changed(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """'a.b: 1 -> 2, ...' for the fields that differ; empty if none does."""
+    return ", ".join(
+        f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}"
+        for k in sorted(old.keys() | new.keys())
+        if old.get(k) != new.get(k)
+    )
+
+
+def save(cfg: Config, workdir: str, name: str, command: str = "") -> None:
+    """Writes `config.json` without paths of this machine: data_dir is dropped, files are relative to the workdir."""
+    plain = schema.as_json(cfg)
+    plain["data"] |= {"data_dir": "", "name": _relative(cfg.data.name, workdir)}
+    path = os.path.join(workdir, "config.json")
+    with open(path + ".part", "w", encoding="utf-8") as f:
+        json.dump({"name": name, "command": command, "config": plain}, f, indent=1)
+    os.replace(path + ".part", path)
+
+
+def restore(workdir: str) -> tuple[Config, str]:
+    """`config.json` of a work directory -> (config, name). Raises ValueError if there is none that can be read."""
+    saved = _saved(workdir)
+    if saved is None:
+        raise ValueError(f"{workdir} is no work directory: it has no config.json")
+    try:
+        cfg, name = schema.from_json(saved["config"]), str(saved["name"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{_path(workdir)} is damaged ({error}); the training command writes a new one") from None
+    kind, _, file = cfg.data.name.partition(":")
+    if kind in FILE_SOURCES:
+        cfg.data.name = f"{kind}:{os.path.normpath(os.path.join(workdir, file))}"
+    return cfg, name
+
+
+def saved_command(workdir: str) -> str:
+    """The command that trained a work directory, '' if that is not known."""
+    return (_saved(workdir) or {}).get("command", "")
+
+
+def _path(workdir: str) -> str:
+    return os.path.join(workdir, "config.json")
+
+
+def _saved(workdir: str) -> dict[str, Any] | None:
+    if not os.path.exists(_path(workdir)):
+        return None
+    try:
+        with open(_path(workdir), encoding="utf-8") as f:
+            return dict(json.load(f))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{_path(workdir)} is damaged ({error}); the training command writes a new one") from None
+
+
+def portable(fields: dict[str, Any], workdir: str) -> dict[str, Any]:
+    """Flat fields with the user's own data file named relative to the work directory, as `save` does."""
+    return {**fields, "data.name": _relative(fields["data.name"], workdir)}
+
+
+def _relative(data_name: str, workdir: str) -> str:
+    kind, _, path = data_name.partition(":")
+    return f"{kind}:{os.path.relpath(path, workdir)}" if kind in FILE_SOURCES else data_name
+
+
+def trained_stages(cfg: Config) -> list[str]:
+    """The stages of `cfg.stages` that are trained, in that order."""
+    return [name for name in spec.items(cfg.stages) if name in schema.stages_of(cfg)]

@@ -1,0 +1,48 @@
+"""A run: the stages of a config, one after the other, in one work directory.
+
+WORKDIR/config.json            the config of the last start, without paths of this machine
+WORKDIR/checkpoints/<stage>/   see `training.checkpoint`; a stage is finished when its last step is there
+WORKDIR/metrics.jsonl          one line per stage and epoch
+WORKDIR/evaluation/, report/   see `evaluation.measurements` and `reporting`
+"""
+
+import os
+from pathlib import Path
+
+from clead_jax import config
+from clead_jax.config import Config
+from clead_jax.core import sharding
+from clead_jax.core.progress import log
+from clead_jax.experiment import evaluate, provenance, stages
+from clead_jax.experiment.context import open_run, refuse_changes
+from clead_jax.experiment.train import train
+from clead_jax.reporting import page
+
+
+def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
+    """Runs `cfg.stages` in `workdir`, going on where an earlier run with the same config was: training in the order
+    given, then evaluation, then the report.
+
+    `name` and `command` (if there is one) are what the report calls the run and says to type.
+    Raises ValueError (one line) for a config that cannot run or that differs, in a field a started stage depends on,
+    from the one the work directory was started with; OSError for a directory that cannot be written.
+    """
+    stages.check(cfg)
+    refuse_changes(cfg, workdir)
+    context = open_run(cfg, workdir, name)
+    context.check_batches()
+    if sharding.is_main():
+        os.makedirs(workdir, exist_ok=True)
+        config.save(cfg, workdir, name, command if context.stages else config.saved_command(workdir))
+    left = provenance.passes_left(context)
+    if sum(left.values()):
+        log.info(provenance.cost_line(left))
+    for stage in context.stages.values():
+        left.pop(stage.name)
+        train(context, stage, sum(left.values()))
+    evaluated = Path(workdir) / "evaluation"
+    if "evaluate" in context.asked:
+        evaluated = evaluate.measure(context)
+    if "report" in context.asked and sharding.is_main():
+        written = page.build(workdir)
+        log.info(f"\n{page.table(evaluated)}\n\nreport: {written}")

@@ -1,0 +1,257 @@
+"""Stages as data: from a stage's section of the config to its step, and to everything else that follows from it.
+
+Nothing here, or below, knows a stage by its name: what a stage trains, starts from, attacks and reads are fields of its
+section (see `config.schema`), what its loss is made of is its kind.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import clead_jax.losses  # noqa: F401  importing it registers the losses
+from clead_jax import config, data
+from clead_jax.config import Config, Contrastive, Joint
+from clead_jax.core import spec
+from clead_jax.core.registry import BACKBONES, LOSSES
+from clead_jax.core.types import Key, NamedAttack, Step
+from clead_jax.experiment import builders
+from clead_jax.losses.contrastive import SIMILARITIES
+from clead_jax.losses.parse import Term, named_loss
+from clead_jax.models import Network
+from clead_jax.training import averaging, optimizers, views
+from clead_jax.training.loop import Plan
+from clead_jax.training.state import Extra
+from clead_jax.training.step import make_step
+
+FIRST = ("baseline", "supervised", "pretrain", "probe", "joint")  # their keys are their places in this list
+SHAPED_BY = {"supervised": "loss", "contrastive": "weights", "joint": "margin_form"}  # named if views do not fit it
+
+
+class Validation(NamedTuple):
+    """How a stage is validated: every so many epochs, on so many images, under this attack."""
+
+    every: int
+    num_examples: int
+    attack: NamedAttack
+
+
+class Stage(NamedTuple):
+    """A trained stage, ready for the loop."""
+
+    name: str
+    step: Step
+    tx: optax.GradientTransformation
+    extra: Extra
+    trained: tuple[str, ...]  # parts of the network
+    fresh: tuple[str, ...]  # parts that do not come from `origin`
+    origin: tuple[str, str] | None  # (stage, "latest" or "best") whose weights it starts from
+    reference: str | None  # the stage whose frozen weights its attacks are made on
+    plan: Plan
+    passes: int  # forward+backward passes per training image
+    key: Key
+    augment: views.Augment
+    validation: Validation
+    save_every: int  # epochs
+    log_every: int  # steps
+    fields: dict[str, Any]  # what its weights depend on
+
+
+def check(cfg: Config) -> None:
+    """Everything that can be refused before data are read: plugins, names, attacks, losses. Raises ValueError."""
+    builders.import_plugins(cfg)
+    config.validate(cfg)
+    BACKBONES[cfg.model.backbone]
+    builders.augment_config(cfg)
+    for name in config.stages_of(cfg):
+        optimizers.make(optimizer(cfg, name), 1, 1)
+        averaging.extra(cfg[name].average, 1, 1)
+        view_list(cfg, name)
+        _check_terms(cfg, name)
+    for text in builders.asked_for(cfg)[0]:
+        builders.evaluation_attack(cfg, text)
+    builders.curve_attack(cfg)
+    for text in spec.items(cfg.evaluation.distances):
+        builders.distance_attack(cfg, text)
+    builders.validation_attack(cfg)
+
+
+def _check_terms(cfg: Config, name: str) -> None:
+    found, own = terms(cfg, name), cfg[name]
+    if name not in spec.items(cfg.stages):
+        return
+    texts = view_texts(cfg, name)
+    z, logits = (jax.ShapeDtypeStruct((2, len(texts), width), np.float32) for width in (8, 3))
+    labels, field = jax.ShapeDtypeStruct((2,), np.int32), SHAPED_BY[own.kind]
+    try:
+        jax.eval_shape(lambda *given: [term(*given) for _, term in found.values()], z, logits, labels)
+    except ValueError as error:
+        raise ValueError(f"views {','.join(texts)!r} with {name}.{field} {own[field]!r}: {error}") from None
+
+
+def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, devices: int) -> None:
+    """Raises ValueError where a stage's batches cannot be: too few images, or a number that devices cannot share;
+    labels the classifier has no output for; one view of so few images that a batch may hold no two of one class.
+    """
+    own, size, classes = cfg[name], cfg[name].batch_size, len(np.unique(labels))
+    if size > len(labels):
+        raise ValueError(f"{name}.batch_size is {size}, but there are only {len(labels)} training images")
+    if size % devices:
+        raise ValueError(f"{name}.batch_size is {size}; it must be divisible by the {devices} devices")
+    if labels.max() >= num_classes:
+        raise ValueError(f"{name}: labels go up to {labels.max()}, but the head has {num_classes} classes")
+    pairs_up = isinstance(own, Contrastive) or (isinstance(own, Joint) and (own.weight_supcon or own.weight_margin))
+    if pairs_up and len(view_texts(cfg, name)) == 1 and size <= classes:
+        raise ValueError(
+            f"{name}.batch_size is {size} and views is {cfg.views!r}: a batch may hold no positive pair, for there are "
+            f"{classes} classes; take a batch above {classes}, or two views (clean,augmented)"
+        )
+
+
+def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
+    """A stage's step, optimizer and length."""
+    own = cfg[name]
+    plan = Plan(num_examples, own.batch_size, own.epochs)
+    tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
+    extra = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
+    augment = _augment(cfg, getattr(own, "augment", True))
+    made = views.make_views(view_list(cfg, name), _target(own, net), augment)
+    attacked = [text for text in view_texts(cfg, name) if text not in views.UNATTACKED]
+    cost = sum(max(builders.named_training_attack(cfg, text).passes(net.num_classes)) for text in attacked)
+    return Stage(
+        name=name,
+        step=make_step(net, tx, made, terms(cfg, name), online=isinstance(own, Contrastive), extra=extra),
+        tx=tx,
+        extra=extra,
+        trained=spec.items(own.trains),
+        fresh=spec.items(own.fresh),
+        origin=config.origin(cfg, name),
+        reference=config.reference(cfg, name),
+        plan=plan,
+        passes=cost + len(view_texts(cfg, name)),
+        key=key_of(cfg.seed, name),
+        augment=augment,
+        validation=Validation(cfg.validation.every, cfg.validation.num_examples, builders.validation_attack(cfg)),
+        save_every=cfg.checkpoint.every,
+        log_every=cfg.log.every,
+        fields=config.stage_fields(cfg, name),
+    )
+
+
+def key_of(seed: int, name: str) -> Key:
+    """The key of a stage: by its place in `FIRST`, by its name if it is not there."""
+    number = FIRST.index(name) if name in FIRST else zlib.crc32(name.encode())
+    return jax.random.fold_in(jax.random.key(seed), number)
+
+
+# --- parts of a stage -------------------------------------------------------------------------------------------------
+
+
+def optimizer(cfg: Config, name: str) -> optimizers.Settings:
+    """The optimizer's settings."""
+    own = cfg[name]
+    names = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs")
+    return optimizers.Settings(**{n: own[n] for n in names}, online_lr=getattr(own, "online_lr", 0.0))
+
+
+def view_texts(cfg: Config, name: str) -> tuple[str, ...]:
+    """The views of a stage as they are written: its own, or `config.views` where its kind compares views."""
+    own = cfg[name]
+    if isinstance(own, Contrastive | Joint):
+        return spec.items(cfg.views)
+    return spec.items(own.views) or (own.attack or "clean",)
+
+
+def view_list(cfg: Config, name: str) -> tuple[views.Attack | str, ...]:
+    """The same: attacks as functions, "clean" and "augmented" by name."""
+    return tuple(
+        text if text in views.UNATTACKED else builders.training_attack(cfg, text) for text in view_texts(cfg, name)
+    )
+
+
+def _augment(cfg: Config, wanted: bool) -> views.Augment:
+    if not wanted:
+        return lambda keys, images: data.to_float(images)
+    augment_cfg = builders.augment_config(cfg)
+    return lambda keys, images: data.augment(keys, images, augment_cfg)
+
+
+def _target(own: Any, net: Network) -> views.Target:
+    if own.ascend == "online":
+        return views.online(net)
+    if own.ascend != "contrastive":
+        return views.of_reference(net)
+    similarity, by_class = getattr(own, "similarity", "cosine"), getattr(own, "positives", "class") == "class"
+    return views.contrastive(net, SIMILARITIES[similarity], getattr(own, "temperature", 0.1), by_class)
+
+
+def terms(cfg: Config, name: str) -> dict[str, tuple[float, Term]]:
+    """The terms of a stage's loss with their weights; one of weight 0 is left out and costs nothing."""
+    found = TERMS[cfg[name].kind](name, cfg[name])
+    return {term: (weight, loss) for term, (weight, loss) in found.items() if weight}
+
+
+def _supervised(name: str, own: Any) -> dict[str, tuple[float, Term]]:
+    if LOSSES[spec.parse(own.loss)[0]].info.get("of") != "logits":
+        known = ", ".join(loss for loss in LOSSES if LOSSES[loss].info.get("of") == "logits")
+        raise ValueError(f"{name}.loss is {own.loss!r}, a loss of embeddings; of logits there are {known}")
+    return {"loss": (1.0, named_loss(own.loss, {}))}
+
+
+def _contrastive(name: str, own: Any) -> dict[str, tuple[float, Term]]:
+    weights = tuple(spec.number(w, f"{name}.weights") for w in spec.items(own.weights))
+    common = {k: own[k] for k in ("temperature", "similarity", "pairing", "positives")}
+    return {"loss": (1.0, named_loss(own.loss, common | {"weights": weights}))}
+
+
+def _joint(name: str, own: Any) -> dict[str, tuple[float, Term]]:
+    weights = (own.weight_ce, own.weight_supcon, own.weight_margin)
+    if not (own.weight_ce > 0 and all(0 <= weight < np.inf for weight in weights)):
+        raise ValueError(
+            f"{name}.weight_ce, weight_supcon, weight_margin are {', '.join(map(str, weights))}; "
+            "the first, which trains the classifier, must be above 0, the others not below"
+        )
+    try:
+        margin = named_loss(own.margin_form, {"temperature": own.temperature, "margin": own.margin})
+    except ValueError as error:
+        raise ValueError(f"{name}.margin_form {own.margin_form!r} with {name}.margin {own.margin}: {error}") from None
+    losses = (named_loss("cross_entropy", {}), named_loss("supcon", {"temperature": own.temperature}), margin)
+    return dict(zip(("ce", "supcon", "margin"), zip(weights, losses, strict=True), strict=True))
+
+
+TERMS: dict[str, Callable[[str, Any], dict[str, tuple[float, Term]]]] = {
+    "supervised": _supervised,
+    "contrastive": _contrastive,
+    "joint": _joint,
+}
+
+
+# --- what a stage has seen --------------------------------------------------------------------------------------------
+
+
+def trained_on(cfg: Config, name: str) -> set[str]:
+    """Names of the views and attacks that a model was trained on, also in the stages it starts from."""
+    source = config.origin(cfg, name)
+    before = trained_on(cfg, source[0]) if source else set()
+    return before | {spec.parse(text)[0] for text in view_texts(cfg, name)}
+
+
+def label_use(cfg: Config, name: str) -> list[str]:
+    """Where class labels entered a stage's model: training, probe, attacks, initial weights, positives."""
+    own, source = cfg[name], config.origin(cfg, name)
+    before = label_use(cfg, source[0]) if source else []
+    if "backbone" not in spec.items(own.trains):
+        return list(dict.fromkeys(["probe", *before]))
+    if not isinstance(own, Contrastive):
+        return ["training"]
+    loss, settings = spec.parse(own.loss)
+    by_class = settings.get("positives", own.positives) == "class"
+    found = {
+        "attacks": own.ascend != "contrastive",
+        "initial weights": bool(before),
+        "positives": LOSSES[loss].info.get("uses_labels", by_class),
+    }
+    return [use for use, is_so in found.items() if is_so]

@@ -1,0 +1,70 @@
+"""What happens beside training: lines on the screen, metrics.jsonl, validation, checkpoints."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from clead_jax.core.types import PyTree
+from clead_jax.training.loop import Diverged, Plan
+from clead_jax.training.metric_writer import MetricWriter
+from clead_jax.training.progress import Progress
+from clead_jax.training.state import TrainState
+
+Save = Callable[[int, int, TrainState, float | None], None]
+"""(step, epoch, state, score) -> None: writes a checkpoint."""
+
+
+@dataclasses.dataclass
+class Callbacks:
+    """The `Hooks` of one stage.
+
+    `validate` gives val_clean and val_robust of a state; it is called every `validate_every` epochs and at the end.
+    `fetch` brings arrays to the host.
+    """
+
+    name: str
+    plan: Plan
+    passes: int  # per training image
+    writer: MetricWriter
+    progress: Progress
+    fetch: Callable[[PyTree], PyTree]
+    validate: Callable[[TrainState], dict[str, float]]
+    save: Save
+    validate_every: int
+    save_every: int
+    _epoch_started: float = dataclasses.field(default_factory=time.monotonic)
+
+    def on_log(self, step: int, means: dict[str, float]) -> None:
+        """Measures the speed and renews the live line."""
+        self.progress.tick(step, means["loss"])
+
+    def on_epoch(self, epoch: int, step: int, state: TrainState, means: dict[str, float]) -> None:
+        """Validates and saves where it is time to; one line in metrics.jsonl and on the screen.
+
+        Raises Diverged for weights that are not finite, or whose gradients are not: they are not saved.
+        """
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.fetch(state.params))):
+            raise Diverged(f"a weight is not finite after step {step}", bad=step)
+        paused = time.monotonic()
+        validated = epoch % self.validate_every == 0 or epoch == self.plan.epochs
+        if validated:
+            try:
+                means |= self.validate(state)
+            except FloatingPointError as error:
+                raise Diverged(f"{error}, after step {step}", bad=step) from error
+        self._write(epoch, step, means, seconds=paused - self._epoch_started)
+        if validated or epoch % self.save_every == 0:
+            self.save(step, epoch, state, means.get("val_robust"))
+        self.progress.leave_out(time.monotonic() - paused)
+        self._epoch_started = time.monotonic()
+
+    def _write(self, epoch: int, step: int, means: dict[str, float], seconds: float) -> None:
+        """`seconds` are those of training: what a validation costs is a choice of its own."""
+        plan = self.plan
+        line = {"stage": self.name, "step": step, "epoch": epoch, "epochs": plan.epochs, **means}
+        line |= {"images_per_s": self.progress.images_per_second, "seconds": round(seconds, 3)}
+        self.writer.write(line | {"passes": plan.steps_per_epoch * plan.batch_size * self.passes})
+        self.progress.epoch(epoch, step, means)

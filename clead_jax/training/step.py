@@ -1,0 +1,83 @@
+"""The one training step: make views of a batch, run the network once on all of them, follow a weighted sum of losses.
+
+    loss = sum over terms of weight * term(projections [B, V, D], logits [B, V, K], labels [B])
+
+What a stage trains differs in views, terms and trained parts only:
+
+    plain training              one clean view, cross entropy
+    PGD adversarial training    one attacked view, cross entropy (arXiv 1706.06083)
+    a probe                     the same, the head alone is trained and BatchNorm stays in eval mode (C-LEAD, Sec. 3)
+    TRADES                      a clean and an attacked view, `trades` (arXiv 1901.08573)
+    C-LEAD, phase 1             a clean and several attacked views, InfoNCE; a class head learns beside it (Eq. 2)
+    Margin SupCon               two views, cross entropy + SupCon + margin loss (arXiv 2412.19747)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clead_jax.core.batches import example_keys
+from clead_jax.core.types import Array, Key, Metrics, PyTree, Step
+from clead_jax.training.state import NOTHING, Batch, Extra, Frozen, TrainState, apply_gradients, variables
+
+Term = Callable[[Array, Array, Array], Array]
+"""(z [B, V, D], logits [B, V, K], labels [B]) -> scalar."""
+
+MakeViews = Callable[[PyTree, PyTree, Array, Array, Key], Array]
+"""(variables, reference, images uint8 [B, H, W, C], labels, keys [B]) -> views [B, V, H, W, C] in [0, 1]."""
+
+
+def make_step(
+    network: Any,
+    tx: optax.GradientTransformation,
+    make_views: MakeViews,
+    terms: Mapping[str, tuple[float, Term]],
+    *,
+    online: bool = False,
+    extra: Extra = NOTHING,
+) -> Step:
+    """A `Step` over the parts in the state. BatchNorm trains if the backbone does, and stays in eval mode if not.
+
+    With `online` the logits are gradient-stopped: the class head learns by a cross entropy of its own (reported as
+    online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,
+    weight included; a term called "loss" is the whole of it.
+    """
+
+    def step(state: TrainState, frozen: Frozen, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+        now = variables(state.params, state.batch_stats, frozen.variables)
+        keys = example_keys(key, batch.index)
+        views = make_views(now, frozen.reference, batch.images, batch.labels, keys)
+        b, v = views.shape[:2]
+        flat, view_labels = views.reshape(b * v, *views.shape[2:]), jnp.repeat(batch.labels, v)
+        train = "backbone" in state.params
+        mutable = ["batch_stats"] if train else []
+
+        def loss_fn(params: PyTree) -> tuple[Array, tuple[Array, Array, dict[str, Array], Array, PyTree]]:
+            merged = variables(params, state.batch_stats, frozen.variables)
+            features, new = network.apply(merged, flat, train, method=network.features, mutable=mutable)
+            z = network.apply(merged, features, method=network.project).reshape(b, v, -1)
+            seen = jax.lax.stop_gradient(features) if online else features
+            logits = network.apply(merged, seen, method=network.classify)
+            added = {n: w * term(z, logits.reshape(b, v, -1), batch.labels) for n, (w, term) in terms.items()}
+            loss = jnp.stack(list(added.values())).sum()
+            beside = _cross_entropy(logits, view_labels) if online else jnp.zeros(())
+            stats = {part: new.get("batch_stats", state.batch_stats)[part] for part in state.batch_stats}
+            return loss + beside, (loss, beside, added, logits, stats)
+
+        (_, (loss, beside, added, logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        count = jnp.float32(b)
+        shown = {"loss": loss} | {f"term_{name}": share for name, share in added.items() if name != "loss"}
+        shown |= {"online_loss": beside} if online else {}
+        metrics = {name: (value * count, count) for name, value in shown.items()}
+        hits = (logits.argmax(-1) == view_labels).sum() / v
+        metrics["online_accuracy" if online else "train_accuracy"] = hits, count
+        return apply_gradients(state, tx, grads, stats, extra), metrics
+
+    return step
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()

@@ -69,11 +69,11 @@ def main(argv: list[str]) -> None:
     for stage in stages:
         if stage not in config.TRAINED_STAGES:
             raise ValueError(f"models: unknown stage {stage!r}; known: {', '.join(config.TRAINED_STAGES)}")
-    from clead_jax import report  # after the flags: a typo should not wait for jax
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
     from clead_jax.experiment import builders as build  # after the flags: a typo should not wait for jax
     from clead_jax.experiment import context as run  # after the flags: a typo should not wait for jax
     from clead_jax.experiment import evaluate as measure  # after the flags: a typo should not wait for jax
+    from clead_jax.reporting import page
 
     sharding.initialize(options.distributed)
     build.check(cfg)
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     with cli.writing_in(options.workdir):
         directory = measure.measure(run.open_run(cfg, options.workdir, name), stages, options.fresh)
     if sharding.is_main():
-        print(report.table(directory))
+        print(page.table(directory))
         shown = f"python -m clead_jax.report --workdir={options.workdir} shows them"
         print(f"results: {directory / 'results.json'}; {shown}")
 

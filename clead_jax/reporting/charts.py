@@ -1,57 +1,72 @@
-"""Pictures of numbers: accuracy before and after, accuracy over the radius of the attack, training."""
+"""Pictures of numbers: accuracy by protocol, by attack, over the radius of the attack, and during training."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clead_jax.reporting import headline as protocols
-from clead_jax.reporting import labels as wording
-from clead_jax.reporting import style
+from clead_jax.reporting import headline, labels, style
 from clead_jax.results.intervals import interval95
 
 _APART = 0.06  # steps between the points of two models, so that their intervals can be told apart
 
 
+class Series(NamedTuple):
+    """What one model contributes to a picture: accuracies in [0, 1], their 95 % intervals, and its look."""
+
+    title: str
+    shares: Sequence[float]
+    intervals: Sequence[Any]
+    look: dict[str, Any]  # arguments of `errorbar`
+
+
+def bars(shares: Sequence[float], intervals: Sequence[Any]) -> np.ndarray:
+    """Lengths of the error bars in %, [2, n]: below and above the point."""
+    low, high = np.array(intervals, float).reshape(-1, 2).T
+    return 100 * np.maximum(0, [shares - low, high - shares])
+
+
+# --- by protocol and by attack ----------------------------------------------------------------------------------------
+
+
 @style.styled
-def fall(results: dict[str, Any]) -> Figure:
+def by_protocol(results: dict[str, Any]) -> Figure:
     """Accuracy on clean images and under every protocol measured: a line per model with 95 % intervals.
 
     Where an attack was stopped by its budget the number is a bound: "≤", and an arrow in place of the lower bar.
     """
-    steps = ["clean", *protocols.measured(results)]
-    falls = {model: protocols.fall(model, results) for model in results["models"]}
+    steps = ["clean", *headline.measured(results)]
+    lines = {model: headline.by_protocol(model, results) for model in results["models"]}
     figure, axes = style.panels(3.9)
     ax = axes[0, 0]
-    for number, (model, found) in enumerate(falls.items()):
-        places = np.array([steps.index(step) for step in found]) + _APART * (number - (len(falls) - 1) / 2)
+    for number, ((model, found), look) in enumerate(zip(lines.items(), style.lines(lines), strict=True)):
+        places = np.array([steps.index(step) for step in found]) + _APART * (number - (len(lines) - 1) / 2)
         shares = [each.share for each in found.values()]
-        bars = _bars(shares, [each.interval or (each.share, each.share) for each in found.values()])
-        bars[0, [each.bound for each in found.values()]] = 0
-        look = style.model_line(model)
-        title = wording.model_title(model, results)
-        ax.errorbar(places, 100 * np.array(shares), yerr=bars, label=title, **look._asdict())
+        lengths = bars(shares, [each.interval or (each.share, each.share) for each in found.values()])
+        lengths[0, [each.bound for each in found.values()]] = 0
+        title = labels.model_title(model, results)
+        ax.errorbar(places, 100 * np.array(shares), yerr=lengths, label=title, **look._asdict())
         for place, (step, each) in zip(places, found.items(), strict=True):
             if each.bound:
                 arrow = {"arrowstyle": "<-", "color": look.color, "linewidth": 1.4}
                 below = {"xytext": (0, -22), "textcoords": "offset points"}
                 ax.annotate("", (place, 100 * each.share), arrowprops=arrow, **below)
-            best = max((m for m in falls if step in falls[m]), key=lambda m: falls[m][step].share)
-            side = (1 if model == best else -1) * _APART * (len(falls) - 1) / 2
-            _say_share(ax, (steps.index(step) + side, 100 * each.share), each.bound, model == best, look.color)
-    titles = [f"{each.title}\n{each.how}" for name, each in protocols.PROTOCOLS.items() if name in steps]
+            best = max((m for m in lines if step in lines[m]), key=lambda m: lines[m][step].share)
+            side = (1 if model == best else -1) * _APART * (len(lines) - 1) / 2
+            _write_share(ax, (steps.index(step) + side, 100 * each.share), each.bound, model == best, look.color)
+    titles = [f"{each.title}\n{each.how}" for name, each in headline.PROTOCOLS.items() if name in steps]
     ax.set_xticks(range(len(steps)), ["Clean images", *titles], color=style.INK)
     ax.tick_params(axis="x", length=0, labelsize=9)
     ax.grid(False, axis="x")
     style.percent(ax, "y", "accuracy, worst case, %")
     ax.set(xlim=(-0.4, len(steps) - 0.5), ylim=(-10, 107))
-    figure.legend(loc="outside upper center", ncols=len(falls))
+    figure.legend(loc="outside upper center", ncols=len(lines))
     return figure
 
 
-def _say_share(ax: Axes, point: tuple[float, float], bound: bool, above: bool, color: str) -> None:
+def _write_share(ax: Axes, point: tuple[float, float], bound: bool, above: bool, color: str) -> None:
     """Writes a value beside its point: to the upper right, or to the lower left, where a falling line is not."""
     side, height, sign = ("left", "bottom", 1) if above else ("right", "top", -1)
     ax.annotate(f"{'≤ ' if bound else ''}{point[1]:.1f}", point, xytext=(5 * sign, 3 * sign), color=color, fontsize=9,
@@ -61,54 +76,87 @@ def _say_share(ax: Axes, point: tuple[float, float], bound: bool, above: bool, c
 @style.styled
 def before_after(results: dict[str, Any]) -> Figure:
     """A row per attack, a point per model with its 95 % interval."""
-    attacks, models = wording.attacks_of(results), results["models"]
+    attacks, models = labels.attacks_of(results), results["models"]
     figure, axes = style.panels(1.1 + 0.5 * len(attacks))
-    ax = axes[0, 0]
-    for number, (name, model) in enumerate(models.items()):
+    for number, ((name, model), look) in enumerate(zip(models.items(), style.lines(models), strict=True)):
         measured = [attack for attack in attacks if attack in model["accuracy"]]
         shares = [model["accuracy"][attack] for attack in measured]
         intervals = [model.get("interval95", {}).get(a, (s, s)) for a, s in zip(measured, shares, strict=True)]
-        rows = np.array([attacks.index(attack) for attack in measured]) + 0.26 * (number - (len(models) - 1) / 2)
-        look = style.model_line(name)._replace(linestyle="none")._asdict()
-        title = wording.model_title(name, results)
-        ax.errorbar(100 * np.array(shares), rows, xerr=_bars(shares, intervals), label=title, **look)
-    ax.set_yticks(range(len(attacks)), [wording.attack_title(attack, results) for attack in attacks], color=style.INK)
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(attacks) - 0.5, -0.5)
-    ax.grid(False, axis="y")
-    style.percent(ax, "x", f"accuracy in %; attacks with {wording.radius(**results['threat_model'])}")
+        series = Series(labels.model_title(name, results), shares, intervals, look._asdict())
+        offset = 0.26 * (number - (len(models) - 1) / 2)
+        points(axes[0, 0], series, np.array([attacks.index(attack) for attack in measured]) + offset)
+    attack_rows(axes[0, 0], [labels.attack_title(attack, results) for attack in attacks], results["threat_model"])
     figure.legend(loc="outside upper center", ncols=len(models))
     return figure
+
+
+def points(ax: Axes, series: Series, rows: np.ndarray) -> None:
+    """Draws accuracies from left to right, with their intervals, at the heights `rows` [n]."""
+    lengths, look = bars(series.shares, series.intervals), series.look | {"linestyle": "none"}
+    ax.errorbar(100 * np.array(series.shares), rows, xerr=lengths, label=series.title, **look)
+
+
+def attack_rows(ax: Axes, titles: list[str], threat: dict[str, Any]) -> None:
+    """Names the rows 0, 1, ... after attacks, from the top, and the axis below after the threat model."""
+    ax.set_yticks(range(len(titles)), titles, color=style.INK)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(titles) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+    style.percent(ax, "x", f"accuracy in %; attacks with {labels.radius(**threat)}")
+
+
+# --- over the radius --------------------------------------------------------------------------------------------------
 
 
 @style.styled
 def accuracy_over_eps(results: dict[str, Any]) -> Figure:
     """Accuracy under one attack as its radius grows, a line per model with 95 % intervals (Wilson)."""
-    curves, data, threat = results["curves"], results["dataset"], results["threat_model"]
-    unit = 255 if threat["norm"] == "linf" else 1
+    curves, data = results["curves"], results["dataset"]
     count = curves.get("num_examples", data["num_examples"])
-    eps = unit * np.array(curves["eps"])
+    series = [
+        over_radii(labels.model_title(name, results), curves["accuracy"][name], count, look._asdict())
+        for name, look in zip(results["models"], style.lines(results["models"]), strict=True)
+        if name in curves["accuracy"]
+    ]
     figure, axes = style.panels(3.8)
     ax = axes[0, 0]
-    for name, shares in curves["accuracy"].items():
-        bars = _bars(shares, [interval95(share * count, count) for share in shares])
-        look = style.model_line(name)._asdict()
-        ax.errorbar(eps, 100 * np.array(shares), yerr=bars, label=wording.model_title(name, results), **look)
-    # The interesting radii are the small ones, the telling one (is it 0 in the end?) is far out: hence the square root.
-    ax.set_xscale("function", functions=(_signed_root, _signed_square))
-    ax.set_xticks(eps, [f"{value:.3g}" for value in eps])
-    ax.grid(False, axis="x")
-    note = {"color": style.GREY, "fontsize": 9, "textcoords": "offset points", "xytext": (4, 3)}
-    ax.axvline(unit * threat["eps"], color=style.GREY, linewidth=1, zorder=1)
-    ax.annotate("ε of the table", (unit * threat["eps"], 100), **note)
+    draw_over_eps(ax, series, curves["eps"], labels.attack_title(curves["attack"], results), results["threat_model"])
     if data.get("num_classes"):
         ax.axhline(100 / data["num_classes"], color=style.GREY, linewidth=1, linestyle=":", zorder=1)
-        ax.annotate("guessing", (1, 100 / data["num_classes"]), xycoords=("axes fraction", "data"), ha="right", **note)
-    norm = wording.norm_title(threat["norm"])
-    ax.set_xlabel(f"{norm} radius ε{' in units of 1/255' if unit == 255 else ''} (square-root scale)")
-    style.percent(ax, "y", f"accuracy under {wording.attack_title(curves['attack'], results)}, %")
+        _note(ax, "guessing", (1, 100 / data["num_classes"]), xycoords=("axes fraction", "data"), ha="right")
     ax.legend(loc="upper right")
     return figure
+
+
+def over_radii(title: str, shares: Sequence[float], count: int, look: dict[str, Any]) -> Series:
+    """A model's curve: accuracies [n] over n radii, each measured on `count` images."""
+    return Series(title, shares, [interval95(share * count, count) for share in shares], look)
+
+
+def draw_over_eps(ax: Axes, series: list[Series], radii: Sequence[float], attack: str, threat: dict[str, Any]) -> None:
+    """Draws accuracies over `radii`, on a square-root scale: the small radii are the interesting ones, and the largest
+    has to be there to show whether accuracy is 0 in the end. A line marks the radius of the threat model.
+    """
+    unit = 255 if threat["norm"] == "linf" else 1
+    eps = unit * np.array(radii)
+    for each in series:
+        lengths = bars(each.shares, each.intervals)
+        ax.errorbar(eps, 100 * np.array(each.shares), yerr=lengths, label=each.title, **each.look)
+    ax.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x)))
+    ax.set_xticks(eps, [f"{value:.3g}" for value in eps])
+    ax.grid(False, axis="x")
+    ax.axvline(unit * threat["eps"], color=style.GREY, linewidth=1, zorder=1)
+    _note(ax, "ε of the table", (unit * threat["eps"], 100))
+    norm = labels.norm_title(threat["norm"])
+    ax.set_xlabel(f"{norm} radius ε{' in units of 1/255' if unit == 255 else ''} (square-root scale)")
+    style.percent(ax, "y", f"accuracy under {attack}, %")
+
+
+def _note(ax: Axes, text: str, point: tuple[float, float], **options: Any) -> None:
+    ax.annotate(text, point, color=style.GREY, fontsize=9, textcoords="offset points", xytext=(4, 3), **options)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @style.styled
@@ -121,53 +169,39 @@ def training_curves(metrics: list[dict[str, Any]]) -> Figure:
     legend = {}
     for stage, (left, right) in zip(stages, axes, strict=True):
         lines = [line for line in metrics if line["stage"] == stage]
-        left.plot(*_series(lines, "loss"), color=style.INK, linewidth=1.4)
+        left.plot(*_values(lines, "loss"), color=style.INK, linewidth=1.4)
         left.set(title=stage, ylabel="training loss")
-        _shares(left, lines)
+        _loss_terms(left, lines)
         for key, label, look in (("val_clean", "clean", style.CLEAN), ("val_robust", "under attack", style.ROBUST)):
-            steps, shares = _series(lines, key)
+            steps, shares = _values(lines, key)
             if len(steps):
                 legend[label] = right.plot(steps, 100 * shares, **look._asdict())[0]
         if right.lines:
             right.set_xlim(left.get_xlim())
             style.percent(right, "y", "validation acc., %")
         else:
-            style.bare(right)
+            style.hide_axes(right)
             right.text(0.5, 0.5, "no validation in this stage", color=style.GREY, ha="center", va="center")
     figure.supxlabel("optimizer step", fontsize=10, color=style.INK)
     figure.legend(legend.values(), legend.keys(), loc="outside upper right", ncols=2)
     return figure
 
 
-def _shares(ax: Axes, lines: list[dict[str, Any]]) -> None:
+def _loss_terms(ax: Axes, lines: list[dict[str, Any]]) -> None:
     """What each term adds to the loss, weight included, as layers whose upper edge is the loss."""
     terms = list(dict.fromkeys(key for line in lines for key in line if key.startswith("term_")))
     if len(terms) < 2:
         return
-    steps, _ = _series(lines, terms[0])
+    steps, _ = _values(lines, terms[0])
     names = [term.removeprefix("term_") for term in terms]
-    layers = [_series(lines, term)[1] for term in terms]
+    layers = [_values(lines, term)[1] for term in terms]
     ax.stackplot(steps, layers, labels=names, colors=style.PALETTE[2:], alpha=0.55, linewidth=0)
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     ax.legend(loc="upper right", fontsize=8)
 
 
-def _signed_root(x: np.ndarray) -> np.ndarray:
-    return np.sign(x) * np.sqrt(np.abs(x))
-
-
-def _signed_square(x: np.ndarray) -> np.ndarray:
-    return x * np.abs(x)
-
-
-def _series(lines: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def _values(lines: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of the lines that carry `key`."""
     pairs = [(line["step"], line[key]) for line in lines if key in line]
     steps, values = np.array(pairs, float).reshape(-1, 2).T
     return steps, values
-
-
-def _bars(shares: Sequence[float], intervals: Sequence[Any]) -> np.ndarray:
-    """Lengths of the error bars in %, [2, n]: below and above the point."""
-    low, high = np.array(intervals, float).reshape(-1, 2).T
-    return 100 * np.maximum(0, [shares - low, high - shares])

@@ -2,116 +2,33 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from clead_jax.reporting import compare_chart as comparison_chart
-from clead_jax.reporting import compare_runs as comparison
-from clead_jax.reporting import labels as wording
-from clead_jax.reporting import render, tables
-from clead_jax.reporting.compare_runs import Comparison, Row, Score
+from clead_jax.reporting import compare_chart, labels, render, tables
+from clead_jax.reporting.compare_runs import Attack, Comparison, Entry, Row, score
 from clead_jax.reporting.render import Block, Bullets, Cell, Code, Heading, Picture, Table, Text
 
 NOTES = [
     "Brackets: 95 % interval for the number of images. ±: standard deviation over seeds (n − 1).",
-    "Worst case: an image counts only if it withstands every attack the run was evaluated with, AutoAttack aside.",
-    "Training passes: forward and backward passes of every stage the model stands on, added up over single images.",
+    "Worst case: an image counts only if it is classified correctly under every attack of its run but AutoAttack.",
+    "Training passes: forward and backward passes of all stages the model was trained in, added up over single images.",
 ]
 
 
-def title(found: list[Comparison]) -> str:
-    """The page's title."""
-    return f"Runs compared: {found[0].results['dataset']['name']}"
-
-
-def compose(found: list[Comparison]) -> list[Block]:
-    """All blocks of the page: a table and a picture for every measurement, then how it came about."""
-    blocks: list[Block] = []
-    for number, each in enumerate(found):
-        heading: list[Block] = [Heading(comparison.described(comparison.measurement(each.results)))] if number else []
-        blocks += [*heading, Text(tables.measured(each.results)), *_warnings(each), table(each), Bullets(NOTES)]
-        blocks += [_picture(each, f"compare-{number + 1}" if number else "compare"), *_singles(each)]
-    return [*blocks, *_differences(found[0]), *_commands(found[0])]
+def write(found: list[Comparison], output: str | Path) -> Path:
+    """Writes `output`/compare.* and returns the path of the HTML page. Raises OSError if it cannot write."""
+    page = Path(output) / "compare.html"
+    title = f"Runs compared: {found[0].results['dataset']['name']}"
+    render.write(title, _blocks(found), page.with_suffix(".md"), page)
+    page.with_suffix(".json").write_text(json.dumps(plain(found), indent=1))
+    return page
 
 
 def text(found: list[Comparison]) -> str:
     """Measurements and tables for the terminal."""
-    return "\n\n".join(
-        "\n".join([tables.measured(each.results), *each.notes, "", render.text(table(each))]) for each in found
-    )
-
-
-def table(found: Comparison) -> Table:
-    """A row per model: accuracy in % under every attack, what training cost, where labels were used, the seeds."""
-    header = ["Model", *(column.title for column in found.columns), "Training passes", "Labels used for", "Seeds"]
-    return Table(header, [_row(row, found) for row in found.rows])
-
-
-def _row(row: Row, found: Comparison) -> list[Cell]:
-    cells = [_cell(comparison.score(row, column), len(row.models)) for column in found.columns]
-    passes, seeds = comparison.passes(row), Counter(seed for seed, _ in row.models)
-    trained = ", ".join(f"{seed}" + (f" ({count}×)" if count > 1 else "") for seed, count in seeds.items())
-    labels = ", ".join(comparison.labels(row))
-    return [row.name, *cells, "not recorded" if passes is None else f"{passes:,.0f}", labels or "none", trained]
-
-
-def _cell(score: Score | None, models: int) -> Cell:
-    if score is None:
-        return "not measured"
-    spread = "" if score.std is None else f" ± {wording.percent(score.std)}"
-    part = "" if len(score.shares) == models else f" ({len(score.shares)} of {models} runs)"
-    return wording.percent(score.mean) + spread, wording.span(score.interval95) + part
-
-
-def _warnings(found: Comparison) -> list[Block]:
-    """What a reader must know first: notes on the comparison, and the doubts the runs have about their own numbers."""
-    rows: list[list[Cell]] = [["These runs together", note] for note in found.notes]
-    doubts: dict[str, list[str]] = {}
-    for run, results in {entry.run: entry.results for row in found.rows for entry in row.entries}.items():
-        for check in results["checks"]:
-            if check["status"] in ("warn", "fail"):
-                said = f"{check['status'].upper()}: {check['name']} — {check['hint']}"
-                doubts.setdefault(said, []).append(run)
-    rows += [[", ".join(dict.fromkeys(runs)), said] for said, runs in doubts.items()]
-    return [Table(["Runs", "Before reading the numbers"], rows, numeric=False, alarm=True)] if rows else []
-
-
-def _picture(found: Comparison, name: str) -> Block:
-    curves = comparison.curves(found)
-    none = "No curves: not every run has one of the same attack and radii. "
-    below = "Below: as the attack grows. " if curves else none
-    dots = "Dots are single seeds. " if any(len(row.models) > 1 for row in found.rows) else ""
-    alt = "Accuracy of every row under every attack" + (", and over the radius of the attack." if curves else ".")
-    return Picture(name, comparison_chart.picture(found), alt, f"{below}{dots}Bars are 95 % intervals.")
-
-
-def _singles(found: Comparison) -> list[Block]:
-    """The runs behind the means."""
-    rows: list[list[Cell]] = []
-    for row in found.rows:
-        for model, entry in row.models.items() if len(row.models) > 1 else ():
-            alone = Row(row.name, [each for each in row.entries if each.model == model])
-            cells = [_cell(comparison.score(alone, column), 1) for column in found.columns]
-            rows.append([row.name, *cells, str(entry.seed), entry.run])
-    header = ["Model", *(column.title for column in found.columns), "Seed", "Run"]
-    return [Table(header, rows, summary="The single runs behind the means")] if rows else []
-
-
-def _differences(found: Comparison) -> list[Block]:
-    """The settings in which rows of one stage differ."""
-    firsts = [row.entries[0] for row in found.rows]
-    rows: list[list[Cell]] = [
-        [row.name, ", ".join(f"{key}={value}" for key, value in differing.items())]
-        for row, first in zip(found.rows, firsts, strict=True)
-        if (differing := comparison.differing_fields(first, firsts))
-    ]
-    heading = Heading("What differs between the settings")
-    return [heading, Table(["Model", "Settings"], rows, numeric=False)] if rows else []
-
-
-def _commands(found: Comparison) -> list[Block]:
-    runs = {entry.run: entry.results["environment"] for row in found.rows for entry in row.entries}
-    lines = [f"# {run}\n{environment.get('command') or 'not recorded'}" for run, environment in runs.items()]
-    return [Heading("How the runs were made"), Code("\n".join(lines))]
+    parts = ([tables.measured(each.results), *each.notes, "", render.text(_table(each))] for each in found)
+    return "\n\n".join(map("\n".join, parts))
 
 
 def plain(found: list[Comparison]) -> dict[str, Any]:
@@ -120,40 +37,82 @@ def plain(found: list[Comparison]) -> dict[str, Any]:
     A row has "name", "stage", "settings" (those that differ), "seeds", "runs", "accuracy" {title: {"attack",
     "settings", "mean", "std", "interval95", "single"}} in [0, 1], "forward_backward_passes", "label_use".
     """
-    return {"schema": 1, "comparisons": [_plain(each) for each in found]}
+    comparisons = []
+    for each in found:
+        measured = {key: each.results[key] for key in ("dataset", "threat_model")}
+        rows = [_plain(row, each.columns) for row in each.rows]
+        comparisons.append(measured | {"notes": each.notes, "rows": rows, "curves": each.curves})
+    return {"schema": 1, "comparisons": comparisons}
 
 
-def _plain(found: Comparison) -> dict[str, Any]:
-    firsts = [row.entries[0] for row in found.rows]
-    return {
-        "dataset": found.results["dataset"],
-        "threat_model": found.results["threat_model"],
-        "notes": found.notes,
-        "rows": [
-            {
-                "name": row.name,
-                "stage": row.entries[0].stage,
-                "settings": comparison.differing_fields(row.entries[0], firsts),
-                "seeds": [seed for seed, _ in row.models],
-                "runs": list(dict.fromkeys(entry.run for entry in row.entries)),
-                "accuracy": {
-                    column.title: {"attack": column.attack, "settings": json.loads(column.settings)} | _numbers(score)
-                    for column in found.columns
-                    if (score := comparison.score(row, column))
-                },
-                "forward_backward_passes": comparison.passes(row),
-                "label_use": comparison.labels(row),
-            }
-            for row in found.rows
-        ],
-        "curves": comparison.curves(found),
+def _plain(row: Row, columns: dict[str, Attack]) -> dict[str, Any]:
+    models = {"stage": row.models[0].stage, "seeds": [entry.model[0] for entry in row.models]}
+    accuracy = {
+        title: {"attack": attack[0], "settings": json.loads(attack[1])} | found._asdict()
+        for title, attack in columns.items()
+        if (found := score(row.models, attack))
     }
+    return {key: value for key, value in row._asdict().items() if key != "models"} | models | {"accuracy": accuracy}
 
 
-def _numbers(score: Score) -> dict[str, Any]:
-    return {
-        "mean": score.mean,
-        "std": score.std,
-        "interval95": list(score.interval95),
-        "single": list(score.shares.values()),
-    }
+def _blocks(found: list[Comparison]) -> list[Block]:
+    """All blocks of the page: a table and a picture for every measurement, then how it came about."""
+    blocks: list[Block] = []
+    for number, each in enumerate(found):
+        heading: list[Block] = [Heading(labels.measurement(each.results))] if number else []
+        blocks += [*heading, Text(tables.measured(each.results)), *_warnings(each), _table(each), Bullets(NOTES)]
+        blocks += [_picture(each, f"compare-{number + 1}" if number else "compare"), *_singles(each)]
+    settings = {row.name: [f"{key}={value}" for key, value in row.settings.items()] for row in found[0].rows}
+    differing: list[list[Cell]] = [[name, ", ".join(own)] for name, own in settings.items() if own]
+    if differing:
+        blocks += [Heading("What differs between the settings"), Table(["Model", "Settings"], differing, numeric=False)]
+    made = {run: results["environment"].get("command") or "not recorded" for run, results in found[0].runs.items()}
+    commands = Code("\n".join(f"# {run}\n{command}" for run, command in made.items()))
+    return [*blocks, Heading("How the runs were made"), commands]
+
+
+def _table(found: Comparison) -> Table:
+    """A row per model: accuracy in % under every attack, what training cost, where labels were used, the seeds."""
+    rows: list[list[Cell]] = []
+    for row in found.rows:
+        passes = "not recorded" if row.forward_backward_passes is None else f"{row.forward_backward_passes:,.0f}"
+        seeds = Counter(entry.model[0] for entry in row.models)
+        trained = ", ".join(f"{seed} ({count}×)" if count > 1 else f"{seed}" for seed, count in seeds.items())
+        rows.append([row.name, *_cells(row.models, found), passes, ", ".join(row.label_use) or "none", trained])
+    return Table(["Model", *found.columns, "Training passes", "Labels used for", "Seeds"], rows)
+
+
+def _cells(models: list[Entry], found: Comparison) -> list[Cell]:
+    cells: list[Cell] = []
+    for own in (score(models, attack) for attack in found.columns.values()):
+        spread = "" if own is None or own.std is None else f" ± {labels.percent(own.std)}"
+        part = "" if own is None or len(own.single) == len(models) else f" ({len(own.single)} of {len(models)} runs)"
+        cells.append((labels.percent(own.mean) + spread, labels.span(own.interval95) + part) if own else "not measured")
+    return cells
+
+
+def _warnings(found: Comparison) -> list[Block]:
+    """What a reader must know first: notes on the comparison, and the checks that failed or warned in its runs."""
+    said: dict[str, list[str]] = {}
+    for run, results in found.runs.items():
+        for check in (check for check in results["checks"] if check["status"] in ("warn", "fail")):
+            said.setdefault(f"{check['status'].upper()}: {check['name']} — {check['hint']}", []).append(run)
+    rows: list[list[Cell]] = [["These runs together", note] for note in found.notes]
+    rows += [[", ".join(dict.fromkeys(runs)), what] for what, runs in said.items()]
+    return [Table(["Runs", "Before reading the numbers"], rows, numeric=False, alarm=True)] if rows else []
+
+
+def _picture(found: Comparison, name: str) -> Block:
+    curves = "Below: as the attack grows." if found.curves else "No curves: the runs have none of one attack and radii."
+    dots = " Dots are single seeds." if any(len(row.models) > 1 for row in found.rows) else ""
+    alt = "Accuracy of every row under every attack" + (", and over the radius of the attack." if found.curves else ".")
+    return Picture(name, compare_chart.picture(found), alt, f"{curves}{dots} Bars are 95 % intervals.")
+
+
+def _singles(found: Comparison) -> list[Block]:
+    """The runs behind the means."""
+    rows: list[list[Cell]] = []
+    for row in (row for row in found.rows if len(row.models) > 1):
+        rows += [[row.name, *_cells([entry], found), str(entry.model[0]), entry.run] for entry in row.models]
+    header = ["Model", *found.columns, "Seed", "Run"]
+    return [Table(header, rows, summary="The single runs behind the means")] if rows else []

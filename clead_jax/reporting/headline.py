@@ -1,16 +1,16 @@
-"""The same models under three protocols, each a stronger examiner than the one before: the report's headline.
+"""The same models under three protocols, each a stronger attacker than the one before: the report's headline.
 
-    paper        attacked images made once, on the undefended model, then shown to every model
+    paper        transfer attack: images made once, on the undefended model, then shown to every model
     whitebox     the attacks of the table, run on the model itself
-    autoattack   the standard ensemble on the model itself; what is still standing after each of its attacks
+    autoattack   the standard ensemble on the model itself: what is still correct after each of its attacks
 
-In results.json the white-box numbers are those of `models`; the others stand under `protocols`.
+In results.json the white-box numbers are those of `models`; the others are under `protocols`.
 """
 
 from typing import Any, NamedTuple
 
 from clead_jax.core.spec import duration
-from clead_jax.reporting import labels as wording
+from clead_jax.reporting import labels
 from clead_jax.reporting.render import Cell, Table
 
 
@@ -24,14 +24,14 @@ class Protocol(NamedTuple):
 
 
 PROTOCOLS = {
-    "paper": Protocol("Paper's protocol", "under the paper's protocol", "images made on the\nundefended model"),
+    "paper": Protocol("Transfer attack", "under transferred attacks", "images made on the\nundefended model"),
     "whitebox": Protocol("White-box", "attacked directly", "images made for\neach model"),
     "autoattack": Protocol("AutoAttack", "under AutoAttack", "the ensemble, for\neach model", "autoattack"),
 }
 
 
-class Standing(NamedTuple):
-    """The share of images still classified correctly, in [0, 1], and its 95 % interval.
+class Accuracy(NamedTuple):
+    """The share of images that is classified correctly, in [0, 1], and its 95 % interval.
 
     A bound is no measurement: not all attacks were made, so the true share is at most this.
     """
@@ -58,25 +58,26 @@ def missing(results: dict[str, Any]) -> list[str]:
     return [protocol.title for name, protocol in PROTOCOLS.items() if name not in measured(results)]
 
 
-def fall(model: str, results: dict[str, Any]) -> dict[str, Standing]:
-    """Clean accuracy and what each protocol leaves of it, for one model; what was not measured is not there."""
+def by_protocol(model: str, results: dict[str, Any]) -> dict[str, Accuracy]:
+    """Accuracy of one model on clean images and under each protocol; what was not measured is not there."""
     steps = {"clean": (results["models"][model], "clean")}
     steps |= {p: (found[model], PROTOCOLS[p].summary) for p, found in measured(results).items() if model in found}
-    return {step: _standing(entry, attack) for step, (entry, attack) in steps.items() if attack in entry["accuracy"]}
-
-
-def _standing(entry: dict[str, Any], attack: str) -> Standing:
-    bound = attack != "clean" and not entry.get("complete", True)
-    return Standing(entry["accuracy"][attack], entry.get("interval95", {}).get(attack), bound)
+    return {
+        step: Accuracy(
+            entry["accuracy"][attack], entry.get("interval95", {}).get(attack), labels.is_bound(attack, entry)
+        )
+        for step, (entry, attack) in steps.items()
+        if attack in entry["accuracy"]
+    }
 
 
 def sentence(model: str, results: dict[str, Any]) -> str:
-    """The fall in words: "With C-LEAD: clean 94.1 %; attacked directly 75.0 %; under AutoAttack at most 71.3 %."."""
+    """In words: "With C-LEAD: clean 94.1 %; attacked directly 75.0 %; under AutoAttack at most 71.3 %."."""
     parts = []
-    for step, found in fall(model, results).items():
+    for step, found in by_protocol(model, results).items():
         phrase = PROTOCOLS[step].phrase if step in PROTOCOLS else "clean"
-        parts.append(f"{phrase} {'at most ' if found.bound else ''}{wording.percent(found.share)} %")
-    return f"{wording.model_title(model, results)}: {'; '.join(parts)}."
+        parts.append(f"{phrase} {'at most ' if found.bound else ''}{labels.percent(found.share)} %")
+    return f"{labels.model_title(model, results)}: {'; '.join(parts)}."
 
 
 def table(results: dict[str, Any]) -> Table:
@@ -87,17 +88,10 @@ def table(results: dict[str, Any]) -> Table:
         attacks = list(dict.fromkeys(attack for entry in by_model.values() for attack in entry["accuracy"]))
         attacks = sorted((a for a in attacks if a != "clean"), key=PROTOCOLS[name].summary.__eq__)
         for attack in attacks:
-            title, protocol = wording.attack_title(attack, results), PROTOCOLS[name].title
+            title, protocol = labels.attack_title(attack, results), PROTOCOLS[name].title
             where = "" if title == protocol else f"({protocol})"
-            rows.append([(title, where), *(_cell(by_model.get(model), attack) for model in models)])
-    return Table(["Attack and protocol", *(wording.model_title(model, results) for model in models)], rows)
-
-
-def _cell(entry: dict[str, Any] | None, attack: str) -> Cell:
-    if entry is None or attack not in entry["accuracy"]:
-        return "not measured"
-    share, interval, bound = _standing(entry, attack)
-    return f"{'≤ ' if bound else ''}{wording.percent(share)}", wording.span(interval) if interval else ""
+            rows.append([(title, where), *(labels.accuracy(attack, by_model.get(model, {})) for model in models)])
+    return Table(["Attack and protocol", *(labels.model_title(model, results) for model in models)], rows)
 
 
 def notes(results: dict[str, Any]) -> list[str]:
@@ -106,15 +100,16 @@ def notes(results: dict[str, Any]) -> list[str]:
     said = []
     if "paper" in found:
         said.append(
-            "Paper's protocol: the attacked images were made once, on the undefended model, and shown to every model. "
-            "They were not made against the defence, so what withstands them need not withstand an attack."
+            "Transfer attack: the attacked images were made once, on the undefended model, and shown to every model. "
+            "This is the protocol that the paper's numbers appear to use. The images were not made against the "
+            "defence: a model that classifies them correctly may still be broken by an attack on itself."
         )
     if "whitebox" in found:
         said.append("White-box: the attacks of the next table, run on each model itself.")
     if "autoattack" in found:
-        said.append("AutoAttack: each number is what still stands after that attack and all before it.")
+        said.append("AutoAttack: each number is the share still classified correctly after that attack and all before.")
     for model, entry in found.get("autoattack", {}).items():
-        said.append(f"AutoAttack, {wording.model_title(model, results)}: {_effort(entry)}.")
+        said.append(f"AutoAttack, {labels.model_title(model, results)}: {_effort(entry)}.")
     return said
 
 

@@ -4,8 +4,13 @@ from typing import Any
 
 from clead_jax.core import spec
 
-_MODELS = {"baseline": "Without C-LEAD", "defended": "With C-LEAD"}
-_STAGES = {"supervised": "With adversarial training", "joint": "With joint training"}  # other defences
+_STAGES = {
+    "baseline": "Without C-LEAD",
+    "probe": "With C-LEAD",
+    "supervised": "With adversarial training",
+    "joint": "With joint training",
+}
+_ROLES = {"baseline": "baseline", "defended": "probe"}  # labels that the evaluation gives, and their usual stages
 _ATTACKS = {
     "clean": "Clean images",
     "noise": "Random noise",
@@ -28,9 +33,19 @@ _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 
 def model_title(name: str, results: dict[str, Any]) -> str:
-    """The heading of a model's column; a name we do not know stands for itself."""
-    stage = results["models"][name].get("checkpoint", {}).get("stage", "")
-    return _STAGES.get(stage, _MODELS.get(name, name))
+    """The heading of a model's column: by the stage that trained it, unless the user chose another label for it.
+
+    A stage without a title of its own is shown by its name. Two models never have the same heading.
+    """
+    titles = {label: _model_title(label, model.get("checkpoint", {})) for label, model in results["models"].items()}
+    first = next(label for label, title in titles.items() if title == titles[name])
+    return titles[name] if name == first else f"{titles[name]} ({name})"
+
+
+def _model_title(label: str, checkpoint: dict[str, Any]) -> str:
+    stage = checkpoint.get("stage", _ROLES.get(label, label))
+    title = _STAGES.get(stage, stage) if label in (*_ROLES, stage) else label
+    return f"{title} ({checkpoint['weights']})" if checkpoint.get("weights") else title
 
 
 def attack_title(name: str, results: dict[str, Any]) -> str:
@@ -50,6 +65,13 @@ def attack_title(name: str, results: dict[str, Any]) -> str:
     return f"{title} ({settings})" if settings else title
 
 
+def column_title(name: str, settings: dict[str, Any]) -> str:
+    """`attack_title` where runs are compared: another version of AutoAttack and a stopped attack are marked."""
+    title = attack_title(name, {"attacks": {name: settings}})
+    title += f" {settings['version']}" if settings.get("version", "standard") != "standard" else ""
+    return title if settings.get("complete", True) else f"{title}, stopped early (upper bound)"
+
+
 def attacks_of(results: dict[str, Any]) -> list[str]:
     """The attacks in the order of the table: clean first, then as measured, last the worst case, if of anything."""
     names = dict.fromkeys(name for model in results["models"].values() for name in model["accuracy"])
@@ -62,6 +84,22 @@ def worst_case_over(model: dict[str, Any]) -> list[str]:
     """The attacks that a model's worst case is made of, in the order they were measured."""
     over = model.get("worst_case_over", model["accuracy"])
     return [name for name in model["accuracy"] if name in over and name not in ("clean", "worst_case")]
+
+
+def is_bound(attack: str, entry: dict[str, Any]) -> bool:
+    """Whether an accuracy is only an upper bound: a budget stopped the attack, or one of those of the worst case."""
+    stopped = {*entry.get("incomplete", ())}
+    if attack == "worst_case":
+        return bool(stopped & {*worst_case_over(entry)})
+    return attack in stopped or (attack != "clean" and not entry.get("complete", True))
+
+
+def accuracy(attack: str, entry: dict[str, Any]) -> str | tuple[str, str]:
+    """An accuracy in % and its 95 % interval, with "≤" where it is only a bound."""
+    if attack not in entry.get("accuracy", {}):
+        return "not measured"
+    interval, sign = entry.get("interval95", {}).get(attack), "≤ " if is_bound(attack, entry) else ""
+    return sign + percent(entry["accuracy"][attack]), span(interval) if interval else ""
 
 
 def class_title(label: int, results: dict[str, Any]) -> str:
@@ -89,6 +127,12 @@ def radius(norm: str, eps: float) -> str:
     """The threat model in words. L-infinity radii are read in grey levels, eps * 255; other norms as they are."""
     value = f"{255 * eps:.3g}/255 ({eps:.3g})" if norm == "linf" else f"{eps:.3g}"
     return f"{norm_title(norm)}, ε = {value}"
+
+
+def measurement(results: dict[str, Any]) -> str:
+    """What was measured: "digits, 360 test images, L∞, ε = 25.5/255 (0.1)"."""
+    data = results["dataset"]
+    return f"{data['name']}, {data['num_examples']:,} {data['split']} images, {radius(**results['threat_model'])}"
 
 
 def norm_title(norm: str) -> str:

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from clead_jax.reporting import labels as wording
-from clead_jax.reporting import style
+from clead_jax.reporting import labels, style
 
 ROWS = 4
 MAX_POINTS = 500  # images per model in the embedding: t-SNE then takes seconds
@@ -34,17 +33,17 @@ def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any], attac
     factor = 0.5 / max(1e-6, *(float(np.abs(delta).max()) for delta in deltas.values()))
     figure, axes = style.panels(1.28 * len(clean) + 0.5, len(clean), 1 + 2 * len(models))
     for row, (image, label) in enumerate(zip(clean, samples["label"], strict=False)):
-        _show(axes[row, 0], image, f"label: {wording.class_title(label, results)}")
+        _show(axes[row, 0], image, f"label: {labels.class_title(label, results)}")
         for column, model in enumerate(models):
             left, right = axes[row, 1 + 2 * column : 3 + 2 * column]
             predicted = int(samples[f"{model}/{attack}/prediction"][row])
             mark = "✓" if predicted == label else "✗"
             _show(left, 0.5 + factor * deltas[model][row])
-            _show(right, image + deltas[model][row], f"{mark} {wording.class_title(predicted, results)}")
+            _show(right, image + deltas[model][row], f"{mark} {labels.class_title(predicted, results)}")
     for ax, title in zip(axes[0], ["image", *len(models) * [f"change × {factor:.2g}", "attacked"]], strict=True):
         ax.set_title(title, fontsize=9, fontweight="normal")
     for ax, model in zip(axes[0, 1::2], models, strict=True):
-        ax.text(0, 1.2, wording.model_title(model, results), transform=ax.transAxes, fontweight="bold", in_layout=False)
+        ax.text(0, 1.2, labels.model_title(model, results), transform=ax.transAxes, fontweight="bold", in_layout=False)
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.2 / figure.get_figheight()))  # room for those names
     return figure, factor
 
@@ -53,7 +52,7 @@ def _show(ax: Axes, image: np.ndarray, caption: str = "") -> None:
     """An image [H, W, C] in [0, 1] with a line below it; one channel is shown in grey."""
     image = np.clip(image, 0, 1)
     ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    style.bare(ax)
+    style.hide_axes(ax)
     ax.set_xlabel(caption, fontsize=8.5, labelpad=3)
 
 
@@ -76,11 +75,11 @@ def embeddings(features: dict[str, np.ndarray], results: dict[str, Any]) -> Figu
     for column, model in enumerate(models):
         both = np.stack([features[model][keep], features[f"{model}/adversarial"][keep]])
         clean, attacked = project(both.reshape(2 * len(keep), -1)).reshape(2, len(keep), 2)
-        title = wording.model_title(model, results)
+        title = labels.model_title(model, results)
         for ax, points, state in ((axes[0, column], clean, "clean"), (axes[1, column], attacked, "attacked")):
             _scatter(ax, points, label, classes)
             for name in classes:
-                _tag(ax, clean[label == name], wording.class_title(int(name), results))
+                _tag(ax, clean[label == name], labels.class_title(int(name), results))
             ax.set_title(f"{title}: {state}")
     return figure
 
@@ -88,16 +87,14 @@ def embeddings(features: dict[str, np.ndarray], results: dict[str, Any]) -> Figu
 def project(features: np.ndarray) -> np.ndarray:
     """[n, F] -> [n, 2] by t-SNE, started from the principal components: the same input gives the same picture."""
     perplexity = min(30.0, (len(features) - 1) / 3)
-    with threadpoolctl.threadpool_limits(
-        1
-    ):  # a few seconds; on a busy machine many threads wait minutes for each other
+    with threadpoolctl.threadpool_limits(1):  # seconds; on a busy machine many threads wait minutes for each other
         return TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(features.astype(np.float32))
 
 
 def _scatter(ax: Axes, points: np.ndarray, label: np.ndarray, classes: np.ndarray) -> None:
     for color, name in zip(style.PALETTE, classes, strict=False):
         ax.scatter(points[label == name, 0], points[label == name, 1], s=10, color=color, alpha=0.75, linewidths=0)
-    style.bare(ax)
+    style.hide_axes(ax)
 
 
 def _tag(ax: Axes, cluster: np.ndarray, text: str) -> None:

@@ -1,9 +1,10 @@
-"""Blocks, and the three ways to write them: Markdown, HTML, plain text. Content never knows which one it becomes.
+"""Blocks, and the three ways to write them: Markdown, HTML, plain text. Their content is the same in all three.
 
 Every string in a block is plain text: each writer escapes what its own format would read as markup.
 """
 
 import html
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
@@ -61,6 +62,19 @@ class Code(NamedTuple):
 
 
 Block: TypeAlias = Heading | Text | Bullets | Table | Picture | Code
+
+
+def write(title: str, blocks: list[Block], markdown_file: Path, html_file: Path) -> None:
+    """Writes a page in both formats, and its pictures beside it, into a directory that is made if it is absent.
+
+    Raises OSError if it cannot write.
+    """
+    markdown_file.parent.mkdir(parents=True, exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Picture):
+            block.figure.savefig(markdown_file.with_name(f"{block.name}.png"))
+    markdown_file.write_text(markdown(title, blocks))
+    html_file.write_text(page(title, blocks))
 
 
 def markdown(title: str, blocks: list[Block]) -> str:

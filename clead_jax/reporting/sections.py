@@ -1,4 +1,4 @@
-"""What the report says: one function per section, from the inputs to blocks. The evaluation's doubts come first.
+"""What the report says: one function per section, from the inputs to blocks. The checks come first.
 
 A section that lacks its data says what is missing.
 """
@@ -6,9 +6,7 @@ A section that lacks its data says what is missing.
 from collections.abc import Callable
 from typing import Any
 
-from clead_jax.reporting import charts, pictures, tables
-from clead_jax.reporting import headline as protocols
-from clead_jax.reporting import labels as wording
+from clead_jax.reporting import charts, headline, labels, pictures, tables
 from clead_jax.reporting.render import Block, Bullets, Code, Heading, Picture, Text
 from clead_jax.results.read import Inputs
 
@@ -25,16 +23,16 @@ def compose(inputs: Inputs) -> list[Block]:
 
 
 def checks(inputs: Inputs) -> list[Block]:
-    """The evaluation's doubts about itself: failures and warnings with what to do, the rest behind a click."""
+    """What the sanity checks found: failures and warnings with what to do, the rest behind a click."""
     found = inputs.results["checks"]
     if not found:
         return [Heading("Checks"), Text("None were made (results.json lists no checks).")]
-    raised, quiet = ([c for c in found if (c["status"] in ("fail", "warn")) == alarm] for alarm in (True, False))
+    raised, rest = ([c for c in found if (c["status"] in ("fail", "warn")) == alarm] for alarm in (True, False))
     return [
         Heading("Checks"),
         Text(_verdict(raised)),
         *([tables.checks(raised, inputs.results)._replace(alarm=True)] if raised else []),
-        *([tables.checks(quiet, inputs.results)._replace(summary=_counted(quiet))] if quiet else []),
+        *([tables.checks(rest, inputs.results)._replace(summary=_counted(rest))] if rest else []),
         Text("What each check would have caught in published work: docs/reading-the-report.md of clead_jax."),
     ]
 
@@ -44,32 +42,32 @@ def _verdict(raised: list[dict[str, Any]]) -> str:
         return "A check failed: the accuracies below may be too high. Do not quote them before it is resolved."
     if raised:
         return "No check failed. What to keep in mind when reading the numbers:"
-    return "No check raised a doubt."
+    return "No check failed or warned."
 
 
-def _counted(quiet: list[dict[str, Any]]) -> str:
+def _counted(rest: list[dict[str, Any]]) -> str:
     """ "12 checks passed, 3 did not apply"."""
-    skipped = sum(check["status"] == "skipped" for check in quiet)
-    return f"{len(quiet) - skipped} checks passed, {skipped} did not apply"
+    skipped = sum(check["status"] == "skipped" for check in rest)
+    return f"{len(rest) - skipped} checks passed, {skipped} did not apply"
 
 
-def headline(inputs: Inputs) -> list[Block]:
-    """What is left of the robustness as the examiner gets stronger: sentence, picture, table."""
+def by_protocol(inputs: Inputs) -> list[Block]:
+    """The headline: robust accuracy under stronger and stronger attackers, as sentence, picture, table."""
     results = inputs.results
-    measured, absent = protocols.measured(results), protocols.missing(results)
-    blocks: list[Block] = [Heading("From one protocol to the next")]
+    measured, absent = headline.measured(results), headline.missing(results)
+    blocks: list[Block] = [Heading("Robust accuracy by protocol")]
     if measured:
-        blocks += [Text(protocols.sentence(model, results)) for model in reversed(results["models"])]
-        alt = "Accuracy of every model on clean images and under each protocol, as falling lines with intervals."
-        caption = "Robust accuracy as the examiner gets stronger. Bars are 95 % intervals."
-        blocks.append(Picture("protocols", charts.fall(results), alt, caption))
+        blocks += [Text(headline.sentence(model, results)) for model in reversed(results["models"])]
+        alt = "Accuracy of every model on clean images and under each protocol, as lines with intervals."
+        caption = "Accuracy on clean images and under each protocol, from the weakest attacker to the strongest. "
+        blocks.append(Picture("protocols", charts.by_protocol(results), alt, caption + "Bars are 95 % intervals."))
     if absent:
         text = f"Not measured: {', '.join(absent)}. This adds what is missing:"
         command = f"python -m clead_jax.evaluate --workdir={inputs.workdir} --protocol=paper,whitebox,autoattack"
         blocks += [Text(text), Code(command)]
     if measured.keys() - {"whitebox"}:  # those are the next table
-        blocks.append(protocols.table(results))
-    return [*blocks, Bullets(protocols.notes(results))] if measured else blocks
+        blocks.append(headline.table(results))
+    return [*blocks, Bullets(headline.notes(results))] if measured else blocks
 
 
 def accuracy(inputs: Inputs) -> list[Block]:
@@ -83,6 +81,7 @@ def accuracy(inputs: Inputs) -> list[Block]:
         *_gain(results),
         tables.with_paper(table, results, config.get("model", {}).get("backbone", "")),
         Bullets(_table_notes(inputs)),
+        *([tables.cited_by_paper()] if results["dataset"]["name"] == tables.paper()["dataset"] else []),
         Picture("before_after", charts.before_after(results), alt, "The table as a picture. Bars are 95 % intervals."),
     ]
 
@@ -93,10 +92,10 @@ def _gain(results: dict[str, Any]) -> list[Block]:
     if not {"baseline", "defended"} <= models.keys():
         return []
     before, after = (models[name]["accuracy"] for name in ("baseline", "defended"))
-    if not {"clean", "worst_case"} <= before.keys() & after.keys() & set(wording.attacks_of(results)):
+    if not {"clean", "worst_case"} <= before.keys() & after.keys() & set(labels.attacks_of(results)):
         return []
     worst, clean = (
-        f"{wording.percent(after[attack])} % against {wording.percent(before[attack])} %"
+        f"{labels.percent(after[attack])} % against {labels.percent(before[attack])} %"
         for attack in ("worst_case", "clean")
     )
     return [
@@ -105,31 +104,43 @@ def _gain(results: dict[str, Any]) -> list[Block]:
 
 
 def _table_notes(inputs: Inputs) -> list[str]:
-    results, paper = inputs.results, tables.paper()
-    labels = "; ".join(
-        f"{wording.model_title(model, results)}: {', '.join(uses) or 'none'}"
-        for model, uses in results.get("label_use", {}).items()
+    results = inputs.results
+    uses = "; ".join(
+        f"{labels.model_title(model, results)}: {', '.join(used) or 'none'}"
+        for model, used in results.get("label_use", {}).items()
     )
     notes = [
         *_worst_case_notes(results),
-        "C&W: the margin loss of Carlini and Wagner, climbed inside the same ball.",
+        "C&W: the margin loss of Carlini and Wagner, maximised inside the same ball.",
         "Seen: the defended model was trained on images made by this attack, so a gain there says less.",
-        f"Where labels were used. {labels or 'Not recorded'}.",
-        f"{tables.PAPER_COLUMN}: {paper['source']}, without → with. {paper['status']} A dash: no entry of that table.",
+        f"Where labels were used. {uses or 'Not recorded'}.",
+        *_paper_notes(results),
     ]
+    if any(model.get("incomplete") for model in results["models"].values()):
+        notes.append("≤: a budget stopped the attack before it was finished, so the accuracy is an upper bound.")
     if inputs.per_example is None:
         notes.append("Gains carry no intervals: evaluation/per_example.npz is missing.")
     return notes
 
 
-def _worst_case_notes(results: dict[str, Any]) -> list[str]:
-    every = [name for name in wording.attacks_of(results) if name not in ("clean", "worst_case")]
-    over = {model: wording.worst_case_over(found) for model, found in results["models"].items()}
-    if all(sorted(names) == sorted(every) for names in over.values()):
-        return ["Worst case: an image counts only if it withstands every attack of the table."]
+def _paper_notes(results: dict[str, Any]) -> list[str]:
+    paper, start = tables.paper(), f"{tables.PAPER_COLUMN}: {tables.paper()['source']}"
+    if results["dataset"]["name"] != paper["dataset"]:
+        return [f"{start}, have no entry for this data set."]
     return [
-        f"Worst case of {wording.model_title(model, results)}: an image counts only if it withstands "
-        f"{', '.join(wording.attack_title(name, results) for name in names) or 'nothing: no attack was run'}."
+        f"{start}, accuracy in %, without → with. {paper['columns']} A dash: no entry of Table 1.",
+        f"The paper's figures have inconsistencies. {paper['inconsistencies']}",
+    ]
+
+
+def _worst_case_notes(results: dict[str, Any]) -> list[str]:
+    every = [name for name in labels.attacks_of(results) if name not in ("clean", "worst_case")]
+    over = {model: labels.worst_case_over(found) for model, found in results["models"].items()}
+    if all(sorted(names) == sorted(every) for names in over.values()):
+        return ["Worst case: an image counts only if it is still classified correctly under every attack of the table."]
+    return [
+        f"Worst case of {labels.model_title(model, results)}: an image counts only if it is still classified correctly "
+        f"under {', '.join(labels.attack_title(name, results) for name in names) or 'no attack: none was run'}."
         for model, names in over.items()
     ]
 
@@ -144,7 +155,7 @@ def over_eps(inputs: Inputs) -> list[Block]:
     if inputs.results["curves"]["attack"].startswith("fgsm"):
         caption = "One step need not do more the longer it is: read PGD and AutoAttack beside it. "
     else:
-        caption = "A sound evaluation falls to guessing, or below, as the radius grows. "
+        caption = "Under an attack that works accuracy falls to guessing, or below, as the radius grows. "
     caption += "Bars are 95 % intervals."
     return [heading, Picture("accuracy_over_eps", figure, alt, caption)]
 
@@ -158,7 +169,7 @@ def images(inputs: Inputs) -> list[Block]:
     if shown is None:
         return [heading, Text("Not shown: evaluation/samples.npz holds no attacked images.")]
     figure, factor = pictures.perturbations(inputs.samples, inputs.results, shown)
-    attack = wording.attack_title(shown, inputs.results)
+    attack = labels.attack_title(shown, inputs.results)
     caption = (
         f"The first images evaluated, not chosen, under {attack} against each model. Changes are shown {factor:.2g} "
         "times as strong, around grey. Below the attacked image: what the model takes it for (✓ right, ✗ wrong)."
@@ -187,8 +198,8 @@ def _projection(inputs: Inputs) -> Block:
     figure = pictures.embeddings(inputs.embeddings, inputs.results)
     caption = (
         "Features in two dimensions (t-SNE; one projection per model, fitted to clean and attacked images together). "
-        "Names stand where the clean images of a class are, colours are true classes: an image attacked with success "
-        "leaves its name. Distances between clusters mean little."
+        "Names mark where the clean images of a class are, colours are true classes: an image attacked with success "
+        "lies away from its name. Distances between clusters mean little."
     )
     if inputs.results["dataset"].get("num_classes", 0) > pictures.MAX_CLASSES:
         caption += f" Only the first {pictures.MAX_CLASSES} classes are shown."
@@ -229,8 +240,8 @@ def elsewhere(inputs: Inputs) -> list[Block]:
     blocks: list[Block] = [Heading("Other evaluations of this run")]
     for results in inputs.others.values():
         blocks += [Text(tables.measured(results)), tables.before_after(results)]
-        if protocols.measured(results).keys() - {"whitebox"}:
-            blocks += [protocols.table(results), Bullets(protocols.notes(results))]
+        if headline.measured(results).keys() - {"whitebox"}:
+            blocks += [headline.table(results), Bullets(headline.notes(results))]
     return blocks
 
 
@@ -261,7 +272,7 @@ def _indented(value: dict[str, Any], depth: int = 0) -> str:
 
 SECTIONS: tuple[Callable[[Inputs], list[Block]], ...] = (
     checks,
-    headline,
+    by_protocol,
     accuracy,
     over_eps,
     images,

@@ -3,6 +3,8 @@
 Figures are built without pyplot: no global state, no display, and a report can be made inside any program.
 """
 
+import itertools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -28,7 +30,7 @@ class Line(NamedTuple):
 CLEAN = Line("#009E73", "o", "-", "#009E73")
 ROBUST = Line("#A6437D", "D", "--", "white")
 _MODELS = {"baseline": Line("#D55E00", "s", "--", "white"), "defended": Line("#0072B2", "o", "-", "#0072B2")}
-_OTHER = Line(INK, "^", ":", "white")
+_OTHER_COLORS, _OTHER_MARKERS = PALETTE[2:], "D^vP*Xh<>"
 
 styled = matplotlib.rc_context(
     {
@@ -55,9 +57,19 @@ styled = matplotlib.rc_context(
 """Decorator of every function that draws a figure: the settings hold inside it and nowhere else."""
 
 
-def model_line(name: str) -> Line:
-    """The look of a model, the same in every picture."""
-    return _MODELS.get(name, _OTHER)
+def lines(models: Iterable[str]) -> list[Line]:
+    """The look of each model: "baseline" and "defended" have the same in every picture, the others one each in turn.
+
+    Where a name comes more than once the first has its look.
+    """
+    own, others = dict(_MODELS), itertools.count()
+    return [own.pop(name, None) or _other(next(others)) for name in models]
+
+
+def _other(number: int) -> Line:
+    color, again = _OTHER_COLORS[number % len(_OTHER_COLORS)], number // len(_OTHER_COLORS) % 2
+    line, face = ("--", "white") if again else ("-", color)
+    return Line(color, _OTHER_MARKERS[number % len(_OTHER_MARKERS)], line, face)
 
 
 def panels(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -71,8 +83,8 @@ def percent(ax: Axes, side: str, label: str) -> None:
     ax.set(**{f"{side}lim": (-3, 103), f"{side}ticks": range(0, 101, 20), f"{side}label": label})
 
 
-def bare(ax: Axes) -> None:
-    """Axes for an image: no ticks, no frame, no grid."""
+def hide_axes(ax: Axes) -> None:
+    """Removes ticks, frame and grid, as around an image."""
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.spines[:].set_visible(False)

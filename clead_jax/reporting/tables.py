@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 
 from clead_jax.core.spec import duration
-from clead_jax.reporting import headline as protocols
-from clead_jax.reporting import labels as wording
-from clead_jax.reporting import render
+from clead_jax.reporting import headline, labels, render
 from clead_jax.reporting.render import Cell, Table
 from clead_jax.results.intervals import PRELIMINARY, paired_difference
 
 PAPER_COLUMN = "Paper, not measured here"
+_CITED = ("fgsm", "pgd", "cw")
 
 
 @cache
 def paper() -> dict[str, Any]:
-    """The paper's own figures, as far as they are known: null is an unknown one. Source and status included."""
+    """The paper's own figures, as accuracies in [0, 1]; null is one that it does not give. Source included."""
     return json.loads(resources.files("clead_jax.reporting").joinpath("paper.json").read_text())
 
 
@@ -30,31 +29,49 @@ def before_after(results: dict[str, Any], per_example: dict[str, np.ndarray] | N
     """
     models = results["models"]
     compared = {"baseline", "defended"} <= models.keys()
-    header = ["Attack", *(wording.model_title(model, results) for model in models), *(["Gain"] if compared else [])]
+    header = ["Attack", *(labels.model_title(model, results) for model in models), *(["Gain"] if compared else [])]
     rows: list[list[Cell]] = []
-    for attack in wording.attacks_of(results):
-        row: list[Cell] = [(wording.attack_title(attack, results), _seen(attack, results))]
-        row += [_accuracy(model, attack) for model in models.values()]
+    for attack in labels.attacks_of(results):
+        row: list[Cell] = [(labels.attack_title(attack, results), _seen(attack, results))]
+        row += [labels.accuracy(attack, model) for model in models.values()]
         rows.append(row + ([_gain(attack, models, per_example)] if compared else []))
     return Table(header, rows)
 
 
 def with_paper(table: Table, results: dict[str, Any], backbone: str) -> Table:
     """The table with one more column: what the paper reports for this data set, backbone and attack."""
-    reported = paper()["accuracy"].get(backbone, {}) if results["dataset"]["name"] == paper()["dataset"] else {}
-    attacks = wording.attacks_of(results)
+    reported = paper()["table1"].get(backbone, {}) if results["dataset"]["name"] == paper()["dataset"] else {}
+    attacks = labels.attacks_of(results)
     rows = [[*row, _paper_cell(reported.get(name))] for row, name in zip(table.rows, attacks, strict=True)]
     return Table([*table.header, PAPER_COLUMN], rows)
+
+
+def _paper_cell(reported: dict[str, list[float] | None] | None) -> Cell:
+    """Without and with the defence, each as the paper's sub-columns: "18.4 / 13.6 → 25.8 / 25.0"."""
+    if reported is None:
+        return "—"
+    sides = (reported["without"], reported["with"])
+    return " → ".join(" / ".join(map(labels.percent, side)) if side else "not given" for side in sides)
+
+
+def cited_by_paper() -> Table:
+    """The paper's Table 2: accuracies in % that it cites from other works, beside its own."""
+    rows: list[list[Cell]] = [
+        [each["method"], each["backbone"], *("—" if each[a] is None else labels.percent(each[a]) for a in _CITED)]
+        for each in paper()["table2"]
+    ]
+    header = ["Method", "Backbone", *(labels.attack_title(attack, {}) for attack in _CITED)]
+    return Table(header, rows, summary="The paper's Table 2, not measured here")
 
 
 def table_text(results: dict[str, Any]) -> str:
     """The before/after table for the terminal, under one line that says what was measured.
 
-    Below it the fall from protocol to protocol, a line per model, where more than white-box attacks were run.
+    Below it the accuracy by protocol, a line per model, where more than white-box attacks were run.
     """
     parts = [measured(results), render.text(before_after(results))]
-    if protocols.measured(results).keys() - {"whitebox"}:
-        parts.append("\n".join(protocols.sentence(model, results) for model in results["models"]))
+    if headline.measured(results).keys() - {"whitebox"}:
+        parts.append("\n".join(headline.sentence(model, results) for model in results["models"]))
     return "\n\n".join(parts)
 
 
@@ -66,7 +83,7 @@ def measured(results: dict[str, Any]) -> str:
     note += f", checkpoint {', '.join(sorted(saved))}" if saved else ""
     return (
         f"{data['name']}, {data['num_examples']:,} {data['split']} images{note}; "
-        f"{wording.radius(threat['norm'], threat['eps'])}; accuracy in % with 95 % intervals."
+        f"{labels.radius(threat['norm'], threat['eps'])}; accuracy in % with 95 % intervals."
     )
 
 
@@ -74,9 +91,9 @@ def distances(results: dict[str, Any]) -> Table:
     """How far minimal-norm attacks had to move an image, per attack and model."""
     rows: list[list[Cell]] = [
         [
-            f"{wording.attack_title(attack, results)}: {wording.model_title(model, results)}",
+            f"{labels.attack_title(attack, results)}: {labels.model_title(model, results)}",
             *("none found" if found[kind] is None else f"{found[kind]:.3f}" for kind in ("median", "mean")),
-            (wording.percent(found["success"]), f"of {found['num_examples']:,}"),
+            (labels.percent(found["success"]), f"of {found['num_examples']:,}"),
         ]
         for attack, by_model in results["distances"].items()
         for model, found in by_model.items()
@@ -88,7 +105,7 @@ def clusters(results: dict[str, Any]) -> Table:
     """How well the features of every model fall into classes, clean and attacked."""
     rows: list[list[Cell]] = [
         [
-            f"{wording.model_title(model, results)}: {state}",
+            f"{labels.model_title(model, results)}: {state}",
             *("—" if found[name] is None else f"{found[name]:.3f}" for name in ("intra", "inter", "silhouette")),
         ]
         for model, by_state in results["clusters"].items()
@@ -111,15 +128,15 @@ def checks(found: list[dict[str, Any]], results: dict[str, Any]) -> Table:
     rows: list[list[Cell]] = []
     for check in sorted(found, key=lambda check: ("fail", "warn", "ok", "skipped").index(check["status"])):
         name, _, model = check["name"].partition("/")
-        title = wording.model_title(model, results) if model in results["models"] else model
+        title = labels.model_title(model, results) if model in results["models"] else model
         cell = (name, f"({title})" if title else "")
-        rows.append([cell, check["status"].upper(), wording.scalar(check["value"]), check["hint"]])
+        rows.append([cell, check["status"].upper(), labels.scalar(check["value"]), check["hint"]])
     return Table(["Check", "Status", "Value", "What it means, and what to do"], rows, numeric=False)
 
 
 def facts(values: dict[str, Any]) -> Table:
     """Names and values, as they are."""
-    return Table(["", "Value"], [[name, wording.scalar(value)] for name, value in values.items()], numeric=False)
+    return Table(["", "Value"], [[name, labels.scalar(value)] for name, value in values.items()], numeric=False)
 
 
 def _seen(attack: str, results: dict[str, Any]) -> str:
@@ -128,32 +145,19 @@ def _seen(attack: str, results: dict[str, Any]) -> str:
     return "(unseen)" if attack in results["unseen_attacks"] else ""
 
 
-def _accuracy(model: dict[str, Any], attack: str) -> Cell:
-    if attack not in model["accuracy"]:
-        return "not measured"
-    interval = model.get("interval95", {}).get(attack)
-    return wording.percent(model["accuracy"][attack]), wording.span(interval) if interval else ""
-
-
 def _gain(attack: str, models: dict[str, Any], per_example: dict[str, np.ndarray] | None) -> Cell:
     before, after = (models[model]["accuracy"].get(attack) for model in ("baseline", "defended"))
     if before is None or after is None:
         return "not measured"
+    if any(labels.is_bound(attack, models[model]) for model in ("baseline", "defended")):
+        return "unknown"  # a difference of upper bounds bounds nothing
     if per_example is None:
-        return wording.points(after - before), ""
+        return labels.points(after - before), ""
     records = (_record(per_example, name, models[name], attack) for name in ("baseline", "defended"))
-    return wording.points(after - before), wording.span(paired_difference(*records), wording.points)
+    return labels.points(after - before), labels.span(paired_difference(*records), labels.points)
 
 
 def _record(per_example: dict[str, np.ndarray], name: str, model: dict[str, Any], attack: str) -> np.ndarray:
-    """Which images stand, bool [N]. The worst case has no record of its own: it is several others together."""
-    of = ("clean", *wording.worst_case_over(model)) if attack == "worst_case" else (attack,)
+    """Which images are classified correctly, bool [N]. The worst case has no record: it is several others together."""
+    of = ("clean", *labels.worst_case_over(model)) if attack == "worst_case" else (attack,)
     return np.logical_and.reduce([per_example[f"{name}/{each}"] for each in of])
-
-
-def _paper_cell(reported: dict[str, float | None] | None) -> Cell:
-    if reported is None:
-        return "—"
-    if reported["without"] is None or reported["with"] is None:
-        return "not available to us"
-    return f"{wording.percent(reported['without'])} → {wording.percent(reported['with'])}"

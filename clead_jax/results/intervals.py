@@ -1,6 +1,8 @@
 """How sure a share of N images can be: 95 % intervals that keep a width at 0 % and 100 %, as the textbook's do not."""
 
 import math
+import statistics
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,21 @@ def interval95(hits: float, n: int) -> tuple[float, float]:
     centre = shrink * (share + _Z95**2 / (2 * n))
     half = shrink * _Z95 * math.sqrt(share * (1 - share) / n + (_Z95 / (2 * n)) ** 2)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class Summary(NamedTuple):
+    """The accuracies of several models, in [0, 1], and what they come to."""
+
+    mean: float
+    std: float | None  # over the models, with n - 1; None for one
+    interval95: tuple[float, float]  # of the mean, for the number of images: the chance in choosing them
+    single: list[float]
+
+
+def summary(single: list[float], n: int) -> Summary:
+    """Of one accuracy per model, each measured on the same n images."""
+    mean, std = statistics.fmean(single), statistics.stdev(single) if len(single) > 1 else None
+    return Summary(mean, std, interval95(mean * n, n), single)
 
 
 def paired_difference(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:

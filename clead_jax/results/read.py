@@ -1,20 +1,34 @@
-"""Reads what a run left in its work directory. Only evaluation/results.json must exist; the rest may be missing.
+"""Reads what a run left in its work directory, for reports and comparisons.
 
-A missing file is None (or no lines): the report says that it was not there. A file that is there and cannot be read
-is an error that names it: a report never hides a broken record.
+Only evaluation/results.json must exist; of the rest, what is missing is None (or no lines), and the report says so. A
+file that is there and cannot be read is an error that names it: no report hides a broken record.
 """
 
-import json
-import zipfile
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from clead_jax.results import jsonl
+from clead_jax.results.files import Arrays, load_arrays, load_json
+from clead_jax.results.intervals import interval95
 
 SCHEMA = 1
 REQUIRED = ("dataset", "threat_model", "models", "seen_attacks", "unseen_attacks", "checks", "environment")
+
+
+class Evaluation(NamedTuple):
+    """One evaluation directory: its results.json, and its per_example.npz ("<model>/<attack>" bool [N])."""
+
+    results: dict[str, Any]
+    per_example: Arrays | None
+
+    @property
+    def images(self) -> str:
+        """Digest of which images were attacked; empty where that is not recorded."""
+        index = (self.per_example or {}).get("index")
+        return "" if index is None else hashlib.sha256(index.astype(np.int64).tobytes()).hexdigest()
 
 
 class Inputs(NamedTuple):
@@ -24,9 +38,9 @@ class Inputs(NamedTuple):
     results: dict[str, Any]
     config: dict[str, Any] | None
     metrics: list[dict[str, Any]]  # one per line, in the order written
-    per_example: dict[str, np.ndarray] | None  # "<model>/<attack>" bool [N]
-    samples: dict[str, np.ndarray] | None  # "clean", "<model>/<attack>" float [n, H, W, C]
-    embeddings: dict[str, np.ndarray] | None  # "<model>", "<model>/adversarial" float [m, F]
+    per_example: Arrays | None
+    samples: Arrays | None  # "clean", "<model>/<attack>" float [n, H, W, C]
+    embeddings: Arrays | None  # "<model>", "<model>/adversarial" float [m, F]
     others: dict[str, dict[str, Any]]  # tag -> results of evaluation/<tag>/: another threat model, split or subset
 
 
@@ -35,54 +49,53 @@ def read(workdir: str | Path) -> Inputs:
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise ValueError(f"work directory {workdir} does not exist")
-    evaluation = workdir / "evaluation"
+    main, *others = evaluations(workdir).items()
     return Inputs(
         workdir="DIR" if workdir.is_absolute() else str(workdir),
-        results=results(evaluation),
-        config=_json(workdir / "config.json"),
+        results=main[1].results,
+        config=load_json(workdir / "config.json") or None,
         metrics=jsonl.read(workdir / "metrics.jsonl"),
-        per_example=_arrays(evaluation / "per_example.npz"),
-        samples=_arrays(evaluation / "samples.npz"),
-        embeddings=_arrays(evaluation / "embeddings.npz"),
-        others={path.parent.name: results(path.parent) for path in _finished(evaluation)},
+        per_example=main[1].per_example,
+        samples=load_arrays(workdir / "evaluation" / "samples.npz") or None,
+        embeddings=load_arrays(workdir / "evaluation" / "embeddings.npz") or None,
+        others={tag: found.results for tag, found in others},
     )
 
 
-def _finished(evaluation: Path) -> list[Path]:
-    """The side evaluations that have come to their end: one that was stopped is no reason to show no report."""
-    return [path for path in sorted(evaluation.glob("*/results.json")) if "checks" in (_json(path) or {})]
+def evaluations(workdir: str | Path) -> dict[str, Evaluation]:
+    """The evaluations of a work directory: "" is evaluation/ itself, <tag> is evaluation/<tag>/.
+
+    A tag that has not come to its end is left out. Raises ValueError, in one line, if evaluation/ itself has not.
+    """
+    base = Path(workdir) / "evaluation"
+    finished = [path.parent for path in sorted(base.glob("*/results.json")) if "checks" in load_json(path)]
+    return {"": evaluation(base)} | {directory.name: evaluation(directory) for directory in finished}
 
 
-def results(directory: Path) -> dict[str, Any]:
-    """The results.json of an evaluation directory. Raises ValueError, in one line, unless it is complete."""
+def evaluation(directory: Path) -> Evaluation:
+    """The files of one evaluation directory. Raises ValueError, in one line, unless its results are complete."""
     path = directory / "results.json"
-    found = _json(path)
-    if found is None:
+    found = load_json(path)
+    if not found:
         raise ValueError(f"{path} does not exist: evaluate first (python -m clead_jax.evaluate --workdir=DIR)")
     if found.get("schema") != SCHEMA:
         raise ValueError(f"{path} has schema {found.get('schema')!r}; this report reads {SCHEMA}")
     if missing := [key for key in REQUIRED if key not in found]:
         raise ValueError(f"{path} lacks {', '.join(missing)}: the evaluation has not finished, run it again")
-    return found
+    per_example = load_arrays(directory / "per_example.npz")
+    for label, cascade in found.get("protocols", {}).get("autoattack", {}).items():
+        if not cascade.get("complete", True) and "autoattack" in cascade["accuracy"]:
+            share, count = _upper_bound(label, found, per_example), found["dataset"]["num_examples"]
+            if share < cascade["accuracy"]["autoattack"]:
+                cascade["accuracy"]["autoattack"] = share
+                cascade.setdefault("interval95", {})["autoattack"] = interval95(share * count, count)
+    return Evaluation(found, per_example or None)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
-    return value
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable npz file: {error}") from error
+def _upper_bound(label: str, results: dict[str, Any], per_example: Arrays) -> float:
+    """What a stopped AutoAttack proves of a model: an image that any attack in the results broke is broken."""
+    records = {name: hits for name, hits in per_example.items() if name.startswith(f"{label}/")}
+    if f"{label}/autoattack" in records:
+        return float(np.logical_and.reduce(list(records.values())).mean())
+    measured = [results["models"].get(label, {})] + [by.get(label, {}) for by in results["protocols"].values()]
+    return min(share for entry in measured for share in entry.get("accuracy", {}).values())

@@ -11,11 +11,12 @@ import pytest
 import speck
 
 import clead_jax
-from clead_jax import config, evaluate, main, report
+from clead_jax import config, evaluate, main
 from clead_jax.evaluation.verify import Evaluator
 from clead_jax.experiment import builders as build
 from clead_jax.experiment import provenance
 from clead_jax.experiment import train as experiment
+from clead_jax.reporting import page
 from clead_jax.results import files as store
 from clead_jax.training import checkpoint
 from clead_jax.training.loop import Diverged
@@ -190,13 +191,13 @@ def test_load_gives_the_model_that_was_evaluated(finished):
 
 
 def test_a_second_start_runs_nothing_again(again, attacked, monkeypatch, capsys):
-    before, table = {path: path.read_bytes() for path in again.rglob("*.json*")}, report.table(again / "evaluation")
+    before, table = {path: path.read_bytes() for path in again.rglob("*.json*")}, page.table(again / "evaluation")
     monkeypatch.setattr(experiment, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
     start(again)
     said = capsys.readouterr().out
     assert all(f"{stage}: finished already (8 steps)" in said for stage in TRAINED)
     assert {path: path.read_bytes() for path in before} == before
-    assert table == report.table(again / "evaluation") and table in said
+    assert table == page.table(again / "evaluation") and table in said
     assert attacked == []
 
 
@@ -215,7 +216,7 @@ def test_evaluate_reuses_merges_and_starts_afresh(again, attacked, capsys):
         >= {name: first["models"]["defended"]["accuracy"][name] for name in ("clean", "fgsm", "pgd")}.items()
     )
     assert merged["seen_attacks"] == ["fgsm"] and merged["curves"] == first["curves"]
-    assert report.build(again).exists()
+    assert page.build(again).exists()
 
     attacked.clear()
     measure_again(again, "--attacks=pgd", "--curve=none", "--fresh")
@@ -235,7 +236,7 @@ def test_another_threat_model_split_or_subset_gets_a_directory_of_its_own(again,
     attacked.clear()
     measure_again(again, "--attacks=fgsm", "--eps=0.05", "--curve=none")
     assert attacked == []
-    assert report.build(again).exists()
+    assert page.build(again).exists()
 
 
 def test_any_saved_step_can_be_measured(again, capsys):

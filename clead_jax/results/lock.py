@@ -1,0 +1,176 @@
+"""One process at a time in a work directory: the file WORKDIR/.lock says which.
+
+The file is created with O_EXCL, which is atomic on local and network file systems alike, and holds JSON: host, pid,
+when the process started, its command, and since when it holds the lock. A lock of this machine whose process has ended
+is stale and taken over. A process of another machine cannot be looked up from here, so its lock is respected.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clead_jax.core.progress import log
+
+NAME = ".lock"
+POLL = 0.5  # seconds between two looks at a lock that is waited for
+Holder = dict[str, Any]
+
+
+@contextlib.contextmanager
+def held(workdir: str | Path, wait: bool = False) -> Iterator[None]:
+    """Holds the lock of `workdir`, which is made if it is absent, and removes it at the end, however that comes.
+
+    While another process holds it this one is refused, or with `wait` waits. A process takes the lock over from its
+    parent: so `sweep` holds it until the training that it started does, which goes on holding it if `sweep` is killed.
+    Inside the context SIGTERM raises SystemExit. Of a program of several processes only one should call this.
+
+    Raises ValueError, in one line, naming the process that holds the lock; nothing is written then.
+    """
+    path, mine = Path(workdir) / NAME, _myself()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _exit_on_sigterm():
+        _acquire(path, mine, wait)
+        try:
+            yield
+        finally:
+            holder = _read(path)
+            if holder == mine or (holder and _ended(holder) and _replace(path, holder, mine)):  # a child's that died
+                path.unlink(missing_ok=True)
+
+
+def _acquire(path: Path, mine: Holder, wait: bool) -> None:
+    said = False
+    while not _create(path, mine):
+        holder = _read(path)
+        if holder is None:
+            continue  # removed in between
+        ended = _ended(holder)
+        if ended or (holder.get("pid") == os.getppid() and _here(holder)):
+            if _replace(path, holder, mine):
+                if ended:
+                    log.info(f"{path} was left by a process that has ended ({_described(holder)}); taken over")
+                return
+            continue
+        text = f"another process is at work in {path.parent}: {_described(holder)}"
+        if not wait:
+            unknown = not (_here(holder) and holder["started"])
+            raise ValueError(text + (f"; if it has ended, delete {path}" if unknown else ""))
+        if not said:
+            log.info(f"{text}; waiting for it")
+        said = True
+        time.sleep(POLL)
+
+
+def _create(path: Path, content: Holder) -> bool:
+    """Writes a lock unless there is one. Whether it did."""
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(file, "w") as f:
+            json.dump(content, f)
+    except BaseException:  # a full disk: an empty lock would have no owner
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _replace(path: Path, seen: Holder, mine: Holder) -> bool:
+    """Puts `mine` in the place of a lock that still reads `seen`. Whether it did.
+
+    That takes a lock of its own, which then becomes the lock in one rename: of two processes that saw the same stale
+    lock, the second would otherwise replace what the first has just written.
+    """
+    claim = path.with_name(path.name + ".takeover")
+    _acquire(claim, mine, wait=True)
+    if _read(path) == seen:
+        os.replace(claim, path)
+        return True
+    claim.unlink()
+    return False
+
+
+def _read(path: Path) -> Holder | None:
+    """What a lock says; None if there is none, {} if it cannot be read after a second: it may just be being written."""
+    for _ in range(10):
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            time.sleep(0.1)
+    return {}
+
+
+def _myself() -> Holder:
+    return {
+        "host": socket.gethostname(),
+        "pids": _pid_namespace(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+        "command": shlex.join(sys.orig_argv),
+        "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
+    }
+
+
+def _described(holder: Holder) -> str:
+    pid, host, since = (holder.get(key, "unknown") for key in ("pid", "host", "since"))
+    return f"{holder.get('command', 'unknown command')} (pid {pid} on {host}, since {since})"
+
+
+def _here(holder: Holder) -> bool:
+    """Whether a lock's pid can be looked up in this process table. Containers may share a host name and not that."""
+    return (holder.get("host"), holder.get("pids")) == (socket.gethostname(), _pid_namespace())
+
+
+def _ended(holder: Holder) -> bool:
+    """Whether the process that wrote a lock is known to have ended: its pid is free, or another process has it now."""
+    if not _here(holder):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # there is such a process, of another user
+    return _started(holder["pid"]) not in ("", holder["started"])
+
+
+def _started(pid: int) -> str:
+    """When a process started, in ticks since boot (proc(5), stat); "" where the system does not say."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "ended" if state == "Z" else fields[18]
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit, unless the program handles it already or this is not its main thread."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

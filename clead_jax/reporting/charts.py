@@ -103,6 +103,7 @@ def attack_rows(ax: Axes, titles: list[str], threat: dict[str, Any]) -> None:
     ax.set_ylim(len(titles) - 0.5, -0.5)
     ax.grid(False, axis="y")
     style.percent(ax, "x", f"accuracy in %; attacks with {labels.radius(**threat)}")
+    ax.xaxis.label.set(x=1, ha="right")  # room for it is to the left, below long titles
 
 
 # --- over the radius --------------------------------------------------------------------------------------------------

@@ -198,6 +198,24 @@ def test_another_autoattack_and_an_unfinished_one_are_other_columns(tmp_path):
     assert titles[3:] == ["AutoAttack", "AutoAttack rand", "AutoAttack, stopped early (upper bound)"]
 
 
+def test_an_attack_that_a_budget_stopped_is_another_column(tmp_path):
+    first, second = run(tmp_path / "a"), run(tmp_path / "b", seed=1)
+    models = json.loads((second / "evaluation/results.json").read_text())["models"]
+    models["defended"]["incomplete"] = ["pgd"]
+    changed(second, models=models)
+    titles = list(compare_runs.read([first, second])[0].columns)
+    assert titles[1:3] == ["PGD-20", "PGD-20, stopped early (upper bound)"]
+    assert titles[4] == "Worst case, stopped early (upper bound)"
+
+
+def test_averaged_weights_are_a_row_of_their_own(tmp_path):
+    first, second = run(tmp_path / "a"), run(tmp_path / "b", seed=1)
+    models = json.loads((second / "evaluation/results.json").read_text())["models"]
+    models["defended"]["checkpoint"]["weights"] = "ema"
+    changed(second, models=models)
+    assert list(rows(first, second))[1:] == ["evaluation.weights=none", "evaluation.weights=ema"]
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

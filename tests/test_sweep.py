@@ -224,6 +224,12 @@ def test_a_dry_run_prints_commands_only(trained, tmp_path, capsys):
     assert [shlex.split(line)[4] for line in commands] == [f"--workdir={tmp_path}/none/{name}" for name in ALL]
 
 
+def test_what_needs_jax_is_checked_for_every_run_before_anything_is_printed(trained, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"^attacks=pgdd_seed=0: .*'pgdd'") as caught:
+        sweep.main(["sweep", QUICK, "--sweep.evaluation.attacks=fgsm;pgdd", f"--workdir={tmp_path}", "--dry_run"])
+    assert "\n" not in str(caught.value) and capsys.readouterr().out == "" and trained == []
+
+
 # --- real processes ---------------------------------------------------------------------------------------------------
 
 TINY = {"stages": "supervised,evaluate", "defended": "supervised", "evaluation.curve": "", "evaluation.attacks": "fgsm"}

@@ -205,3 +205,30 @@ def test_text_table_aligns_and_joins_fine_print():
         "a     1.0 [0, 2]",
         "long          12",
     ]
+
+
+def test_models_are_named_by_their_stage_unless_the_user_named_them(results):
+    models, named = results["models"], lambda name: labels.model_title(name, results)
+    of = lambda stage, **more: {"checkpoint": {"stage": stage, **more}, "accuracy": {"clean": 0.9}}
+    models["defended"]["checkpoint"]["stage"] = "finetune"
+    assert named("defended") == "finetune", "a stage of the user's has no title but its name"
+    models["probe"] = of("probe")
+    assert named("probe") == "With C-LEAD"
+    models["defended"] = of("probe")
+    assert (named("defended"), named("probe")) == ("With C-LEAD", "With C-LEAD (probe)")
+    models["mine"], models["averaged"] = of("probe"), of("probe", weights="ema")
+    assert (named("mine"), named("averaged")) == ("mine", "averaged (ema)")
+    models["defended"] = of("probe", weights="ema")
+    assert named("defended") == "With C-LEAD (ema)"
+
+
+def test_a_single_attack_that_a_budget_stopped_is_a_bound_everywhere(all_protocols, records):
+    all_protocols["models"]["defended"]["incomplete"] = ["cw"]
+    table = tables.before_after(all_protocols, records)
+    for attack, sign in (("PGD", ""), ("C&W", "≤ "), ("Worst case", "≤ ")):
+        assert row(table, attack)[2][0][:2] == (sign or row(table, attack)[2][0][:2])
+        assert (row(table, attack)[3] == "unknown") == bool(sign)
+    assert "attacked directly at most" in headline.sentence("defended", all_protocols)
+    assert "at most" not in headline.sentence("baseline", all_protocols)
+    white = [line for line in headline.table(all_protocols).rows if line[0] == ("C&W", "(White-box)")]
+    assert white[0][2][0].startswith("≤ ") and not white[0][1][0].startswith("≤ ")

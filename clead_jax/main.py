@@ -30,8 +30,7 @@ def _define(argv: list[str], values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> None:
     """Parses the command line and runs the stages."""
     values = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
-    file, _, argument = cli.config_path(argv).partition(":")
-    name = "-".join(filter(None, (Path(file).stem, argument)))
+    name = cli.config_name(cli.config_path(argv))
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
     from clead_jax.experiment import pipeline
 

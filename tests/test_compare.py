@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from clead_jax import compare, config
-from clead_jax.reporting import compare_page as comparison_page
-from clead_jax.reporting import compare_runs as comparison
+from clead_jax.reporting import compare_page, compare_runs
 
 COUNT = 400
 PGD = {"steps": 20, "eps": 0.1, "step_size": 0.025}
@@ -31,11 +30,12 @@ def run(
     which="latest",
     **fields,
 ):
-    """A finished run as its files say it. `pgd` is what the defended model withstands, `fields` with __ for the dot."""
+    """A finished run as its files say it. `pgd`: accuracy of the defended model; `fields`: settings, __ for the dot."""
     cfg = config.base()
     cfg.data.name, cfg.seed = "digits", seed
     for field, value in fields.items():
-        cfg.update_from_flattened_dict({field.replace("__", "."): value})
+        section, _, last = field.rpartition("__")
+        (cfg[section] if section else cfg).update({last: value})
     folder.mkdir(parents=True, exist_ok=True)
     config.save(cfg, str(folder), name, f"python -m clead_jax.main --config=configs/{name}.py")
     shares = {"baseline": baseline, "defended": pgd}
@@ -90,22 +90,22 @@ def changed(folder, tag="", **changes):
 
 def rows(*folders):
     """{name: {title: score}} of the first table."""
-    found = compare.read(folders)[0]
-    return {row.name: {c.title: comparison.score(row, c) for c in found.columns} for row in found.rows}
+    found = compare_runs.read(folders)[0]
+    return {row.name: {t: compare_runs.score(row.models, a) for t, a in found.columns.items()} for row in found.rows}
 
 
 def lines(*folders):
-    return comparison_page.text(compare.read(folders)).splitlines()
+    return compare_page.text(compare_runs.read(folders)).splitlines()
 
 
 def test_control_and_method_stand_in_one_table_with_one_baseline(tmp_path):
     method = run(tmp_path / "clead", 0.6)
     control = run(tmp_path / "control", 0.7, defended="supervised")
-    found = compare.read([method, control])[0]
+    found = compare_runs.read([method, control])[0]
     assert [row.name for row in found.rows] == ["Without C-LEAD", "With C-LEAD", "With adversarial training"]
     assert [len(row.models) for row in found.rows] == [1, 1, 1]
-    assert [comparison.passes(row) for row in found.rows] == [1000, 21300, 7000]
-    assert [column.title for column in found.columns] == ["Clean images", "PGD-20", "Worst case"]
+    assert [row.forward_backward_passes for row in found.rows] == [1000, 21300, 7000]
+    assert list(found.columns) == ["Clean images", "PGD-20", "Worst case"]
     table = lines(method, control)
     assert "60.0 [55.1, 64.7]" in table[5] and "21,300" in table[5] and "probe" in table[5]
     assert "70.0 [65.3, 74.3]" in table[6] and "7,000" in table[6]
@@ -116,7 +116,7 @@ def test_seeds_become_mean_and_spread(tmp_path):
     folders = [run(tmp_path / f"s{seed}", share, seed=seed) for seed, share in enumerate(shares)]
     before, after = rows(*reversed(folders)).values()
     assert after["PGD-20"].mean == pytest.approx(0.6) and after["PGD-20"].std == pytest.approx(statistics.stdev(shares))
-    assert list(after["PGD-20"].shares.values()) == list(shares)
+    assert after["PGD-20"].single == list(shares)
     assert after["PGD-20"].interval95 == pytest.approx((0.551, 0.647), abs=1e-3)
     assert before["PGD-20"].std == 0
     assert "60.0 ± 10.0 [55.1, 64.7]" in lines(*folders)[5] and lines(*folders)[5].endswith("0, 1, 2")
@@ -136,7 +136,7 @@ def test_a_row_is_named_by_what_differs(tmp_path):
 def test_configs_of_their_own_name_name_the_rows(tmp_path):
     folders = [run(tmp_path / name, name=name, model__backbone=name) for name in ("resnet18", "resnet50")]
     assert list(rows(*folders))[2:] == ["resnet18", "resnet50"]
-    found = comparison_page.plain(compare.read(folders))["comparisons"][0]["rows"]
+    found = compare_page.plain(compare_runs.read(folders))["comparisons"][0]["rows"]
     assert found[3]["settings"] == {"model.backbone": "resnet50"}
 
 
@@ -147,7 +147,7 @@ def test_what_does_not_change_the_numbers_makes_no_row(tmp_path):
 
 def test_another_checkpoint_of_a_run_is_another_row(tmp_path):
     folders = [run(tmp_path / which, seed=seed, which=which) for seed, which in enumerate(("latest", "best"))]
-    assert len({entry.name for entry in compare.read(folders)[0].rows}) == 4
+    assert len({entry.name for entry in compare_runs.read(folders)[0].rows}) == 4
 
 
 def test_a_copy_counts_once(tmp_path):
@@ -163,26 +163,26 @@ def test_attacks_with_other_settings_are_columns_of_their_own(tmp_path):
     for model in models.values():
         model["settings"]["pgd"] = PGD | {"steps": 10}
     changed(second, models=models)
-    titles = [column.title for column in compare.read([first, second])[0].columns]
+    titles = list(compare_runs.read([first, second])[0].columns)
     assert titles == ["Clean images", "PGD-20", "PGD-10", "Worst case (over PGD-20)", "Worst case (over PGD-10)"]
     assert "(1 of 2 runs)" in lines(first, second)[5]
     for model in models.values():
         model["settings"]["pgd"] = PGD | {"step_size": 0.05}
     changed(second, models=models)
-    titles = [column.title for column in compare.read([first, second])[0].columns]
+    titles = list(compare_runs.read([first, second])[0].columns)
     assert titles[1:3] == ["PGD-20 (step_size 0.025)", "PGD-20 (step_size 0.05)"]
     for model in models.values():
         model["settings"] = {"pgd(steps=20)": PGD}
         model["accuracy"]["pgd(steps=20)"] = model["accuracy"].pop("pgd")
     changed(second, models=models)
-    titles = [column.title for column in compare.read([first, second])[0].columns]
+    titles = list(compare_runs.read([first, second])[0].columns)
     assert titles[1:3] == ["PGD-20 [pgd]", "PGD-20 [pgd(steps=20)]"]
 
 
 def test_autoattack_has_a_column(tmp_path):
     first, second = run(tmp_path / "a"), run(tmp_path / "b", defended="supervised")
-    standing = {"clean": 0.9, "square": 0.5, "autoattack": 0.4}
-    changed(first, protocols={"autoattack": {"defended": {"accuracy": standing}}})
+    shares = {"clean": 0.9, "square": 0.5, "autoattack": 0.4}
+    changed(first, protocols={"autoattack": {"defended": {"accuracy": shares}}})
     table = rows(first, second)
     assert list(table["With C-LEAD"]) == ["Clean images", "PGD-20", "Worst case", "AutoAttack"]
     assert table["With C-LEAD"]["AutoAttack"].mean == 0.4 and table["Without C-LEAD"]["AutoAttack"] is None
@@ -194,8 +194,26 @@ def test_another_autoattack_and_an_unfinished_one_are_other_columns(tmp_path):
     kinds = ({"version": "standard", "complete": True}, {"version": "rand", "complete": True}, {"complete": False})
     for folder, kind in zip(folders, kinds, strict=True):
         changed(folder, protocols={"autoattack": {"defended": kind | {"accuracy": {"autoattack": 0.4}}}})
-    titles = [column.title for column in compare.read(folders)[0].columns]
+    titles = list(compare_runs.read(folders)[0].columns)
     assert titles[3:] == ["AutoAttack", "AutoAttack rand", "AutoAttack, stopped early (upper bound)"]
+
+
+def test_an_attack_that_a_budget_stopped_is_another_column(tmp_path):
+    first, second = run(tmp_path / "a"), run(tmp_path / "b", seed=1)
+    models = json.loads((second / "evaluation/results.json").read_text())["models"]
+    models["defended"]["incomplete"] = ["pgd"]
+    changed(second, models=models)
+    titles = list(compare_runs.read([first, second])[0].columns)
+    assert titles[1:3] == ["PGD-20", "PGD-20, stopped early (upper bound)"]
+    assert titles[4] == "Worst case, stopped early (upper bound)"
+
+
+def test_averaged_weights_are_a_row_of_their_own(tmp_path):
+    first, second = run(tmp_path / "a"), run(tmp_path / "b", seed=1)
+    models = json.loads((second / "evaluation/results.json").read_text())["models"]
+    models["defended"]["checkpoint"]["weights"] = "ema"
+    changed(second, models=models)
+    assert list(rows(first, second))[1:] == ["evaluation.weights=none", "evaluation.weights=ema"]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +225,7 @@ def test_another_autoattack_and_an_unfinished_one_are_other_columns(tmp_path):
 )
 def test_runs_that_were_not_measured_alike_are_refused(tmp_path, other, said):
     with pytest.raises(ValueError, match="not measured alike") as caught:
-        compare.read([run(tmp_path / "x/a"), run(tmp_path / "x/b"), run(tmp_path / "y/c", **other)])
+        compare_runs.read([run(tmp_path / "x/a"), run(tmp_path / "x/b"), run(tmp_path / "y/c", **other)])
     assert said in str(caught.value) and "x/a, x/b" in str(caught.value) and "y/c" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -215,19 +233,19 @@ def test_runs_that_were_not_measured_alike_are_refused(tmp_path, other, said):
 def test_a_measurement_that_runs_share_is_found_wherever_it_lies(tmp_path):
     first, second = run(tmp_path / "a"), run(tmp_path / "b", 0.5, eps=0.05, seed=1)
     changed(first, "linf-0.05-test-400", threat_model={"norm": "linf", "eps": 0.05})
-    (found,) = compare.read([first, second])
+    (found,) = compare_runs.read([first, second])
     assert found.results["threat_model"]["eps"] == 0.05
     assert found.notes[0].startswith("Left out, because no other run was measured so: digits, 400 test images, L∞")
     changed(second, "linf-0.1-test-400", threat_model={"norm": "linf", "eps": 0.1})
-    found = compare.read([first, second])
+    found = compare_runs.read([first, second])
     assert [each.results["threat_model"]["eps"] for each in found] == [0.1, 0.05] and found[0].notes == []
-    compare.write(found, tmp_path / "out")
+    compare_page.write(found, tmp_path / "out")
     assert (tmp_path / "out/compare-2.png").exists()
 
 
 def test_two_pairs_are_two_tables_that_name_who_is_absent(tmp_path):
     folders = [run(tmp_path / f"{eps}-{seed}", eps=eps, seed=seed) for eps in (0.1, 0.05) for seed in (0, 1)]
-    found = compare.read(folders)
+    found = compare_runs.read(folders)
     assert [each.results["threat_model"]["eps"] for each in found] == [0.1, 0.05]
     assert found[1].notes == ["Not in this table, because not measured so: 0.1-0, 0.1-1."]
     assert [len(row.models) for each in found for row in each.rows] == [2, 2, 2, 2]
@@ -238,13 +256,13 @@ def test_other_images_of_one_seed_are_refused_and_of_other_seeds_noted(tmp_path)
     results = json.loads((second / "evaluation/results.json").read_text())
     save(second, results, np.arange(COUNT) + 1)
     with pytest.raises(ValueError, match=r"^a and b, both of seed 0, had different images of digits, 400 test images"):
-        compare.read([first, second])
+        compare_runs.read([first, second])
     third = run(tmp_path / "c", seed=1)
     save(third, results, np.arange(COUNT) + 1)
-    (note,) = compare.read([first, third])[0].notes
+    (note,) = compare_runs.read([first, third])[0].notes
     assert "test images of its own" in note and note in lines(first, third)
     (second / "evaluation/per_example.npz").unlink()
-    assert "not recorded in b" in compare.read([first, second])[0].notes[0]
+    assert "not recorded in b" in compare_runs.read([first, second])[0].notes[0]
 
 
 def test_the_page(tmp_path, capsys):
@@ -253,8 +271,8 @@ def test_the_page(tmp_path, capsys):
         for t in (0.1, 0.2)
         for seed in (0, 1)
     ]
-    doubt = {"name": "trained_to_the_end", "status": "warn", "value": 1, "hint": "this is not the finished model"}
-    changed(folders[0], checks=[doubt])
+    warning = {"name": "trained_to_the_end", "status": "warn", "value": 1, "hint": "this is not the finished model"}
+    changed(folders[0], checks=[warning])
     output = tmp_path / "out"
     compare.main(["compare", f"--workdirs={tmp_path}/runs/0.1-*,{folders[2]},{folders[3]}", f"--output={output}"])
     said = capsys.readouterr().out
@@ -273,12 +291,12 @@ def test_the_page(tmp_path, capsys):
 
 def test_the_picture_has_curves_only_where_they_are_the_same_attack(tmp_path):
     first, second = run(tmp_path / "a", curve="fgsm"), run(tmp_path / "b", curve="fgsm", pretrain__temperature=0.2)
-    compare.write(compare.read([first, second]), tmp_path / "with")
+    compare_page.write(compare_runs.read([first, second]), tmp_path / "with")
     other = {"baseline": [0.9] * 3, "defended": [0.9] * 3}
     changed(second, curves={"attack": "fgsm", "eps": EPS[1:], "num_examples": 200, "accuracy": other})
-    found = compare.read([first, second])
-    assert comparison.curves(found[0]) is None
-    compare.write(found, tmp_path / "without")
+    found = compare_runs.read([first, second])
+    assert found[0].curves is None
+    compare_page.write(found, tmp_path / "without")
     tall, short = (matplotlib.image.imread(tmp_path / name / "compare.png").shape[0] for name in ("with", "without"))
     assert tall > short + 400
     assert "No curves" in (tmp_path / "without/compare.md").read_text()
@@ -301,7 +319,7 @@ def test_bad_input(tmp_path, flags, said):
 def test_a_run_without_results_is_named(tmp_path):
     (run(tmp_path / "a") / "evaluation/results.json").unlink()
     with pytest.raises(ValueError, match=r"a/evaluation/results.json does not exist"):
-        compare.read([tmp_path / "a"])
+        compare_runs.read([tmp_path / "a"])
 
 
 def test_starts_without_jax():

@@ -14,6 +14,7 @@ import speck
 import test_compare
 
 from clead_jax import sweep
+from clead_jax.config import grid
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICK = "--config=configs/quickstart.py"
@@ -50,7 +51,7 @@ def trained(monkeypatch):
 
 
 def plan(*words):
-    return sweep.plan(["sweep", *words])
+    return grid.plan(["sweep", *words])
 
 
 def names(*words):
@@ -83,9 +84,7 @@ def test_the_printed_command_is_one_that_a_user_could_type():
     ]
     runs = plan(*words, "--workdir=a b")[0]
     assert [run.name for run in runs] == ["views=clean-pgd_seed=0", "views=clean-pgd-steps=3-cw_seed=0"]
-    typed = shlex.split(runs[1].command)
-    assert typed[:3] == ["python", "-m", "clead_jax.main"]
-    assert typed[3:] == [
+    assert runs[1].argv == [
         QUICK,
         "--workdir=a b/views=clean-pgd-steps=3-cw_seed=0",
         "--config.model.width=8",
@@ -114,7 +113,7 @@ def test_config_files_are_swept_too():
         (["--seeds=1,2"], ["seed=1", "seed=2"]),
         (["--sweep.seed=1,2"], ["seed=1", "seed=2"]),
         (["--sweep.train_attack.eps=4/255,8/255", "--config.seed=7"], ["train_attack.eps=4-255_seed=7"]),
-        (["--sweep.weights=;0.3,0.7"], ["weights=_seed=0", "weights=0.3-0.7_seed=0"]),
+        (["--sweep.pretrain.weights=;0.3,0.7"], ["pretrain.weights=_seed=0", "pretrain.weights=0.3-0.7_seed=0"]),
     ],
     ids=str,
 )
@@ -130,21 +129,21 @@ def test_names(words, found):
         ([QUICK, "--sweep.simlarity=cosine"], "'simlarity'; nearest: .*similarity"),
         ([QUICK, "--sweep.width="], "--sweep.width has no values"),
         ([QUICK, "--sweep.width=4", "--sweep.width=8"], "given twice"),
-        ([QUICK, "--sweep.width=4", "--config.model.width=8"], "model.width is swept and set"),
-        ([QUICK, "--seeds=0,1", "--config.seed=8"], "seed is swept and set"),
+        ([QUICK, "--sweep.width=4", "--config.model.width=8"], "model.width is given twice"),
+        ([QUICK, "--seeds=0,1", "--config.seed=8"], "seed is given twice"),
         ([QUICK, "--sweep.width=4,many"], "many"),
         ([QUICK, "--sweep.width=4,0"], "model.width is 0"),
-        ([QUICK, "--seeds=0,1", "--sweep.seed=2"], "both name seeds"),
-        ([QUICK, "--seeds=0.5"], "no whole number"),
+        ([QUICK, "--seeds=0,1", "--sweep.seed=2"], "seed is given twice"),
+        ([QUICK, "--seeds=0.5"], "0.5"),
         ([QUICK, "--sweep.views=clean,pgd;clean, pgd"], "share the folder"),
-        ([QUICK, "--sweep.evaluation.eps=0.1,0.2"], "evaluation.eps says how runs are measured"),
+        ([QUICK, "--sweep.evaluation.eps=0.1,0.2"], "evaluation.eps is 0.1 here and 0.2 there.*train once"),
         ([QUICK, "--sweep.width=4", "--config.stages=baseline"], "needs the stage evaluate"),
         ([QUICK, "--sweep.width=4", "--workdri=x"], "workdri"),
         ([QUICK, "--sweep.width=4", "--config.model.widht=8"], "unknown config field 'model.widht'"),
         (["--sweep.width=4"], "which config"),
-        ([QUICK, "--sweep.data.name=digits,cifar10"], "data.name says how runs are measured"),
+        ([QUICK, "--sweep.data.name=digits,cifar10"], "data.name is cifar10 here and digits there"),
         (["--sweep.config=configs/resnet18.py,configs/quickstart.py"], "such runs would share no table"),
-        ([QUICK, "--sweep.config=configs/resnet18.py"], "both name config files"),
+        ([QUICK, "--sweep.config=configs/resnet18.py"], "config is given twice"),
         (["--sweep.config=configs/resnet18.py,configs/none.py"], "no config file at 'configs/none.py'"),
     ],
     ids=str,
@@ -223,6 +222,12 @@ def test_a_dry_run_prints_commands_only(trained, tmp_path, capsys):
     commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python -m clead_jax.main")]
     assert trained == [] and not (tmp_path / "none").exists()
     assert [shlex.split(line)[4] for line in commands] == [f"--workdir={tmp_path}/none/{name}" for name in ALL]
+
+
+def test_what_needs_jax_is_checked_for_every_run_before_anything_is_printed(trained, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"^attacks=pgdd_seed=0: .*'pgdd'") as caught:
+        sweep.main(["sweep", QUICK, "--sweep.evaluation.attacks=fgsm;pgdd", f"--workdir={tmp_path}", "--dry_run"])
+    assert "\n" not in str(caught.value) and capsys.readouterr().out == "" and trained == []
 
 
 # --- real processes ---------------------------------------------------------------------------------------------------

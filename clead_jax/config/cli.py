@@ -7,10 +7,12 @@ has a FlagValues of its own.
 import contextlib
 import ctypes
 import os
+import re
 import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -91,16 +93,31 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage
     return values
 
 
+def joined(words: Sequence[str]) -> list[str]:
+    """One word per flag, with two dashes: ['-seeds', '0,1'] -> ['--seeds=0,1']."""
+    found: list[str] = []
+    for word in words:
+        if not word.startswith("-") and found and "=" not in found[-1]:
+            found[-1] += f"={word}"
+        else:
+            found.append(re.sub("^--?(?=[a-z])", "--", word))
+    return found
+
+
 def config_path(argv: Sequence[str]) -> str:
     """The file behind --config, before any flag is parsed. Raises ValueError where it is absent or missing."""
-    for i, word in enumerate(argv):
-        flag, equals, path = word.partition("=")
-        if flag.lstrip("-") == "config":
-            path = path if equals else "".join(argv[i + 1 : i + 2])
+    for flag, _, path in (word.partition("=") for word in joined(argv[1:])):
+        if flag == "--config":
             if not os.path.isfile(path.partition(":")[0]):
                 raise ValueError(f"no config file at {path!r}")
             return path
     raise ValueError("which config? write for example --config=configs/quickstart.py")
+
+
+def config_name(path: str) -> str:
+    """What a run of a config file is called: "configs/margin.py:ce" -> "margin-ce"."""
+    file, _, argument = path.partition(":")
+    return "-".join(filter(None, (Path(file).stem, argument)))
 
 
 def preset(argv: Sequence[str]) -> schema.Config:

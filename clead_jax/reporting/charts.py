@@ -53,9 +53,11 @@ def by_protocol(results: dict[str, Any]) -> Figure:
                 arrow = {"arrowstyle": "<-", "color": look.color, "linewidth": 1.4}
                 below = {"xytext": (0, -22), "textcoords": "offset points"}
                 ax.annotate("", (place, 100 * each.share), arrowprops=arrow, **below)
-            best = max((m for m in lines if step in lines[m]), key=lambda m: lines[m][step].share)
-            side = (1 if model == best else -1) * _APART * (len(lines) - 1) / 2
-            _write_share(ax, (steps.index(step) + side, 100 * each.share), each.bound, model == best, look.color)
+            ranked = sorted((m for m in lines if step in lines[m]), key=lambda m: -lines[m][step].share)
+            if model in (ranked[0], ranked[-1]):  # what lies between would be written over these
+                side = (1 if model == ranked[0] else -1) * _APART * (len(lines) - 1) / 2
+                at = steps.index(step) + side, 100 * each.share
+                _write_share(ax, at, each.bound, model == ranked[0], look.color)
     titles = [f"{each.title}\n{each.how}" for name, each in headline.PROTOCOLS.items() if name in steps]
     ax.set_xticks(range(len(steps)), ["Clean images", *titles], color=style.INK)
     ax.tick_params(axis="x", length=0, labelsize=9)
@@ -103,6 +105,7 @@ def attack_rows(ax: Axes, titles: list[str], threat: dict[str, Any]) -> None:
     ax.set_ylim(len(titles) - 0.5, -0.5)
     ax.grid(False, axis="y")
     style.percent(ax, "x", f"accuracy in %; attacks with {labels.radius(**threat)}")
+    ax.xaxis.label.set(x=1, ha="right")  # room for it is to the left, below long titles
 
 
 # --- over the radius --------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def _warnings(found: Comparison) -> list[Block]:
 
 
 def _picture(found: Comparison, name: str) -> Block:
-    curves = "Below: as the attack grows." if found.curves else "No curves: the runs have none of one attack and radii."
+    curves = "Below: as the attack grows." if found.curves else "No curves: not all runs have the same one."
     dots = " Dots are single seeds." if any(len(row.models) > 1 for row in found.rows) else ""
     alt = "Accuracy of every row under every attack" + (", and over the radius of the attack." if found.curves else ".")
     return Picture(name, compare_chart.picture(found), alt, f"{curves}{dots} Bars are 95 % intervals.")

@@ -172,11 +172,11 @@ def _row(group: list[Entry], groups: list[list[Entry]]) -> Row:
     first, models = group[0], dict[tuple[int, str], Entry]()
     for entry in sorted(group, key=lambda entry: entry.model[0]):
         same = models.get(entry.model, entry)
-        models[entry.model] = same._replace(accuracy=entry.accuracy | same.accuracy)
+        models[entry.model] = entry._replace(accuracy=entry.accuracy | same.accuracy)
     alike = [other for other in groups if other[0].stage == first.stage]
     differing = _differing([other[0].fields for other in alike])
     settings = {key: str(first.fields.get(key, "absent")) or "none" for key in differing}
-    name = method = labels.modellabels.column_title(first.label, first.results)
+    name = method = labels.model_title(first.label, first.results)
     if len(alike) > 1:
         names = [{entry.config_name for entry in other} for other in alike]
         unique = all(len(own) == 1 for own in names) and len(set[str]().union(*names)) == len(alike)

@@ -91,16 +91,20 @@ def _gain(results: dict[str, Any]) -> list[Block]:
     models = results["models"]
     if not {"baseline", "defended"} <= models.keys():
         return []
-    before, after = (models[name]["accuracy"] for name in ("baseline", "defended"))
-    if not {"clean", "worst_case"} <= before.keys() & after.keys() & set(labels.attacks_of(results)):
+    before, after = models["baseline"], models["defended"]
+    if not {"clean", "worst_case"} <= before["accuracy"].keys() & after["accuracy"].keys() & {
+        *labels.attacks_of(results)
+    }:
         return []
-    worst, clean = (
-        f"{labels.percent(after[attack])} % against {labels.percent(before[attack])} %"
+    said = {
+        attack: " against ".join(
+            f"{'at most ' if labels.is_bound(attack, model) else ''}{labels.percent(model['accuracy'][attack])} %"
+            for model in (after, before)
+        )
         for attack in ("worst_case", "clean")
-    )
-    return [
-        Text(f"Images still classified correctly in the worst case over all attacks: {worst} before. Clean: {clean}.")
-    ]
+    }
+    text = "Images still classified correctly in the worst case over all attacks"
+    return [Text(f"{text}: {said['worst_case']} before. Clean: {said['clean']}.")]
 
 
 def _table_notes(inputs: Inputs) -> list[str]:
@@ -128,8 +132,8 @@ def _paper_notes(results: dict[str, Any]) -> list[str]:
     if results["dataset"]["name"] != paper["dataset"]:
         return [f"{start}, have no entry for this data set."]
     return [
-        f"{start}, accuracy in %, without → with. {paper['columns']} A dash: no entry of Table 1.",
-        f"The paper's figures have inconsistencies. {paper['inconsistencies']}",
+        f"{start}, accuracy in %, without → with, both sub-columns of Table 1. A dash: no entry there.",
+        f"Inconsistencies in the paper's figures: {paper['inconsistencies']}.",
     ]
 
 

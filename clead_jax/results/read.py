@@ -92,6 +92,14 @@ def evaluation(directory: Path) -> Evaluation:
     return Evaluation(found, per_example or None)
 
 
+def stopped(results: dict[str, Any]) -> bool:
+    """Whether a budget stopped an attack, so that the same command would go on with it."""
+    cascades = results.get("protocols", {}).get("autoattack", {}).values()
+    return any(model.get("incomplete") for model in results["models"].values()) or not all(
+        c["complete"] for c in cascades
+    )
+
+
 def _upper_bound(label: str, results: dict[str, Any], per_example: Arrays) -> float:
     """What a stopped AutoAttack proves of a model: an image that any attack in the results broke is broken."""
     records = {name: hits for name, hits in per_example.items() if name.startswith(f"{label}/")}

@@ -37,7 +37,7 @@ def _results(records: dict[str, np.ndarray], n: int) -> dict:
     for model in SHARES:
         hits = {attack: records[f"{model}/{attack}"] for attack in ("clean", *ATTACKS)}
         hits["worst_case"] = np.logical_and.reduce(list(hits.values()))
-        accuracy = {attack: float(standing.mean()) for attack, standing in hits.items()}
+        accuracy = {attack: float(correct.mean()) for attack, correct in hits.items()}
         checkpoint = {
             "stage": "probe" if model == "defended" else model,
             "which": "latest",
@@ -103,7 +103,7 @@ def _results(records: dict[str, np.ndarray], n: int) -> dict:
 
 
 def _protocols(n: int) -> dict:
-    """The paper's protocol and AutoAttack as an evaluation writes them."""
+    """Transfer attacks and AutoAttack as an evaluation writes them."""
     shares = {
         "paper": {
             "baseline": {"fgsm": 0.45, "pgd": 0.2, "cw": 0.22, "worst_case": 0.19},

@@ -46,10 +46,10 @@ def test_before_after_shows_every_measurement_with_its_interval(results):
     assert ax.get_yticklabels()[0].get_text() == "Clean images"
 
 
-def test_the_fall_shows_every_protocol_with_its_interval(all_protocols):
-    ax = charts.fall(all_protocols).axes[0]
+def test_the_picture_by_protocol_shows_every_protocol_with_its_interval(all_protocols):
+    ax = charts.by_protocol(all_protocols).axes[0]
     ticks = [label.get_text().split("\n")[0] for label in ax.get_xticklabels()]
-    assert ticks == ["Clean images", "Paper's protocol", "White-box", "AutoAttack"]
+    assert ticks == ["Clean images", "Transfer attack", "White-box", "AutoAttack"]
     whitebox = all_protocols["models"]["defended"]
     defended = ax.containers[1]
     expected = np.array([whitebox["accuracy"]["clean"], 0.87, whitebox["accuracy"]["worst_case"], 0.55])
@@ -60,11 +60,11 @@ def test_the_fall_shows_every_protocol_with_its_interval(all_protocols):
     assert {text.get_text() for text in ax.texts} >= {"87.0", "55.0", "19.0", "3.0"}
 
 
-def test_the_fall_shows_only_what_was_measured_and_bounds_as_bounds(all_protocols, results):
-    ax = charts.fall(results).axes[0]
+def test_the_picture_by_protocol_shows_only_what_was_measured_and_bounds_as_bounds(all_protocols, results):
+    ax = charts.by_protocol(results).axes[0]
     assert [label.get_text().split("\n")[0] for label in ax.get_xticklabels()] == ["Clean images", "White-box"]
     all_protocols["protocols"]["autoattack"]["defended"]["complete"] = False
-    ax = charts.fall(all_protocols).axes[0]
+    ax = charts.by_protocol(all_protocols).axes[0]
     assert "≤ 55.0" in [text.get_text() for text in ax.texts]
     low, high = ax.containers[1][2][0].get_segments()[3][:, 1]
     assert low == pytest.approx(55) and high > 58
@@ -73,7 +73,7 @@ def test_the_fall_shows_only_what_was_measured_and_bounds_as_bounds(all_protocol
 def test_equal_values_are_not_written_over_each_other(all_protocols):
     for entry in all_protocols["protocols"]["autoattack"].values():
         entry["accuracy"]["autoattack"] = 0.031
-    same = [text for text in charts.fall(all_protocols).axes[0].texts if text.get_text() == "3.1"]
+    same = [text for text in charts.by_protocol(all_protocols).axes[0].texts if text.get_text() == "3.1"]
     assert sorted(text.get_ha() for text in same) == ["left", "right"]
 
 
@@ -136,5 +136,7 @@ def test_many_classes_are_cut_to_the_colours_there_are(embeddings, results):
 
 
 def test_models_differ_by_more_than_colour():
-    before, after = style.model_line("baseline"), style.model_line("defended")
+    before, after = style.lines(["baseline", "defended"])
     assert before.marker != after.marker and before.linestyle != after.linestyle
+    assert style.lines(["mine", "defended", "baseline"])[1:] == [after, before], "these two look alike everywhere"
+    assert len(set(style.lines(["baseline", "defended", *"abcdefghijklmn"]))) == 16

@@ -2,10 +2,7 @@
 
 import pytest
 
-from clead_jax import report
-from clead_jax.reporting import headline as protocols
-from clead_jax.reporting import labels as wording
-from clead_jax.reporting import render, tables
+from clead_jax.reporting import headline, labels, page, render, tables
 
 
 def row(table, attack):
@@ -50,21 +47,28 @@ def test_adversarial_training_is_not_called_clead(results):
     assert tables.before_after(results).header[2] == "With adversarial training"
 
 
-def test_paper_column_never_invents(results, monkeypatch):
+def test_paper_column_shows_its_two_figures_and_never_invents(results):
     table = tables.before_after(results)
-    column = lambda: [line[-1] for line in tables.with_paper(table, results, "resnet18").rows]
-    assert set(column()) == {"—"}  # digits are not in the paper
+    column = lambda backbone: [line[-1] for line in tables.with_paper(table, results, backbone).rows]
+    assert set(column("resnet18")) == {"—"}  # digits are not in the paper
     results["dataset"]["name"] = "cifar10"
-    assert column() == ["—", "not available to us", "not available to us", "not available to us", "—"]
-    known = {"dataset": "cifar10", "accuracy": {"resnet18": {"pgd": {"without": 0.125, "with": 0.5}}}}
-    monkeypatch.setattr(tables, "paper", lambda: known)
-    assert column() == ["—", "—", "12.5 → 50.0", "—", "—"]
+    assert column("resnet18") == [
+        "87.9 → not given",
+        "18.4 / 13.6 → 25.8 / 25.0",
+        "12.6 / 10.3 → 31.3 / 27.6",
+        "9.8 / 7.4 → 21.6 / 18.8",
+        "—",
+    ]
+    assert set(column("tiny")) == {"—"}
+    assert tables.cited_by_paper().rows[-1] == ["C-LEAD", "resnet50", "55.3", "68.7", "59.9"]
 
 
 def test_paper_figures_are_shares_or_null():
-    for backbone in tables.paper()["accuracy"].values():
-        for figures in backbone.values():
-            assert all(value is None or 0 <= value <= 1 for value in figures.values())
+    figures = [f for network in tables.paper()["table1"].values() for f in network.values()]
+    assert all(0 < share < 1 for f in figures for side in f.values() for share in side or [])
+    for network in tables.paper()["table1"].values():
+        assert network["clean"]["with"] is None
+        assert all(len(network[attack][side]) == 2 for attack in ("fgsm", "pgd", "cw") for side in ("without", "with"))
 
 
 def test_table_text_for_the_terminal(results, workdir):
@@ -72,7 +76,7 @@ def test_table_text_for_the_terminal(results, workdir):
     assert lines[0].startswith("digits, 360 test images (preliminary: fewer than 1,000); L∞, ε = 25.5/255 (0.1)")
     assert lines[2].split() == ["Attack", "Without", "C-LEAD", "With", "C-LEAD", "Gain"]
     assert len({len(line) for line in lines[2:]}) == 1, "columns are aligned"
-    assert report.table(workdir / "evaluation") == "\n".join(lines)
+    assert page.table(workdir / "evaluation") == "\n".join(lines)
 
 
 @pytest.mark.parametrize(("count", "preliminary"), [(999, True), (1000, False)])
@@ -88,9 +92,9 @@ def test_distances_that_do_not_exist_are_not_numbers(results):
 
 
 def test_words():
-    assert wording.radius("linf", 8 / 255) == "L∞, ε = 8/255 (0.0314)"
-    assert wording.radius("l2", 0.5) == "L2, ε = 0.5"
-    assert [wording.points(value) for value in (0.417, -0.043, -0.0001)] == ["+41.7", "−4.3", "+0.0"]
+    assert labels.radius("linf", 8 / 255) == "L∞, ε = 8/255 (0.0314)"
+    assert labels.radius("l2", 0.5) == "L2, ε = 0.5"
+    assert [labels.points(value) for value in (0.417, -0.043, -0.0001)] == ["+41.7", "−4.3", "+0.0"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_words():
     ],
 )
 def test_any_json_value_is_written_for_people(value, said):
-    assert wording.scalar(value) == said
+    assert labels.scalar(value) == said
 
 
 @pytest.mark.parametrize(
@@ -127,7 +131,7 @@ def test_any_json_value_is_written_for_people(value, said):
     ],
 )
 def test_attacks_have_their_usual_names(results, name, title):
-    assert wording.attack_title(name, results) == title
+    assert labels.attack_title(name, results) == title
 
 
 def test_checks_by_gravity_with_the_model_in_words(results):
@@ -144,53 +148,53 @@ def test_checks_by_gravity_with_the_model_in_words(results):
 
 
 def test_protocols_side_by_side(all_protocols):
-    table = protocols.table(all_protocols)
+    table = headline.table(all_protocols)
     assert table.header == ["Attack and protocol", "Without C-LEAD", "With C-LEAD"]
     names = [line[0] for line in table.rows]
-    assert names[:4] == [(a, "(Paper's protocol)") for a in ("FGSM", "PGD-20", "C&W", "Worst case")]
+    assert names[:4] == [(a, "(Transfer attack)") for a in ("FGSM", "PGD-20", "C&W", "Worst case")]
     assert names[7:9] == [("Worst case", "(White-box)"), ("APGD-CE", "(AutoAttack)")]
     assert names[-1] == ("AutoAttack", "")
     assert [line[2][0] for line in table.rows if line[0][0] == "PGD-20"] == ["88.0", "61.9"]
     assert table.rows[-1][1:] == [("3.0", "[1.0, 5.0]"), ("55.0", "[49.6, 60.4]")]
 
 
-def test_the_fall_in_one_sentence(all_protocols, results):
-    said = protocols.sentence("defended", all_protocols)
+def test_the_protocols_in_one_sentence(all_protocols, results):
+    said = headline.sentence("defended", all_protocols)
     worst = f"{100 * results['models']['defended']['accuracy']['worst_case']:.1f}"
     assert said == (
-        f"With C-LEAD: clean 93.9 %; under the paper's protocol 87.0 %; attacked directly {worst} %; "
+        f"With C-LEAD: clean 93.9 %; under transferred attacks 87.0 %; attacked directly {worst} %; "
         "under AutoAttack 55.0 %."
     )
-    assert protocols.missing(all_protocols) == []
+    assert headline.missing(all_protocols) == []
     del all_protocols["protocols"]["paper"]["defended"]
-    assert "paper" not in protocols.sentence("defended", all_protocols)
+    assert "transferred" not in headline.sentence("defended", all_protocols)
 
 
 def test_an_attack_stopped_by_its_budget_is_a_bound_everywhere(all_protocols):
     all_protocols["protocols"]["autoattack"]["defended"]["complete"] = False
-    assert "under AutoAttack at most 55.0 %" in protocols.sentence("defended", all_protocols)
-    *_, without, defended = protocols.table(all_protocols).rows[-1]
+    assert "under AutoAttack at most 55.0 %" in headline.sentence("defended", all_protocols)
+    *_, without, defended = headline.table(all_protocols).rows[-1]
     assert (without[0], defended[0]) == ("3.0", "≤ 55.0")
-    stopped = [note for note in protocols.notes(all_protocols) if "upper bound" in note]
+    stopped = [note for note in headline.notes(all_protocols) if "upper bound" in note]
     assert len(stopped) == 1 and "With C-LEAD" in stopped[0]
 
 
-def test_the_terminal_tells_the_fall_too(all_protocols, results):
+def test_the_terminal_names_the_protocols_too(all_protocols, results):
     assert tables.table_text(all_protocols).startswith(tables.table_text(results) + "\n\nWithout C-LEAD: clean")
     assert tables.table_text(all_protocols).endswith("under AutoAttack 55.0 %.")
 
 
 def test_cost_of_autoattack_is_said(all_protocols):
-    notes = " ".join(protocols.notes(all_protocols))
+    notes = " ".join(headline.notes(all_protocols))
     assert "version standard; 4,001 forward and 995 backward passes per image on average; 3 min 23 s" in notes
 
 
 def test_clean_accuracy_alone_is_no_protocol(results):
     for model in results["models"].values():
         model["accuracy"] = {"clean": 0.9, "worst_case": 0.9}
-    assert protocols.measured(results) == {}
+    assert headline.measured(results) == {}
     assert [row[0][0] for row in tables.before_after(results).rows] == ["Clean images"], "no attack, no worst case"
-    assert protocols.missing(results) == ["Paper's protocol", "White-box", "AutoAttack"]
+    assert headline.missing(results) == ["Transfer attack", "White-box", "AutoAttack"]
 
 
 def test_text_table_aligns_and_joins_fine_print():
@@ -201,3 +205,30 @@ def test_text_table_aligns_and_joins_fine_print():
         "a     1.0 [0, 2]",
         "long          12",
     ]
+
+
+def test_models_are_named_by_their_stage_unless_the_user_named_them(results):
+    models, named = results["models"], lambda name: labels.model_title(name, results)
+    of = lambda stage, **more: {"checkpoint": {"stage": stage, **more}, "accuracy": {"clean": 0.9}}
+    models["defended"]["checkpoint"]["stage"] = "finetune"
+    assert named("defended") == "finetune", "a stage of the user's has no title but its name"
+    models["probe"] = of("probe")
+    assert named("probe") == "With C-LEAD"
+    models["defended"] = of("probe")
+    assert (named("defended"), named("probe")) == ("With C-LEAD", "With C-LEAD (probe)")
+    models["mine"], models["averaged"] = of("probe"), of("probe", weights="ema")
+    assert (named("mine"), named("averaged")) == ("mine", "averaged (ema)")
+    models["defended"] = of("probe", weights="ema")
+    assert named("defended") == "With C-LEAD (ema)"
+
+
+def test_a_single_attack_that_a_budget_stopped_is_a_bound_everywhere(all_protocols, records):
+    all_protocols["models"]["defended"]["incomplete"] = ["cw"]
+    table = tables.before_after(all_protocols, records)
+    for attack, sign in (("PGD", ""), ("C&W", "≤ "), ("Worst case", "≤ ")):
+        assert row(table, attack)[2][0][:2] == (sign or row(table, attack)[2][0][:2])
+        assert (row(table, attack)[3] == "unknown") == bool(sign)
+    assert "attacked directly at most" in headline.sentence("defended", all_protocols)
+    assert "at most" not in headline.sentence("baseline", all_protocols)
+    white = [line for line in headline.table(all_protocols).rows if line[0] == ("C&W", "(White-box)")]
+    assert white[0][2][0].startswith("≤ ") and not white[0][1][0].startswith("≤ ")

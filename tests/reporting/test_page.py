@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clead_jax import report
+from clead_jax.reporting.page import build
 
 PICTURES = {"protocols", "before_after", "accuracy_over_eps", "perturbations", "embeddings", "training_curves"}
 
@@ -17,7 +17,7 @@ PICTURES = {"protocols", "before_after", "accuracy_over_eps", "perturbations", "
 @pytest.fixture
 def pages(workdir):
     """report.md and index.html of a complete work directory, and their folder."""
-    folder = report.build(workdir).parent
+    folder = build(workdir).parent
     return (folder / "report.md").read_text(), (folder / "index.html").read_text(), folder
 
 
@@ -77,33 +77,37 @@ def test_both_pages_carry_the_numbers_and_no_path_of_this_machine(pages, workdir
 def test_building_again_changes_nothing(pages, workdir):
     folder = pages[2]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    report.build(workdir)
+    build(workdir)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_says_what_is_missing_and_leaves_no_outdated_picture(workdir):
-    report.build(workdir)
+    build(workdir)
     for name in ("per_example", "samples", "embeddings"):
         (workdir / "evaluation" / f"{name}.npz").unlink()
     (workdir / "metrics.jsonl").unlink()
     (workdir / "config.json").unlink()
     edit_results(workdir, curves={}, distances={}, training_cost={}, attacks={}, label_use={})
-    folder = report.build(workdir).parent
+    folder = build(workdir).parent
     markdown = (folder / "report.md").read_text().replace("\\", "")
     for name in ("per_example.npz", "samples.npz", "embeddings.npz", "metrics.jsonl", "config.json", "curves"):
         assert name in markdown, name
     assert {path.stem for path in folder.glob("*.png")} == {"protocols", "before_after"}
 
 
-def test_checks_come_first_and_only_doubts_are_unfolded(workdir):
-    text = (report.build(workdir).parent / "report.md").read_text().replace("\\", "")
-    assert text.index("## Checks") < text.index("## From one protocol") < text.index("## Accuracy before and after")
-    assert "No check raised a doubt" in text
+def test_checks_come_first_and_only_failures_and_warnings_are_unfolded(workdir):
+    text = (build(workdir).parent / "report.md").read_text().replace("\\", "")
+    assert (
+        text.index("## Checks")
+        < text.index("## Robust accuracy by protocol")
+        < text.index("## Accuracy before and after")
+    )
+    assert "No check failed or warned" in text
     alarm = {"name": "gradient_zero_or_nan/defended", "status": "fail", "value": 0.3125, "hint": "Use a margin loss."}
     quiet = {"name": "transfer", "status": "skipped", "value": None, "hint": "one model only"}
     warned = {"name": "small", "status": "warn", "value": {"n": [360]}, "hint": "more images"}
     edit_results(workdir, checks=[quiet, warned, alarm])
-    folder = report.build(workdir).parent
+    folder = build(workdir).parent
     text = (folder / "report.md").read_text().replace("\\", "")
     rows = (
         "| gradient_zero_or_nan (With C-LEAD) | FAIL | 0.3125 | Use a margin loss. |\n| small | WARN | n (360) |",
@@ -120,15 +124,17 @@ def test_checks_come_first_and_only_doubts_are_unfolded(workdir):
 
 def test_the_headline_names_what_is_missing_and_the_command_that_adds_it(workdir, all_protocols, monkeypatch):
     command = "python -m clead_jax.evaluate --workdir={} --protocol=paper,whitebox,autoattack"
-    text = (report.build(workdir).parent / "report.md").read_text()
-    assert "Not measured: Paper's protocol, AutoAttack." in text and command.format("DIR") in text
+    text = (build(workdir).parent / "report.md").read_text()
+    assert "Not measured: Transfer attack, AutoAttack." in text and command.format("DIR") in text
     monkeypatch.chdir(workdir.parent)
-    text = (report.build(workdir.name).parent / "report.md").read_text()
-    assert command.format(workdir.name) in text, "a relative path is repeated, an absolute one is nobody else's"
+    text = (build(workdir.name).parent / "report.md").read_text()
+    assert command.format(workdir.name) in text, (
+        "a relative path is repeated, an absolute one holds on one machine only"
+    )
     edit_results(workdir, protocols=all_protocols["protocols"])
-    text = (report.build(workdir).parent / "report.md").read_text()
+    text = (build(workdir).parent / "report.md").read_text()
     assert "Not measured" not in text
-    headline = text[text.index("## From one protocol") : text.index("## Accuracy before and after")]
+    headline = text[text.index("## Robust accuracy by protocol") : text.index("## Accuracy before and after")]
     for said in (
         "under AutoAttack 55.0 %",
         "(protocols.png)",
@@ -142,13 +148,13 @@ def test_other_evaluations_are_shown_with_their_own_radius(workdir, results):
     results["threat_model"]["eps"] = 4 / 255
     (workdir / "evaluation" / "linf-0.01569").mkdir()
     (workdir / "evaluation" / "linf-0.01569" / "results.json").write_text(json.dumps(results))
-    text = (report.build(workdir).parent / "report.md").read_text()
+    text = (build(workdir).parent / "report.md").read_text()
     assert "ε = 4/255" in text.split("## Other evaluations")[1]
 
 
 def test_class_names_and_data_set_names_are_never_markup(workdir, results):
     edit_results(workdir, dataset=results["dataset"] | {"name": "<b>|cats*"})
-    folder = report.build(workdir).parent
+    folder = build(workdir).parent
     assert "<b>" not in (folder / "index.html").read_text()
     assert "\\<b>\\|cats\\*" in (folder / "report.md").read_text()
 
@@ -157,10 +163,10 @@ def test_a_torn_last_line_is_a_running_training_any_other_is_damage(workdir):
     path = workdir / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole + '{"stage": "pro')
-    report.build(workdir)
+    build(workdir)
     path.write_text('{"stage": "pro\n' + whole)
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1"):
-        report.build(workdir)
+        build(workdir)
 
 
 @pytest.mark.parametrize("name", ["results.json", "samples.npz", "embeddings.npz", "per_example.npz"])
@@ -168,24 +174,24 @@ def test_a_damaged_file_is_named(workdir, name):
     path = workdir / "evaluation" / name
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=name) as caught:
-        report.build(workdir)
+        build(workdir)
     assert "\n" not in str(caught.value)
 
 
 def test_results_of_another_schema_or_half_an_evaluation_are_refused(workdir):
     edit_results(workdir, schema=7)
     with pytest.raises(ValueError, match=r"schema 7.*reads 1"):
-        report.build(workdir)
+        build(workdir)
     (workdir / "evaluation" / "results.json").write_text('{"schema": 1, "models": {}}')
     with pytest.raises(ValueError, match=r"lacks dataset.*not finished"):
-        report.build(workdir)
+        build(workdir)
 
 
 def test_without_attacked_images_their_pictures_are_left_out_and_it_says_so(workdir, samples, embeddings):
     evaluation = workdir / "evaluation"
     np.savez(evaluation / "samples.npz", **{k: v for k, v in samples.items() if k in ("clean", "label", "index")})
     np.savez(evaluation / "embeddings.npz", **{k: v for k, v in embeddings.items() if "adversarial" not in k})
-    folder = report.build(workdir).parent
+    folder = build(workdir).parent
     text = (folder / "report.md").read_text().replace("\\", "")
     assert "Not shown: evaluation/samples.npz holds no attacked images" in text
     assert "Not shown: evaluation/embeddings.npz holds no features of attacked images" in text
@@ -195,10 +201,10 @@ def test_without_attacked_images_their_pictures_are_left_out_and_it_says_so(work
 def test_cluster_measures_stand_under_the_picture_or_not_at_all(workdir):
     found = {"intra": 0.41, "inter": 1.25, "silhouette": None}
     edit_results(workdir, clusters={"defended": {"clean": found | {"silhouette": 0.333}, "attacked": found}})
-    text = report.build(workdir).with_name("report.md").read_text()
+    text = build(workdir).with_name("report.md").read_text()
     assert "With C-LEAD: clean" in text and "0.333" in text and "1.250" in text
     edit_results(workdir, clusters={})
-    assert "Silhouette" not in report.build(workdir).with_name("report.md").read_text()
+    assert "Silhouette" not in build(workdir).with_name("report.md").read_text()
 
 
 def test_under_the_distances_stands_what_they_count(pages):
@@ -237,4 +243,4 @@ def test_command_line_errors_are_one_line(tmp_path):
 def test_a_report_that_cannot_be_written_is_an_os_error(workdir):
     (workdir / "report").touch()
     with pytest.raises(OSError, match="report"):
-        report.build(workdir)
+        build(workdir)

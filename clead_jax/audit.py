@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clead_jax.attacks import parse
+from clead_jax.attacks import autoattack, parse
 from clead_jax.core import spec
 from clead_jax.core.batches import sizes
 from clead_jax.core.types import Array, Classifier, NamedAttack, PyTree, ThreatModel
@@ -182,10 +182,10 @@ def _asked(
     if not texts:
         raise ValueError("attacks is empty; write for example autoattack")
     suites = [text for text in texts if spec.parse(text)[0] == "autoattack"]
-    asked = parse.autoattack_version(suites[-1], version) if suites else ""
-    parse.check_names(texts, asked)
+    asked = autoattack.autoattack_version(suites[-1], version) if suites else ""
+    autoattack.check_names(texts, asked)
     direct = [parse.attack_at(text, *threat) for text in texts if text not in suites]
-    return direct, Suite(asked, precision, *parse.autoattack(asked, *threat, num_classes)) if asked else None
+    return direct, Suite(asked, precision, *autoattack.autoattack(asked, *threat, num_classes)) if asked else None
 
 
 def _without_gradients(

@@ -5,7 +5,8 @@
 Times, on random images: the forward pass and every attack of `config.evaluation.attacks`, driven as the evaluation
 drives them (host copies and the check of every image included), and one training step of every stage. With several
 devices all share each batch; if they are of one machine, the training PGD is also timed as one program on one device,
-sharded, and pmapped.
+sharded, and pmapped. Last come the passes that attacks take until every image has its verdict, where images that are
+broken leave the batch, beside those that they take without.
 
 `images/s` are training images, however many views and attack steps each of them costs. FLOPs are those of convolutions
 and matrix products (see `flops`). `of matmul` sets them against the fastest square matrix product measured here, on all
@@ -23,6 +24,8 @@ from typing import Any
 from absl import flags
 
 from clead_jax.config import cli
+from clead_jax.core import progress
+from clead_jax.core.progress import log
 
 
 def _define(argv: list[str], values: flags.FlagValues) -> None:
@@ -37,23 +40,31 @@ def main(argv: list[str]) -> None:
     """Parses the command line, measures, prints line by line."""
     given = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
-    from clead_jax.experiment import throughput  # after the flags: a typo should not wait for jax
+    from clead_jax.experiment import throughput
 
     sharding.initialize(given.distributed)
-    say = partial(print, flush=True) if sharding.is_main() else lambda line: None
+    progress.show(given.verbosity, sharding.is_main)
     if given.json and sharding.is_main():
         Path(given.json).touch()  # better refused now than after the measuring
-    bench = throughput.open_bench(given.config, given.seconds, given.batch_size)
-    found = {"config": Path(cli.config_path(argv)).stem} | throughput.environment(bench)
-    say(_header(found))
+    run = throughput.open_bench(given.config, given.batch_size)
+    found = {"config": Path(cli.config_path(argv)).stem} | throughput.environment(run, given.seconds)
+    log.info(_header(found))
     rate = found["matmul_flops_per_s"][found["model"]["dtype"]]
     found["lines"] = []
-    for line in throughput.measure(bench):
+    for line in throughput.measure(run, given.seconds):
         share = line.flops_per_s / rate
         found["lines"].append(line._asdict() | {"share_of_matmul": share})
-        say(_row(line, share))
+        log.info(_row(line, share))
+    log.info(f"\n{'to the same verdict':24}{'passes':>10}{'without leaving':>17}{'times as fast':>15}")
+    found["savings"] = []
+    for name, passes, without, ratio, same in throughput.savings(run):
+        found["savings"].append(
+            {"attack": name, "passes": passes, "without": without, "ratio": ratio, "same_verdicts": same}
+        )
+        different = "" if same else "   verdicts differ"
+        log.info(f"attack {name:17}{passes:10.4g}{without:17.4g}{ratio:15.3g}{different}")
     if given.json and sharding.is_main():
-        Path(given.json).write_text(json.dumps(found, indent=1) + "\n")
+        Path(given.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _header(found: dict[str, Any]) -> str:

@@ -70,8 +70,9 @@ def main(argv: list[str]) -> None:
     if scaled:
         step = cfg.evaluation.step_size
         progress.log.info(f"evaluate: step size {step}, in the same proportion to eps as before")
-    with cli.writing_in(options.workdir):
-        directory = evaluate(context.open_run(cfg, options.workdir, name), options.models, options.fresh)
+    run = context.open_run(cfg, options.workdir, name)
+    with cli.writing_in(options.workdir), run.alone():
+        directory = evaluate(run, options.models, options.fresh)
     if sharding.is_main():
         print(page.table(directory))
         shown = f"python -m clead_jax.report --workdir={options.workdir} shows them"

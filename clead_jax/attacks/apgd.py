@@ -207,7 +207,15 @@ def _begin_anew(state: State, cfg: APGDConfig) -> State:
     return state._replace(x_adv=x_adv)
 
 
-APGD = Iterative(init, step, result, done, num_steps, passes=lambda cfg, classes: (cfg.eot, cfg.eot))
+APGD = Iterative(
+    init,
+    step,
+    result,
+    done,
+    num_steps,
+    passes=lambda cfg, classes: (cfg.eot, cfg.eot),
+    init_passes=lambda cfg: int(cfg.targets > 0),
+)
 ATTACKS.register("apgd_ce", APGDConfig, objective=cross_entropy)(APGD)
 ATTACKS.register("apgd_dlr", APGDConfig, objective=dlr)(APGD)
 ATTACKS.register("apgd_t", TargetedAPGDConfig, objective=dlr)(APGD)

@@ -217,6 +217,6 @@ def passes(cfg: FABConfig, classes: int) -> tuple[int, int]:
     return 2, 1 if cfg.targets else classes
 
 
-FAB = Iterative(init, step, result, done, num_steps, passes=passes)
-ATTACKS.register("fab", FABConfig, objective=margin, nearest=True)(FAB)
-ATTACKS.register("fab_t", TargetedFABConfig, objective=margin, nearest=True)(FAB)
+FAB = Iterative(init, step, result, done, num_steps, passes=passes, init_passes=lambda cfg: int(cfg.targets > 0))
+ATTACKS.register("fab", FABConfig, objective=margin, nearest=True, own_objective=True)(FAB)
+ATTACKS.register("fab_t", TargetedFABConfig, objective=margin, nearest=True, own_objective=True)(FAB)

@@ -68,16 +68,28 @@ def dlr_targeted(outputs: Array, target: Targeted) -> Array:
     return towards / (first - (third + fourth) / 2 + _TINY)
 
 
-OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+def kl(outputs: Array, target: Array) -> Array:
+    """KL(softmax(target) || softmax(outputs)), [B] from logits [B, K] and the clean logits [B, K].
+
+    What TRADES maximises (Zhang et al. 2019, arXiv 1901.08573, Eq. 5). 0, with gradient 0, at the clean image itself:
+    start elsewhere.
+    """
+    clean, attacked = jax.nn.log_softmax(target, axis=-1), jax.nn.log_softmax(outputs, axis=-1)
+    return jnp.sum(jnp.exp(clean) * (clean - attacked), axis=-1)
+
+
+OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
 
 
 def fooled(outputs: Array, target: PyTree) -> Array:
     """Whether the attacker got what `target` says, bool [B]: argmax is the goal, or is not the label.
 
-    Raises ValueError where `target` is neither labels nor `Targeted`: embeddings cannot be fooled.
+    A float target [B, K] are clean logits: fooled where argmax no longer agrees. ValueError for any other target.
     """
     if isinstance(target, Targeted):
         return jnp.argmax(outputs, axis=-1) == target.goal
+    if target.shape == outputs.shape and jnp.issubdtype(target.dtype, jnp.floating):
+        return jnp.argmax(outputs, axis=-1) != jnp.argmax(target, axis=-1)
     if not (target.ndim == 1 and jnp.issubdtype(target.dtype, jnp.integer)):
         raise ValueError(
             f"cannot tell what fools a target {target.dtype}{list(target.shape)}: want int [B] or Targeted"

@@ -162,6 +162,7 @@ class _Driver:
         return True
 
     def _begin(self, named: NamedAttack, rows: np.ndarray) -> Batch:
+        self.progress.forward[named.name][rows] += named.attack.init_passes(named.cfg)
         rows = np.concatenate([rows, np.full(self._size(len(rows)) - len(rows), -1)])
         return Batch(rows, 0, self.model.programs.init(*self._arguments(named, rows)))
 

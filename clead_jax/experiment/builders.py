@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from clead_jax import attacks, data
-from clead_jax.attacks import parse
-from clead_jax.attacks.objectives import OBJECTIVES
+from clead_jax.attacks import autoattack, parse
+from clead_jax.attacks.objectives import kl
 from clead_jax.config import Config
 from clead_jax.core import spec
 from clead_jax.core.registry import ATTACKS
@@ -18,6 +19,8 @@ from clead_jax.evaluation.budget import Budget
 from clead_jax.evaluation.measurements import Plan, Suite
 from clead_jax.models import Network
 from clead_jax.training.views import Attack
+
+NOT_READ = {"cifar10": 10, "cifar100": 100}  # data sets of 32 x 32 x 3 pixels, by number of classes
 
 
 class Splits(NamedTuple):
@@ -43,6 +46,21 @@ def import_plugins(cfg: Config) -> None:
 def dataset(cfg: Config) -> data.Dataset:
     """The data set named by the config, in memory."""
     return data.load(cfg.data.name, data_dir=cfg.data.data_dir or None, image_size=cfg.data.image_size or None)
+
+
+def random_dataset(cfg: Config, size: int) -> data.Dataset:
+    """`size` random images and labels, in the shape and classes of `cfg.data.name`: it is read for them, save CIFAR."""
+    shape: tuple[int, ...]
+    if cfg.data.name in NOT_READ:
+        side = cfg.data.image_size or 32
+        shape, classes = (side, side, 3), NOT_READ[cfg.data.name]
+    else:
+        real = dataset(cfg)
+        shape, classes = real.image_shape, real.num_classes
+    random = np.random.default_rng(cfg.seed)
+    images = random.integers(0, 256, (size, *shape), np.uint8)
+    labels = random.integers(0, classes, size, np.int32)
+    return data.Dataset(cfg.data.name, images, labels, images, labels, tuple(map(str, range(classes))))
 
 
 def splits(cfg: Config, ds: data.Dataset) -> Splits:
@@ -99,7 +117,7 @@ def training_attack(cfg: Config, text: str) -> Attack:
     named = named_training_attack(cfg, text)
 
     def attack(model: Any, x: jax.Array, target: jax.Array, keys: jax.Array) -> jax.Array:
-        if named.objective is OBJECTIVES.get("kl"):
+        if named.objective is kl:
             target = jax.lax.stop_gradient(model(x))
         return attacks.run(named.attack, model, named.objective, x, target, keys, named.cfg)
 
@@ -114,7 +132,7 @@ def validation_attack(cfg: Config) -> NamedAttack:
 def evaluation_attack(cfg: Config, text: str) -> NamedAttack:
     """An attack as `evaluation` wants it: the best iterate counts. ValueError for another norm or a larger radius."""
     named = parse.named_attack(text, *_threat(cfg.evaluation, ("steps", "step_size", "restarts")))
-    return parse._within(named, cfg.evaluation.norm, cfg.evaluation.eps)
+    return parse.within(named, cfg.evaluation.norm, cfg.evaluation.eps)
 
 
 def curve_attack(cfg: Config) -> NamedAttack:
@@ -151,10 +169,10 @@ def asked_for(cfg: Config) -> tuple[list[str], bool, str]:
     texts, protocols = spec.items(own.attacks), spec.items(own.protocol)
     suites = [t for t in texts if spec.parse(t)[0] == "autoattack"]
     alone = [t for t in texts if t not in suites]
-    version = parse.autoattack_version(suites[-1], own.version) if suites else ""
+    version = autoattack.autoattack_version(suites[-1], own.version) if suites else ""
     if "autoattack" in protocols:
         version = version or own.version
-    parse.check_names(texts, version)
+    autoattack.check_names(texts, version)
     return (alone if {"whitebox", "paper"} & set(protocols) else []), "paper" in protocols and bool(alone), version
 
 
@@ -164,7 +182,7 @@ def evaluation_work(cfg: Config, images: int, num_classes: int) -> list[tuple[in
     texts, _, version = asked_for(cfg)
     work = [(images, evaluation_attack(cfg, text)) for text in texts]
     if version:
-        work += [(images, named) for named in parse.autoattack(version, own.norm, own.eps, num_classes)[0]]
+        work += [(images, named) for named in autoattack.autoattack(version, own.norm, own.eps, num_classes)[0]]
     if texts:
         work += [(min(own.curve_examples, images), curve_attack(cfg))] * len(spec.items(own.curve))
     return work + [(min(own.distance_examples, images), distance_attack(cfg, t)) for t in spec.items(own.distances)]
@@ -174,7 +192,9 @@ def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) ->
     """What `cfg.evaluation` asks for. ValueError for attacks that cannot run."""
     own, classes = cfg.evaluation, dataset.num_classes
     texts, transfer, version = asked_for(cfg)
-    suite = Suite(version, own.precision, *parse.autoattack(version, own.norm, own.eps, classes)) if version else None
+    suite = (
+        Suite(version, own.precision, *autoattack.autoattack(version, own.norm, own.eps, classes)) if version else None
+    )
     return Plan(
         threat_model=ThreatModel(own.norm, own.eps),
         num_classes=classes,

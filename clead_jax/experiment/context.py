@@ -1,5 +1,6 @@
 """A run as its stages share it: config, data, network, mesh, compiled programs. Opening one writes nothing."""
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -17,6 +18,7 @@ from clead_jax.evaluation.runner import run_attacks
 from clead_jax.experiment import builders, networks, stages
 from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.stages import Stage
+from clead_jax.results import lock
 from clead_jax.training import checkpoint
 
 
@@ -50,6 +52,12 @@ class Run:
         size = len(self.splits.train.labels)
         return {n: stages.build(self.cfg, n, self.network, size) for n in config.trained_stages(self.cfg)}
 
+    @functools.cached_property
+    def every_stage(self) -> dict[str, Stage]:
+        """All stages that the config describes, whether they are to be trained or not."""
+        size = len(self.splits.train.labels)
+        return {n: stages.build(self.cfg, n, self.network, size) for n in config.stages_of(self.cfg)}
+
     @property
     def asked(self) -> tuple[str, ...]:
         """What `config.stages` names, "evaluate" and "report" too."""
@@ -66,6 +74,14 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """What every checkpoint says of its network."""
         return {"network": self.network_fields, "image_shape": list(self.dataset.image_shape)}
+
+    def alone(self) -> contextlib.AbstractContextManager:
+        """Keeps every other process out of the work directory. ValueError, one line, if there is one."""
+        return lock.held(self.workdir) if sharding.is_main() else contextlib.nullcontext()
+
+    def save_config(self, command: str) -> None:
+        """Writes config.json; `command` is that of the last run that trained something."""
+        config.save(self.cfg, self.workdir, self.name, command if self.stages else config.saved_command(self.workdir))
 
     def check_batches(self) -> None:
         """Raises ValueError for a stage whose batches cannot be."""
@@ -89,6 +105,19 @@ class Run:
         """A classifier in the batches of the evaluation."""
         batch = min(self.cfg.evaluation.batch_size or 256, len(self.splits.test.labels))
         return compiled(classifier, self.mesh, rounded_up(batch, self.mesh.size))
+
+    # --- throughput ---------------------------------------------------------------------------------------------------
+
+    @property
+    def timed_settings(self) -> dict[str, Any]:
+        """The settings that decide what is timed, for the record."""
+        sections = {name: dict(self.cfg[name]) for name in ("model", "train_attack", "evaluation")}
+        return {**sections, "views": self.cfg.views}
+
+    @property
+    def training_pgd(self) -> NamedAttack:
+        """PGD as it is used in training."""
+        return builders.named_training_attack(self.cfg, "pgd")
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -168,6 +197,22 @@ def open_run(cfg: Config, workdir: str, name: str) -> Run:
     _refuse_other_data(cfg, dataset, fields, workdir)
     net, mesh = builders.network(fields), sharding.data_mesh()
     return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, networks.classifier(fields))
+
+
+def open_random(cfg: Config, batch_size: int = 0) -> Run:
+    """A run on random images, enough for one batch of every stage; batch sizes become `batch_size` if that is above 0,
+    and multiples of the devices. Raises ValueError for a config that cannot run.
+    """
+    stages.check(cfg)
+    mesh = sharding.data_mesh()
+    sections: list[Any] = [*config.stages_of(cfg).values(), cfg.evaluation]
+    for section in sections:
+        section.batch_size = rounded_up(batch_size or section.batch_size or 256, mesh.size)
+    dataset = builders.random_dataset(cfg, max(section.batch_size for section in sections))
+    everything = Examples(dataset.train_images, dataset.train_labels, dataset.test.index)
+    fields = builders.network_fields(cfg, dataset, everything)
+    splits, net = Splits(everything, everything, everything), builders.network(fields)
+    return Run(cfg, "", "", mesh, dataset, splits, fields, net, networks.classifier(fields))
 
 
 def _refuse_other_data(cfg: Config, dataset: data.Dataset, fields: dict[str, Any], workdir: str) -> None:

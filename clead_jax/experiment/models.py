@@ -50,19 +50,10 @@ def resolve(text: str, workdir: str, which: str = "latest", weights: str = "") -
         name, entry = inside[1], WRAPPERS[inside[1]]
         names, *settings = spec.items(inside[2]) or ("",)
         parts = [resolve(each, workdir, which, weights) for each in names.split("+")]
-        _check_alike(parts)
         cfg = spec.settings(f"{name}({','.join(settings)})", "wrapper", entry.config, {})
         return _described(entry.value(parts, cfg), text, which, parts)
     directory, _, stage = text.strip().rpartition(":")
     return load(directory or workdir, stage, int(which) if which.isdecimal() else which, weights)
-
-
-def _check_alike(parts: list[Classifier]) -> None:
-    for part in parts[1:]:
-        for field in ("num_classes", "image_shape"):
-            if getattr(part, field) != getattr(parts[0], field):
-                values = getattr(parts[0], field), getattr(part, field)
-                raise ValueError(f"{parts[0].name} and {part.name} differ in {field}: {values[0]} and {values[1]}")
 
 
 def _described(classifier: Classifier, text: str, which: str, parts: list[Classifier]) -> Classifier:

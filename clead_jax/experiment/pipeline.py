@@ -6,15 +6,13 @@ WORKDIR/metrics.jsonl          one line per stage and epoch
 WORKDIR/evaluation/, report/   see `evaluation.measurements` and `reporting`
 """
 
-import os
 from pathlib import Path
 
-from clead_jax import config
 from clead_jax.config import Config
 from clead_jax.core import sharding
 from clead_jax.core.progress import log
 from clead_jax.experiment import provenance, stages
-from clead_jax.experiment.context import open_run, refuse_changes
+from clead_jax.experiment.context import Run, open_run, refuse_changes
 from clead_jax.experiment.evaluate import evaluate
 from clead_jax.experiment.train import train
 from clead_jax.reporting import page
@@ -32,9 +30,14 @@ def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     refuse_changes(cfg, workdir)
     context = open_run(cfg, workdir, name)
     context.check_batches()
+    with context.alone():
+        _run(context, command)
+
+
+def _run(context: Run, command: str) -> None:
+    workdir = context.workdir
     if sharding.is_main():
-        os.makedirs(workdir, exist_ok=True)
-        config.save(cfg, workdir, name, command if context.stages else config.saved_command(workdir))
+        context.save_config(command)
     left = provenance.passes_left(context)
     if sum(left.values()):
         log.info(provenance.cost_line(left))

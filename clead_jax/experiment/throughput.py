@@ -4,38 +4,30 @@ A case is something to call and the FLOPs that it asks for; cases are made one a
 to itself. A time is the median of several calls, after one that compiles and warms up.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from clead_jax import config, data
-from clead_jax.attacks import parse as arsenal
-from clead_jax.core import sharding, spec
-from clead_jax.core.types import Key, PyTree, Step
-from clead_jax.evaluation.verify import Evaluator, NamedAttack, pixels
-from clead_jax.experiment import builders as build
+from clead_jax.attacks.run import run
+from clead_jax.core import sharding
+from clead_jax.core.batches import pixels
+from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree, Step
+from clead_jax.evaluation.classifier import Compiled
+from clead_jax.evaluation.runner import Finding, run_attacks
+from clead_jax.experiment import context
+from clead_jax.experiment.context import Run
 from clead_jax.models import flops
 from clead_jax.training import state as states
 
 FEWEST = 3  # calls in a median
 SIZES = (1024, 2048, 4096, 8192)  # of matrices, per device
 LONG = 0.2  # seconds: after a matrix product that took longer, no larger one is tried
-CLASSES = {"cifar10": 10, "cifar100": 100}  # sets of 32 x 32 x 3 pixels that need not be read
-
-
-class Bench(NamedTuple):
-    """What is timed, and for how long."""
-
-    cfg: Any
-    mesh: jax.sharding.Mesh
-    network: Any
-    init: Callable[[], PyTree]  # fresh variables, always the same
-    dataset: data.Dataset  # random; both splits are the same
-    seconds: float  # for each case
 
 
 class Case(NamedTuple):
@@ -58,53 +50,33 @@ class Line(NamedTuple):
     flops_per_s: float
 
 
-def open_bench(cfg: Any, seconds: float, batch_size: int = 0) -> Bench:
+def open_bench(cfg: Any, batch_size: int = 0) -> Run:
     """A network and random images for `cfg`. Its batch sizes become `batch_size` if above 0, and multiples of devices.
 
-    Raises ValueError for a config that cannot run.
+    CIFAR is not read for it; of other sets shape and classes are. ValueError for a config that cannot run.
     """
-    build.check(cfg)
-    mesh = sharding.data_mesh()
-    sections = [cfg[name] for name in (*config.TRAINED_STAGES, "evaluation")]
-    for section in sections:
-        section.batch_size = build.rounded_up(batch_size or section.batch_size, mesh.size)
-    dataset = random_dataset(cfg, max(section.batch_size for section in sections))
-    train = data.Examples(dataset.train_images, dataset.train_labels, np.arange(len(dataset.train_labels)))
-    network = build.network(build.network_fields(cfg, dataset, train))
-    image = np.zeros((1, *dataset.image_shape), np.float32)
-    init = jax.jit(lambda: network.init(jax.random.key(cfg.seed), image, False))
-    return Bench(cfg, mesh, network, init, dataset, seconds)
+    return context.open_random(cfg, batch_size)
 
 
-def random_dataset(cfg: Any, size: int) -> data.Dataset:
-    """`size` random images and labels, in the shape and classes of `cfg.data.name`: it is read for them, save CIFAR."""
-    shape: tuple[int, ...]
-    if cfg.data.name in CLASSES:
-        side = cfg.data.image_size or 32
-        shape, classes = (side, side, 3), CLASSES[cfg.data.name]
-    else:
-        real = build.dataset(cfg)
-        shape, classes = real.image_shape, real.num_classes
-    random = np.random.default_rng(cfg.seed)
-    images = random.integers(0, 256, (size, *shape), np.uint8)
-    labels = random.integers(0, classes, size, np.int32)
-    return data.Dataset(cfg.data.name, images, labels, images, labels, tuple(map(str, range(classes))))
+def initial(run: Run) -> Callable[[], PyTree]:
+    """Fresh variables, always the same."""
+    image = np.zeros((1, *run.dataset.image_shape), np.float32)
+    return jax.jit(lambda: run.network.init(jax.random.key(run.seed), image, False))
 
 
-def environment(bench: Bench) -> dict[str, Any]:
+def environment(run: Run, seconds: float) -> dict[str, Any]:
     """The machine and its measured rate, what was timed, and the FLOPs of one image by our count and by XLA's."""
-    shape, forward = bench.dataset.image_shape, build.forward(bench.network)
-    one = (jax.eval_shape(bench.init), jax.ShapeDtypeStruct((1, *shape), np.float32))
-    dtypes = dict.fromkeys(("float32", bench.cfg.model.dtype))
+    shape, forward = run.dataset.image_shape, run.classifier.forward
+    one = (jax.eval_shape(initial(run)), jax.ShapeDtypeStruct((1, *shape), np.float32))
+    dtypes = dict.fromkeys(("float32", run.network.dtype))
     return {
         "device": jax.devices()[0].device_kind,
-        "devices": bench.mesh.size,
+        "devices": run.mesh.size,
         "backend": jax.default_backend(),
         "jax": jax.__version__,
-        **{section: dict(bench.cfg[section]) for section in ("model", "train_attack", "evaluation")},
-        "views": bench.cfg.views,
+        **run.timed_settings,
         "image_shape": list(shape),
-        "matmul_flops_per_s": {dtype: matmul_rate(bench.mesh, dtype, bench.seconds) for dtype in dtypes},
+        "matmul_flops_per_s": {dtype: matmul_rate(run.mesh, dtype, seconds) for dtype in dtypes},
         "forward_flops": {"counted": flops.count(forward, *one), "xla": flops.of_xla(forward, *one)},
     }
 
@@ -126,11 +98,11 @@ def _normal(shape: tuple[int, int], dtype: str, sharding: jax.sharding.NamedShar
     return jax.jit(lambda: jax.random.normal(jax.random.key(0), shape, dtype), out_shardings=sharding)()
 
 
-def measure(bench: Bench) -> Iterator[Line]:
+def measure(run: Run, seconds: float) -> Iterator[Line]:
     """Times every case."""
-    groups = [attack_cases, step_cases, *([form_cases] if 1 < bench.mesh.size == jax.local_device_count() else [])]
-    for what, batch, work, call in (case for cases in groups for case in cases(bench)):
-        median, repeats = timed(call, bench.seconds)
+    groups = [attack_cases, step_cases, *([form_cases] if 1 < run.mesh.size == jax.local_device_count() else [])]
+    for what, batch, work, call in (case for cases in groups for case in cases(run)):
+        median, repeats = timed(call, seconds)
         yield Line(what, batch, repeats, batch / median, work / batch, work / median)
 
 
@@ -151,24 +123,42 @@ def timed(call: Callable[[], PyTree], seconds: float) -> tuple[float, int]:
 # --- cases ------------------------------------------------------------------------------------------------------------
 
 
-def attack_cases(bench: Bench) -> Iterator[Case]:
-    """The forward pass and the attacks of the evaluation, as `Evaluator` drives them."""
-    batch, forward = bench.cfg.evaluation.batch_size, build.forward(bench.network)
-    place = lambda x: sharding.put(x, sharding.split(bench.mesh))
-    evaluator = Evaluator(forward, batch, place, sharding.to_host)
-    variables = sharding.put(bench.init(), sharding.replicated(bench.mesh))
-    images, labels, keys = _batch(bench)
-    one_pass = flops.count(forward, variables, pixels(images))
-    yield Case("forward", batch, one_pass, lambda: evaluator.predict(variables, images))
+def attack_cases(run: Run) -> Iterator[Case]:
+    """The forward pass and the attacks of the evaluation, every image to the end."""
+    model = run.compiled(dataclasses.replace(run.classifier, variables=initial(run)()))
+    examples, keys = _batch(run, model.batch_size)
+    forward, images = run.classifier.forward, examples.images
+    one_pass = flops.count(forward, model.variables, pixels(images))
+    yield Case("forward", len(images), one_pass, lambda: model.predict(images))
+    for named in run.plan.direct:
+        # The driver classifies the clean and the final image besides.
+        work = 2 * one_pass + attack_flops(named, forward, model.variables, pixels(images), examples.labels, keys)
+        yield Case(f"attack {named.name}", len(images), work, partial(_attacked, model, examples, named, False))
 
-    def case(text: str) -> Case:
-        named = arsenal.evaluation_attack(bench.cfg, text)
-        # The evaluator classifies the clean and the final image besides.
-        work = 2 * one_pass + attack_flops(named, forward, variables, pixels(images), labels, keys)
-        call = lambda: evaluator.attack(variables, images, labels, named, key=jax.random.key(0))
-        return Case(f"attack {text}", batch, work, call)
 
-    yield from map(case, spec.items(bench.cfg.evaluation.attacks))
+def _attacked(model: Compiled, examples: Examples, named: NamedAttack, early_stop: bool) -> Finding:
+    classes, keep = model.classifier.num_classes, 0 if early_stop else len(examples.labels)
+    key = jax.random.key(0)
+    return run_attacks(model, examples, [named], key=key, num_classes=classes, keep=keep, early_stop=early_stop)
+
+
+def savings(run: Run) -> Iterator[tuple[str, float, float, float, bool]]:
+    """For every attack of the evaluation: (name, passes an image to the verdict, passes without leaving early, times as
+    fast, whether the verdicts are the same), on images whose label is what the network says.
+    """
+    model = run.compiled(dataclasses.replace(run.classifier, variables=initial(run)()))
+    examples, _ = _batch(run, model.batch_size)
+    examples = dataclasses.replace(examples, labels=model.predict(examples.images).astype(np.int32))
+    for named in run.plan.direct:
+        found, seconds = {}, {}
+        for early in (True, False):
+            _attacked(model, examples, named, early)  # compiles
+            began = time.perf_counter()
+            found[early] = _attacked(model, examples, named, early)
+            seconds[early] = time.perf_counter() - began
+        passes = {early: float(np.mean(each.forward[named.name])) for early, each in found.items()}
+        same = bool((found[True].correct == found[False].correct).all())
+        yield named.name, passes[True], passes[False], seconds[False] / seconds[True], same
 
 
 def attack_flops(named: NamedAttack, forward: Callable, variables: PyTree, *batch: Any) -> int:
@@ -180,19 +170,19 @@ def attack_flops(named: NamedAttack, forward: Callable, variables: PyTree, *batc
     return attack.num_steps(cfg) * one_step
 
 
-def step_cases(bench: Bench) -> Iterator[Case]:
+def step_cases(run: Run) -> Iterator[Case]:
     """One training step of every stage, compiled as `experiment.train` does."""
-    cfg, replicated = bench.cfg, sharding.replicated(bench.mesh)
-    images, labels = bench.dataset.train_images, bench.dataset.train_labels
-    for name in config.TRAINED_STAGES:
-        stage, batch = build.stage(cfg, name, bench.network, len(labels)), cfg[name].batch_size
-        state, rest = states.create(bench.init(), stage.trained, stage.tx)
-        reference = bench.init() if build.needs_reference(cfg, name) else None
-        frozen = sharding.put(states.Frozen(images, labels, rest, reference), replicated)
-        index = sharding.put(np.arange(batch, dtype=np.int32), sharding.split(bench.mesh))
-        args = (sharding.put(state, replicated), frozen, index, jax.random.key(0))
-        step = jax.jit(stage.step, donate_argnums=0, out_shardings=replicated)
-        yield Case(f"step {name}", batch, flops.count(stage.step, *args), repeated(step, *args))
+    init, replicated = initial(run), sharding.replicated(run.mesh)
+    images, labels = run.dataset.train_images, run.dataset.train_labels
+    for name, stage in run.every_stage.items():
+        state, rest = states.create(init(), stage.trained, stage.tx, stage.extra)
+        frozen = states.Frozen(rest, init() if stage.reference else None)
+        resident = sharding.put((frozen, images, labels), replicated)
+        index = sharding.put(np.arange(stage.plan.batch_size, dtype=np.int32), sharding.split(run.mesh))
+        args = (sharding.put(state, replicated), resident, index, jax.random.key(0))
+        of_rows = states.gathered(stage.step)
+        step = jax.jit(of_rows, donate_argnums=0, out_shardings=replicated)
+        yield Case(f"step {name}", stage.plan.batch_size, flops.count(of_rows, *args), repeated(step, *args))
 
 
 def repeated(step: Step, state: PyTree, frozen: PyTree, index: jax.Array, key: Key) -> Callable[[], PyTree]:
@@ -206,24 +196,31 @@ def repeated(step: Step, state: PyTree, frozen: PyTree, index: jax.Array, key: K
     return call
 
 
-def form_cases(bench: Bench) -> Iterator[Case]:
-    """The training PGD on one device and in its two forms for many; all get arrays that lie on the first device."""
-    forward, attack = build.forward(bench.network), arsenal.training_attack(bench.cfg, "pgd")
-    images, labels, keys = _batch(bench)
-    args = (bench.init(), *jax.device_put((pixels(images), labels)), keys)
+def form_cases(run: Run) -> Iterator[Case]:
+    """PGD on one device and in its two forms for many; all get arrays that lie on the first device."""
+    named = run.training_pgd
+    examples, keys = _batch(run, run.compiled(run.classifier).batch_size)
+    args = (initial(run)(), *jax.device_put((pixels(examples.images), examples.labels)), keys)
     specs = (sharding.REPLICATED, sharding.SPLIT, sharding.SPLIT, sharding.SPLIT)
-    fn = lambda variables, *batch: attack(lambda x: forward(variables, x), *batch)
+    fn = lambda v, *batch: whole_attack(named, run.classifier, v, *batch)
     work = flops.count(fn, *args)
     forms = {
         "one device": jax.jit(fn),
-        "sharded": sharding.sharded(fn, bench.mesh, specs),
+        "sharded": sharding.sharded(fn, run.mesh, specs),
         "pmapped": sharding.pmapped(fn, specs),
     }
     for name, form in forms.items():
-        yield Case(f"pgd, {name}", len(labels), work, lambda form=form: form(*args))  # type: ignore[misc]
+        yield Case(f"pgd, {name}", len(examples.labels), work, lambda form=form: form(*args))  # type: ignore[misc]
 
 
-def _batch(bench: Bench) -> tuple[np.ndarray, np.ndarray, Key]:
-    """A batch as the evaluation has it: images, labels, keys."""
-    batch, dataset = bench.cfg.evaluation.batch_size, bench.dataset
-    return dataset.test_images[:batch], dataset.test_labels[:batch], jax.random.split(jax.random.key(0), batch)
+def whole_attack(named: NamedAttack, model: Classifier, variables: PyTree, x: Any, labels: Any, keys: Any) -> jax.Array:
+    """The attack as one program."""
+    forward = lambda images: model.forward(variables, images)
+    return run(named.attack, forward, named.objective, x, labels, keys, named.cfg)
+
+
+def _batch(run: Run, size: int) -> tuple[Examples, Key]:
+    """A batch as the evaluation has it, and keys."""
+    whole = run.dataset.test
+    examples = Examples(whole.images[:size], whole.labels[:size], whole.index[:size])
+    return examples, jax.random.split(jax.random.key(0), len(examples.labels))

@@ -13,7 +13,7 @@ keeps those that are still true. `audit` and the evaluation of a work directory 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,67 +22,18 @@ import numpy as np
 
 from clead_jax.attacks.parse import at_radius, attack_at
 from clead_jax.core.batches import pixels, sizes
-from clead_jax.core.progress import log
-from clead_jax.core.types import Examples, NamedAttack, ThreatModel
+from clead_jax.core.types import Examples, NamedAttack
 from clead_jax.evaluation.batch_size import fastest_batch
 from clead_jax.evaluation.budget import UNLIMITED, Budget, lines
 from clead_jax.evaluation.checks.context import CheckContext
 from clead_jax.evaluation.checks.run import run_checks
 from clead_jax.evaluation.classifier import Compiled
 from clead_jax.evaluation.features import clusters
+from clead_jax.evaluation.plan import Plan, Subject
 from clead_jax.evaluation.runner import Finding, run_attacks
 from clead_jax.results.store import Store, accuracies
 
 SHOWN, EMBEDDED, CHECKED = 8, 512, 128  # images in the report's grid, in its projection, and under the checks
-
-
-class Subject(NamedTuple):
-    """A model under the name it has in the results."""
-
-    label: str
-    model: Compiled
-    identity: dict[str, Any]  # stage, step, fingerprint of the weights, ...
-    features: Callable[[np.ndarray], np.ndarray] | None = None  # images [n, H, W, C] -> [n, F]
-    suite: Compiled | None = None  # the same for AutoAttack, where that differentiates another forward
-
-
-class Suite(NamedTuple):
-    """A version of AutoAttack. `notes` say where few classes change its definition."""
-
-    version: str
-    precision: str
-    attacks: list[NamedAttack]
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be measured of every model."""
-
-    threat_model: ThreatModel
-    num_classes: int
-    seed: int = 0
-    direct: tuple[NamedAttack, ...] = ()
-    transfer_from: str = ""  # label of the model that transfer images are made on; empty: no transfer attacks
-    suite: Suite | None = None
-    curve_attack: NamedAttack | None = None
-    curve: tuple[float, ...] = ()  # radii
-    curve_examples: int = 1000
-    distances: tuple[NamedAttack, ...] = ()
-    distance_examples: int = 100
-    pictures: bool = False  # keep the first images and features for the report
-    save_images: bool = False
-    checks: bool = True
-    check_steps: int = 20  # of PGD in the checks, each `check_step` times eps
-    check_step: float = 0.25
-    training_attacks: tuple[str, ...] | None = None  # names of the attacks trained on; None: not known
-    undefended: str = ""  # label of the undefended model, for the checks that compare
-    published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
-    subset: Callable[[Examples, int], Examples] = field(default=lambda examples, n: first(examples, n))
-    batch_size: int = 256  # 0: the fastest, found by trying
-    budget: Budget = UNLIMITED
-    say: Callable[[str], None] = log.info
-    strict: bool = True  # non-finite numbers are errors; else they count as not broken and fail a check
 
 
 class Measurement(NamedTuple):
@@ -106,7 +57,8 @@ def measure(
 
     `others` are not measured themselves; checks compare with the undefended model among them or the subjects.
     """
-    evaluation = _Evaluation(plan, subjects, [*subjects, *others], examples, store, clock)
+    known = {subject.label: subject for subject in [*subjects, *others]}
+    evaluation = _Evaluation(plan, subjects, known, examples, store, clock)
     for subject in subjects:
         store.begin_model(subject.label, subject.identity)
     complete = True
@@ -122,70 +74,56 @@ def measure(
     return complete
 
 
+@dataclass
 class _Evaluation:
-    def __init__(
-        self,
-        plan: Plan,
-        subjects: list[Subject],
-        known: list[Subject],
-        examples: Examples,
-        store: Store,
-        clock: Callable[[], float],
-    ):
-        self.plan, self.subjects, self.examples, self.store, self.clock = plan, subjects, examples, store, clock
-        self.known = {subject.label: subject for subject in known}
-        self.key = jax.random.key(plan.seed)
-        self.began = clock()
+    plan: Plan
+    subjects: list[Subject]
+    known: dict[str, Subject]  # those, and others that checks compare with
+    examples: Examples
+    store: Store
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.key, self.began = jax.random.key(self.plan.seed), self.clock()
         self.transferred: dict[str, np.ndarray] = {}  # attack -> images made on the source, while they are at hand
 
     # --- the list -----------------------------------------------------------------------------------------------------
 
     def measurements(self) -> Iterator[Measurement]:
         """In their order; each is decided on when the ones before are made."""
-        plan, source = self.plan, self.subject(self.plan.transfer_from)
-        depends: dict[str, Any]
+        plan, source = self.plan, self.known.get(self.plan.transfer_from)
         for subject in self.subjects:
-            yield Measurement(f"{subject.label}/clean", {"model": subject.identity}, partial(self.clean, subject))
+            yield self._one(subject, "clean", self.clean)
         for named in plan.direct:
             for subject in self.subjects:
-                depends = {"model": subject.identity, "settings": named.settings}
-                name = f"{subject.label}/{named.name}"
-                if plan.save_images and not self.store.has_images(name):
-                    depends = depends | {"images": True}
-                yield Measurement(name, depends, partial(self.direct, subject, named))
+                yield self._one(subject, named.name, partial(self.direct, named=named), settings=named.settings)
             for subject in self.subjects if source else ():
-                made_on = source.identity if source else None
-                depends = {"model": subject.identity, "source": made_on, "settings": named.settings}
-                name = f"{subject.label}/paper/{named.name}"
-                yield Measurement(name, depends, partial(self.transfer, subject, named))
+                make, made_on = partial(self.transfer, named=named), source.identity if source else None
+                yield self._one(subject, f"paper/{named.name}", make, source=made_on, settings=named.settings)
         for subject in self.subjects:
             if plan.curve and plan.curve_attack:
-                yield Measurement(f"{subject.label}/curve", self._curve_plan(subject), partial(self.curve, subject))
+                yield self._one(subject, "curve", self.curve, **self._curve_plan())
             for named in plan.distances:
-                depends = {"model": subject.identity, "settings": named.settings, "n": plan.distance_examples}
-                name = f"{subject.label}/distance/{named.name}"
-                yield Measurement(name, depends, partial(self.distance, subject, named))
+                make, few = partial(self.distance, named=named), plan.distance_examples
+                yield self._one(subject, f"distance/{named.name}", make, settings=named.settings, n=few)
             if subject.features and plan.pictures:
-                depends = {"model": subject.identity, "attacked": self._features_of(subject.label)}
-                yield Measurement(f"{subject.label}/features", depends, partial(self.features, subject))
+                both = f"{subject.label}/adversarial" in self.store.embeddings
+                yield self._one(subject, "features", self.features, attacked=both)
         for subject in self.subjects if plan.suite else ():
-            depends = {"model": subject.identity, **self._suite_plan()}
-            name = f"{subject.label}/autoattack"
-            if plan.save_images and not self.store.has_images(name):
-                depends = depends | {"images": True}
-            yield Measurement(name, depends, partial(self.autoattack, subject))
-        for subject in self._checked() if plan.checks else ():
-            depends = {"model": subject.identity, "of": sorted(self._all_records(subject.label))}
-            yield Measurement(f"{subject.label}/checks", depends, partial(self.checks, subject))
+            yield self._one(subject, "autoattack", self.autoattack, **(plan.suite.settings if plan.suite else {}))
+        defended = [subject for subject in self.subjects if subject.label != plan.undefended]
+        for subject in (defended or self.subjects) if plan.checks else ():
+            yield self._one(subject, "checks", self.checks, of=sorted(self._records(subject.label)))
 
-    def subject(self, label: str) -> Subject | None:
-        """The model of this label, if there is one."""
-        return self.known.get(label)
+    def _one(self, subject: Subject, name: str, make: Callable[..., bool], **depends: Any) -> Measurement:
+        whole, direct = f"{subject.label}/{name}", {*(named.name for named in self.plan.direct), "autoattack"}
+        if self.plan.save_images and name in direct and not self.store.has_images(whole):
+            depends["images"] = True
+        return Measurement(whole, {"model": subject.identity, **depends}, partial(make, subject))
 
     def say_known(self, name: str) -> None:
         """Tells that an attack is measured already."""
-        attack = name.partition("/")[2]
-        record = self.store.records.get(name)
+        attack, record = name.partition("/")[2], self.store.records.get(name)
         if record is not None and attack != "clean" and not attack.startswith("paper/"):
             self.plan.say(f"evaluate: {name} is measured already: {record.mean():.2%}")
 
@@ -220,7 +158,7 @@ class _Evaluation:
         self._mark(label, named.name, finding.complete)
         if not finding.complete:
             return False
-        if plan.pictures and self._is_picture_attack(named) and keep >= min(EMBEDDED, len(self.examples.labels)):
+        if plan.pictures and named.name == plan.picture_attack and keep >= min(EMBEDDED, len(self.examples.labels)):
             store.samples[name] = finding.images[:SHOWN].copy()
             store.samples[f"{name}/prediction"] = finding.prediction[:SHOWN]
             if subject.features:
@@ -233,21 +171,16 @@ class _Evaluation:
 
     def _wanted(self, label: str, named: NamedAttack) -> int:
         """How many images have to come back."""
+        everything = len(self.examples.labels)
         if self.plan.save_images or label == self.plan.transfer_from:
-            return len(self.examples.labels)
-        pictured = self.plan.pictures and self._is_picture_attack(named)
-        there = f"{label}/adversarial" in self.store.embeddings
-        return min(EMBEDDED, len(self.examples.labels)) if pictured and not (there and named.name != "pgd") else 0
-
-    def _is_picture_attack(self, named: NamedAttack) -> bool:
-        """PGD as the config has it, else the first that was asked for."""
-        names = [each.name for each in self.plan.direct]
-        return named.name == ("pgd" if "pgd" in names else names[0])
+            return everything
+        pictured = self.plan.pictures and named.name == self.plan.picture_attack
+        there = f"{label}/adversarial" in self.store.embeddings and named.name != "pgd"
+        return min(EMBEDDED, everything) if pictured and not there else 0
 
     def transfer(self, subject: Subject, named: NamedAttack) -> bool:
         """Shows a model what an attack makes of the transfer source."""
-        source, store, label = self.subject(self.plan.transfer_from), self.store, subject.label
-        assert source is not None
+        source, store, label = self.known[self.plan.transfer_from], self.store, subject.label
         if named.name not in self.transferred:
             everything = len(self.examples.labels)
             finding = self.attacked(source, [named], self.examples, everything, early_stop=False)
@@ -263,12 +196,10 @@ class _Evaluation:
         store.outdate_checks(label, self.plan.checks)
         return True
 
-    def _curve_plan(self, subject: Subject) -> dict[str, Any]:
-        named = self.plan.curve_attack
+    def _curve_plan(self) -> dict[str, Any]:
+        named, few = self.plan.curve_attack, min(self.plan.curve_examples, len(self.examples.labels))
         assert named is not None
-        few = min(self.plan.curve_examples, len(self.examples.labels))
         return {
-            "model": subject.identity,
             "attack": named.name,
             "settings": named.settings,
             "eps": list(self.plan.curve),
@@ -281,8 +212,7 @@ class _Evaluation:
         assert named is not None
         shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in self.plan.curve]
         self.plan.say(f"evaluate: {subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
-        plan = {key: value for key, value in self._curve_plan(subject).items() if key != "model"}
-        found = self.store.results.get("curves", {})
+        plan, found = self._curve_plan(), self.store.results.get("curves", {})
         before = found.get("accuracy", {}) if {key: found.get(key) for key in plan} == plan else {}
         self.store.results["curves"] = plan | {"accuracy": before | {subject.label: shares}}
         return True
@@ -303,9 +233,6 @@ class _Evaluation:
         }
         return True
 
-    def _features_of(self, label: str) -> str:
-        return "both" if f"{label}/adversarial" in self.store.embeddings else "clean"
-
     def features(self, subject: Subject) -> bool:
         """Features of clean images, those of attacked ones came with the attack; and how they fall into classes."""
         store, label = self.store, subject.label
@@ -325,12 +252,6 @@ class _Evaluation:
         }
         return True
 
-    def _suite_plan(self) -> dict[str, Any]:
-        suite = self.plan.suite
-        assert suite is not None
-        settings = {named.name: named.settings for named in suite.attacks}
-        return {"version": suite.version, "precision": suite.precision, "settings": settings}
-
     def autoattack(self, subject: Subject) -> bool:
         """AutoAttack on a model. Its progress lies beside the results; the same command goes on from it."""
         suite, label, store = self.plan.suite, subject.label, self.store
@@ -346,7 +267,7 @@ class _Evaluation:
         per_image = lambda of: {attack: float(n.mean()) for attack, n in of.items()}
         forward, backward = per_image(finding.forward), per_image(finding.backward)
         records = {"clean": store.records[f"{label}/clean"], **finding.records, "autoattack": finding.correct}
-        store.protocol("autoattack")[label] = self._suite_plan() | {
+        store.protocol("autoattack")[label] = suite.settings | {
             "attacks": [named.name for named in suite.attacks],
             "notes": suite.notes,
             "passes": {a: {"forward": forward[a], "backward": backward[a]} for a in forward},
@@ -359,18 +280,13 @@ class _Evaluation:
             store.keep_images(name, finding.images)
         return finding.complete
 
-    def _checked(self) -> list[Subject]:
-        """The defended models; where there is none, the undefended one."""
-        defended = [s for s in self.subjects if s.label != self.plan.undefended]
-        return defended or self.subjects
-
-    def _all_records(self, label: str) -> dict[str, np.ndarray]:
+    def _records(self, label: str) -> dict[str, np.ndarray]:
         suite = {name: self.store.records.get(f"{label}/{name}") for name in self.store.suite(label)}
         return self.store.direct(label) | {name: record for name, record in suite.items() if record is not None}
 
     def checks(self, subject: Subject) -> bool:
         """Sanity checks, on at most `CHECKED` examples."""
-        plan, few, undefended = self.plan, self._few(CHECKED), self.subject(self.plan.undefended)
+        plan, few, undefended = self.plan, self._few(CHECKED), self.known.get(self.plan.undefended)
         self.plan.say(f"evaluate: sanity checks of {subject.label} on {len(few.labels)} images")
         size = min(sizes(len(few.labels), subject.model.mesh.size)[-1], subject.model.batch_size)
         norm, steps, step = plan.threat_model.norm, plan.check_steps, plan.check_step
@@ -382,7 +298,7 @@ class _Evaluation:
             threat_model=plan.threat_model,
             key=self.key,
             named=lambda text, eps: attack_at(text, norm, eps, steps, step),
-            records=self._all_records(subject.label),
+            records=self._records(subject.label),
             training_attacks=plan.training_attacks,
             undefended=other.model.in_batches_of(size) if other else None,
             published=plan.published,
@@ -449,9 +365,3 @@ class _Evaluation:
         model["incomplete"] = [*model.get("incomplete", []), *([] if complete else [attack])]
         if not model["incomplete"]:
             del model["incomplete"]
-
-
-def first(examples: Examples, count: int) -> Examples:
-    """`count` examples, evenly spread: labels may be sorted."""
-    chosen = np.unique(np.linspace(0, len(examples.labels) - 1, count).astype(int))
-    return Examples(examples.images[chosen], examples.labels[chosen], examples.index[chosen])

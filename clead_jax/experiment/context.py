@@ -13,7 +13,7 @@ from clead_jax.core import sharding, spec
 from clead_jax.core.batches import rounded_up
 from clead_jax.core.types import Classifier, Examples, NamedAttack, PyTree
 from clead_jax.evaluation.classifier import Compiled, compiled
-from clead_jax.evaluation.measurements import Plan
+from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
 from clead_jax.experiment import builders, networks, stages
 from clead_jax.experiment.builders import Splits
@@ -62,13 +62,6 @@ class Run:
     def asked(self) -> tuple[str, ...]:
         """What `config.stages` names, "evaluate" and "report" too."""
         return spec.items(self.cfg.stages)
-
-    @property
-    def evaluation_work(self) -> list[tuple[int, NamedAttack]]:
-        """(images, attack) of all that an evaluation of one model runs at most."""
-        own = self.cfg.evaluation
-        images = own.num_examples or len(getattr(self.splits, own.split).labels)
-        return builders.evaluation_work(self.cfg, images, self.dataset.num_classes)
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -142,14 +135,9 @@ class Run:
         return self.cfg.defended
 
     @property
-    def in_bfloat16(self) -> bool:
-        """Whether AutoAttack differentiates a copy in bfloat16."""
-        return self.cfg.evaluation.precision == "bfloat16"
-
-    @property
-    def asks_for_more_than_transfer(self) -> bool:
+    def asks_beyond_transfer(self) -> bool:
         """Whether anything but transfer attacks is to be measured."""
-        return spec.items(self.cfg.evaluation.protocol) != ("paper",) or bool(builders.asked_for(self.cfg)[2])
+        return spec.items(self.cfg.evaluation.protocol) != ("paper",) or self.plan.suite is not None
 
     def examples(self) -> Examples:
         """The images to be evaluated."""

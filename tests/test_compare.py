@@ -1,4 +1,4 @@
-"""Runs in one table: what is one row, what a row is called, and what is refused to stand beside what."""
+"""Runs in one table: what is one row, what a row is called, and which runs may not share a table."""
 
 import json
 import statistics

@@ -208,8 +208,7 @@ def score(models: list[Entry], attack: Attack) -> Summary | None:
 
 def _curves(rows: list[Row]) -> dict[str, Any] | None:
     """None unless every row has a curve, and all of one attack, the same radii and as many images."""
-    plans: list[dict[str, Any]] = []
-    means: dict[str, list[float]] = {}
+    plans, means = list[dict[str, Any]](), dict[str, list[float]]()
     for row in rows:
         found = [(entry.results.get("curves") or {}, entry.label) for entry in row.models]
         drawn = [(plan, plan["accuracy"][label]) for plan, label in found if label in plan.get("accuracy", {})]

@@ -1,4 +1,7 @@
-"""clead_jax: train, and doubt, adversarially robust image models in JAX.
+"""clead_jax: train adversarially robust image models in JAX, and measure how robust they really are.
+
+    model = clead_jax.load("runs/quickstart")              # a Classifier: forward, variables = model
+    result = clead_jax.audit(model, images, labels)        # any Classifier, or a function to logits
 
 Public names load on first use, so that `import clead_jax` imports no jax.
 """
@@ -7,11 +10,12 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_PUBLIC = {"load": "clead_jax.build"}
+_PUBLIC = {"load": "experiment.models", "audit": "audit", "Classifier": "core.types"}
 __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'clead_jax' has no attribute {name!r}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'clead_jax' has no attribute {name!r}")
+    module = importlib.import_module(f"clead_jax.{_PUBLIC[name]}")
+    return module if name == "audit" else getattr(module, name)  # that module is callable

@@ -1,5 +1,6 @@
 """From the attacks a config names, like "pgd(steps=10)", to attacks that run with the settings of their section."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,3 +109,11 @@ def check_names(texts: Sequence[str], version: str) -> None:
             f"{name} is a part of autoattack, where it meets only what stood before it; "
             f"write {name}(norm=linf), or whatever the norm is, to have it by itself beside that"
         )
+
+
+def at_radius(attack: NamedAttack, eps: float) -> NamedAttack:
+    """The same attack in another ball, its step size scaled along."""
+    step = attack.cfg.step_size
+    if step is not None:
+        step = eps * (step / attack.cfg.eps if attack.cfg.eps else 0.0)
+    return attack._replace(cfg=dataclasses.replace(attack.cfg, eps=eps, step_size=step), radius=eps)

@@ -6,6 +6,8 @@ import re
 import typing
 from typing import Any
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def number(text: Any, name: str = "number") -> float:
     """'8/255', '0.1' or 0.1 -> float. Raises ValueError naming `name` for anything else, NaN and infinity too."""

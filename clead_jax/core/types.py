@@ -54,9 +54,9 @@ class Iterative(NamedTuple):
     passes: Callable[[Any, int], tuple[int, int]] = lambda cfg, classes: (1, 1)  # forward and backward, in one step
 
 
-Step = Callable[[PyTree, PyTree, Array, Key], tuple[PyTree, Metrics]]
-"""(state, frozen, index int [B], key) -> (state, metrics). `index` names rows of the resident data set, which is part
-of `frozen`: what a step reads but does not train. An argument: closed over, it would become constants."""
+Step = Callable[[PyTree, PyTree, PyTree, Key], tuple[PyTree, Metrics]]
+"""(state, frozen, batch, key) -> (state, metrics). `frozen` is what a step reads but does not train: an argument, for
+closed over it would become constants of the program. `batch` holds images, labels and their places in the data set."""
 
 
 class NamedAttack(NamedTuple):

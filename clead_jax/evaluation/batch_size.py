@@ -6,28 +6,29 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from clead_jax.core.types import Objective, PyTree
-from clead_jax.evaluation.verify import Evaluator, pixels
+from clead_jax.attacks.objectives import OBJECTIVES
+from clead_jax.core.batches import pixels, sizes
+from clead_jax.core.types import Examples, PyTree
+from clead_jax.evaluation.classifier import Compiled
 
 GAIN = 1.1  # twice the rows must be this much faster per row
 LARGEST = 2048
 
 
-def automatic(
-    evaluator: Evaluator, variables: PyTree, images: np.ndarray, labels: np.ndarray, objective: Objective, least: int
-) -> int:
-    """The batch size, a multiple of `least`, at which gradients come fastest.
+def fastest_batch(model: Compiled, examples: Examples) -> int:
+    """The batch size at which gradients come fastest.
 
-    Sizes double from `least` on, until that is no longer faster, until memory runs out, or until all images fit.
+    Sizes double from the least that attacks use, until that is no longer faster, until memory runs out, or until all
+    images fit.
     """
 
     def seconds(size: int) -> float:
-        rows = np.arange(size) % len(images)
-        x, y = evaluator.place(pixels(images[rows])), evaluator.place(labels[rows].astype(np.int32))
-        key = jax.random.key(0)
-        return _best_of_two(lambda: evaluator.programs.gradient(objective, variables, x, y, key))
+        rows, key = np.arange(size) % len(examples.images), jax.random.key(0)
+        x, y = model.place(pixels(examples.images[rows])), model.place(examples.labels[rows].astype(np.int32))
+        gradient = lambda: model.programs.gradient(OBJECTIVES["cross_entropy"], model.variables, x, y, key)
+        return _best_of_two(gradient)
 
-    return fastest(seconds, least, min(LARGEST, 2 * len(images)))
+    return fastest(seconds, sizes(1, model.mesh.size)[0], min(LARGEST, 2 * len(examples.images)))
 
 
 def fastest(seconds: Callable[[int], float], least: int, most: int) -> int:

@@ -1,57 +1,47 @@
-"""The compiled programs of an evaluation: what a model says, its gradient, and the steps of attacks on it.
+"""A `Classifier` compiled: what it predicts, its logits and gradients, and the steps of attacks on it.
 
-A model is `forward(variables, x [B, H, W, C]) -> logits [B, K]`, or with a key as third argument if it draws noise.
+    model = compiled(classifier, mesh)
+    model.predict(images)                                 # int [N]
+
 Variables are arguments of every program, so that all checkpoints of one architecture share one compilation.
 """
 
+import dataclasses
+import functools
 import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
+from clead_jax.core import sharding
+from clead_jax.core.batches import padded, pixels
+from clead_jax.core.types import Array, Classifier, Forward, Iterative, Key, NamedAttack, Objective, PyTree
 
-DRAWS = 8  # looks at a model that draws noise before its mean opinion counts
-
-
-class NamedAttack(NamedTuple):
-    """An attack ready to run. `cfg` has `norm`; `eps` too unless the attack looks for the smallest perturbation.
-
-    Whatever an attack finds counts only within `radius`, the threat model's eps.
-    """
-
-    name: str
-    attack: Iterative
-    objective: Objective
-    cfg: Any
-    radius: float = float("inf")
+DRAWS = 8  # draws of a randomised model whose mean probability decides
 
 
 class Programs:
-    """The programs of one model, each compiled once per batch shape.
+    """The programs of one forward function, each compiled once per batch shape."""
 
-    `inside` is the forward that attacks climb, where that is another than the one that judges: a cheaper one, say.
-    """
-
-    def __init__(
-        self, forward: Callable[..., Array], randomized: bool = False, inside: Callable[..., Array] | None = None
-    ):
-        with_key = lambda f: f if randomized else lambda variables, x, key: f(variables, x)
-        self.randomized, self.cheaper = randomized, inside is not None
-        self._judge, self._inside = (_in_float32(with_key(f)) for f in (forward, inside or forward))
+    def __init__(self, classifier: Classifier):
+        self.randomized = classifier.randomized
+        with_key = lambda f: f if self.randomized else lambda variables, x, key: f(variables, x)
+        forwards = (classifier.forward, classifier.attack_forward or classifier.forward)
+        self._judge, self._attacked = (_in_float32(with_key(f)) for f in forwards)
         self._attacks: dict[tuple, tuple] = {}
-        self.logits, self.climbed = jax.jit(self._judge), jax.jit(self._inside)
+        self.logits, self.attacked_logits = jax.jit(self._judge), jax.jit(self._attacked)
         self.predict = jax.jit(self._predict)
         self.gradient = jax.jit(self._gradient, static_argnums=0)
 
     def _predict(self, variables: PyTree, x: Array, key: Key) -> Array:
-        """Classes int [B]; -1 where an output is NaN. Of a model that draws noise, by its mean probabilities."""
-        look = lambda n: self._judge(variables, x, jax.random.fold_in(key, n))
-        outputs = look(0)
+        """Classes int [B]; -1 where an output is NaN. Of a randomised model, by its mean probabilities."""
+        draw = lambda n: self._judge(variables, x, jax.random.fold_in(key, n))
+        outputs = draw(0)
         if self.randomized:
-            outputs = jax.lax.map(lambda n: jax.nn.softmax(look(n)), jnp.arange(DRAWS)).mean(0)
+            outputs = jax.lax.map(lambda n: jax.nn.softmax(draw(n)), jnp.arange(DRAWS)).mean(0)
         return jnp.where(jnp.isnan(outputs).any(-1), -1, outputs.argmax(-1))
 
     def _gradient(self, objective: Objective, variables: PyTree, x: Array, target: Array, key: Key) -> Array:
@@ -78,7 +68,7 @@ class Programs:
     def _bound(self, variables: PyTree, key: Key) -> Forward:
         """The model as attacks call it: every call in a step draws noise of its own."""
         calls = itertools.count()
-        return lambda x: self._inside(variables, x, jax.random.fold_in(key, next(calls)))
+        return lambda x: self._attacked(variables, x, jax.random.fold_in(key, next(calls)))
 
     def _compiled(self, named: NamedAttack) -> tuple:
         attack, objective = named.attack, named.objective
@@ -100,10 +90,82 @@ class Programs:
         return self._attacks[attack, objective]
 
 
-def _in_float32(forward: Callable[..., Array]) -> Callable[..., Array]:
-    """A forward that may compute in 16 bits, with logits in which losses and margins can be told apart."""
-    wide = lambda z: z.astype(jnp.promote_types(z.dtype, jnp.float32))
-    return lambda *args: jax.tree.map(lambda z: wide(jnp.asarray(z)), forward(*args))
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A classifier ready to be evaluated, its weights on all devices of the mesh, in batches of `batch_size`.
+
+    Batches are padded by repeating their first row, so that no image is dropped and no shape changes.
+    """
+
+    classifier: Classifier
+    programs: Programs
+    variables: PyTree  # on the devices
+    mesh: jax.sharding.Mesh
+    batch_size: int
+
+    @property
+    def randomized(self) -> bool:
+        """Whether the model draws noise."""
+        return self.programs.randomized
+
+    def place(self, batch: Any) -> Array:
+        """One batch [B, ...], spread over the devices."""
+        return sharding.put(batch, sharding.split(self.mesh))
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Arrays on the host."""
+        return sharding.to_host(tree)
+
+    def in_batches_of(self, batch_size: int) -> "Compiled":
+        """The same with other batches."""
+        return dataclasses.replace(self, batch_size=batch_size)
+
+    def with_variables(self, variables: PyTree) -> "Compiled":
+        """The same programs with other weights."""
+        placed = sharding.put(variables, sharding.replicated(self.mesh))
+        return dataclasses.replace(self, variables=placed)
+
+    def predict(self, images: np.ndarray, key: Key | None = None) -> np.ndarray:
+        """Predicted classes int [N] of images [N, H, W, C] (uint8, or floats in [0, 1]); -1 where an output is NaN."""
+        return self.each(lambda x: self.programs.predict(self.variables, x, _key(key)), pixels(images))
+
+    def logits(self, images: np.ndarray, key: Key | None = None) -> np.ndarray:
+        """Logits [N, K] of images [N, H, W, C]."""
+        return self.each(lambda x: self.programs.logits(self.variables, x, _key(key)), pixels(images))
+
+    def gradient(self, objective: Objective, images: np.ndarray, labels: np.ndarray, key: Key) -> np.ndarray:
+        """Gradients [N, H, W, C] of the objective, as attacks see them."""
+        program = lambda x, y: self.programs.gradient(objective, self.variables, x, y, key)
+        return self.each(program, pixels(images), labels.astype(np.int32))
+
+    def each(self, program: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
+        """program(*batches) for all rows of some arrays [N, ...], put together again."""
+        parts = []
+        for rows, size in padded(len(arrays[0]), self.batch_size):
+            parts.append(self.fetch(program(*(self.place(a[rows]) for a in arrays)))[:size])
+        return np.concatenate(parts)
+
+
+def compiled(classifier: Classifier, mesh: jax.sharding.Mesh | None = None, batch_size: int = 256) -> Compiled:
+    """A classifier over all devices. Classifiers that share their forward function share its programs."""
+    mesh = sharding.data_mesh() if mesh is None else mesh
+    key = (classifier.forward, classifier.attack_forward)
+    shared = jax.tree.leaves(classifier.variables) and all(isinstance(f, Hashable) for f in key)
+    programs = _programs(*key, classifier.randomized) if shared else Programs(classifier)
+    # A forward that holds its weights itself may hold others the next time: they are constants of its programs.
+    placed = sharding.put(classifier.variables, sharding.replicated(mesh))
+    return Compiled(classifier, programs, placed, mesh, batch_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(forward: Callable, attack_forward: Callable | None, randomized: bool) -> Programs:
+    return Programs(Classifier(forward, randomized=randomized, attack_forward=attack_forward))
+
+
+def in_bfloat16(forward: Callable[..., Array]) -> Callable[..., Array]:
+    """A forward that computes with variables and images cast to bfloat16."""
+    half = lambda leaf: leaf.astype(jnp.bfloat16) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else leaf
+    return lambda variables, x, *key: forward(jax.tree.map(half, variables), half(x), *key)
 
 
 def chunk(attack: Iterative) -> int:
@@ -111,3 +173,13 @@ def chunk(attack: Iterative) -> int:
     if attack.forward_only:
         return 100
     return 1 if jax.default_backend() == "cpu" else 10
+
+
+def _in_float32(forward: Callable[..., Array]) -> Callable[..., Array]:
+    """A forward that may compute in 16 bits, with logits in which losses and margins can be told apart."""
+    wide = lambda z: z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    return lambda *args: jax.tree.map(lambda z: wide(jnp.asarray(z)), forward(*args))
+
+
+def _key(key: Key | None) -> Key:
+    return jax.random.key(0) if key is None else key

@@ -1,128 +1,457 @@
-"""Three protocols for one question, from the most lenient to the strictest.
+"""An evaluation is a list of measurements. Each has a name, what it depends on, and a function that makes it; a store
+keeps those that are still true. `audit` and the evaluation of a work directory run the same list, the first in memory.
 
-paper       adversarial images made once on the undefended model, then shown to every model: says how well attacks
-            transfer, not what a model withstands
-whitebox    the attacks of `evaluation.attacks` on the model itself
-autoattack  a cascade of attacks without settings to choose
+    clean        what the model gets right
+    direct       every attack by itself, on the model itself ("white-box")
+    transfer     images made on another model, shown to this one (results key "paper": the paper seems to do this)
+    autoattack   a suite of attacks, each on what the ones before have left correct
+    curve        accuracy over eps
+    distances    how far the nearest error is
+    features     of clean and attacked images, and how well they fall into classes
+    checks       sanity checks of all these numbers
 """
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from clead_jax.attacks import parse as arsenal
-from clead_jax.core import sharding, spec
-from clead_jax.evaluation import autoattack, bare
-from clead_jax.evaluation import runner as cascade
-from clead_jax.evaluation.verify import Evaluator, NamedAttack
-from clead_jax.experiment import builders as build
-from clead_jax.results.store import Model, Session, accuracies, as_settings, say
+from clead_jax.attacks.parse import at_radius, attack_at
+from clead_jax.core.batches import pixels, sizes
+from clead_jax.core.progress import log
+from clead_jax.core.types import Examples, NamedAttack, ThreatModel
+from clead_jax.evaluation.batch_size import fastest_batch
+from clead_jax.evaluation.budget import UNLIMITED, Budget, lines
+from clead_jax.evaluation.checks.context import CheckContext
+from clead_jax.evaluation.checks.run import run_checks
+from clead_jax.evaluation.classifier import Compiled
+from clead_jax.evaluation.features import clusters
+from clead_jax.evaluation.runner import Finding, run_attacks
+from clead_jax.results.store import Store, accuracies
 
-SOURCE = "baseline"  # the undefended model, on which the paper's protocol makes its images
-
-
-def paper(session: Session, models: list[Model], attack: NamedAttack, images: np.ndarray | None) -> None:
-    """Shows all models what an attack makes of the undefended one; `images` are those if they were just made."""
-    source = next((m for m in models if m.label == SOURCE), None)
-    found = session.protocol("paper")
-    plan = {"settings": as_settings(attack), "fingerprint": source.identity if source else None}
-    name = f"paper/{attack.name}"
-    lacking = [m for m in models if found.get(m.label, {}).get("made_by", {}).get(attack.name) != plan]
-    if source is None or not lacking:
-        return
-    if images is None:
-        images = session.attacked(source, attack, session.examples, len(session.examples.labels), name).adversarial
-    for model in lacking:
-        predicted = session.run.evaluator.predict(model.variables, images)
-        session.records[f"{model.label}/{name}"] = predicted == session.examples.labels
-        own = found.setdefault(model.label, {"source": SOURCE, "made_by": {}})
-        own["made_by"][attack.name] = plan
-        prefix = f"{model.label}/paper/"
-        records = {k.removeprefix(prefix): v for k, v in session.records.items() if k.startswith(prefix)}
-        worst = np.logical_and.reduce([session.records[f"{model.label}/clean"], *records.values()])
-        own |= accuracies(records | {"worst_case": worst})
-        session.anew(model.label)
-    session.save()
+SHOWN, EMBEDDED, CHECKED = 8, 512, 128  # images in the report's grid, in its projection, and under the checks
 
 
-def cascade_of(session: Session, model: Model, version: str) -> bool:
-    """AutoAttack on a model, unless the same was run before. False if the budget ended first.
+class Subject(NamedTuple):
+    """A model under the name it has in the results."""
 
-    Its progress lies beside the results; the same command goes on from it.
+    label: str
+    model: Compiled
+    identity: dict[str, Any]  # stage, step, fingerprint of the weights, ...
+    features: Callable[[np.ndarray], np.ndarray] | None = None  # images [n, H, W, C] -> [n, F]
+    suite: Compiled | None = None  # the same for AutoAttack, where that differentiates another forward
+
+
+class Suite(NamedTuple):
+    """A version of AutoAttack. `notes` say where few classes change its definition."""
+
+    version: str
+    precision: str
+    attacks: list[NamedAttack]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured of every model."""
+
+    threat_model: ThreatModel
+    num_classes: int
+    seed: int = 0
+    direct: tuple[NamedAttack, ...] = ()
+    transfer_from: str = ""  # label of the model that transfer images are made on; empty: no transfer attacks
+    suite: Suite | None = None
+    curve_attack: NamedAttack | None = None
+    curve: tuple[float, ...] = ()  # radii
+    curve_examples: int = 1000
+    distances: tuple[NamedAttack, ...] = ()
+    distance_examples: int = 100
+    pictures: bool = False  # keep the first images and features for the report
+    save_images: bool = False
+    checks: bool = True
+    check_steps: int = 20  # of PGD in the checks, each `check_step` times eps
+    check_step: float = 0.25
+    training_attacks: tuple[str, ...] | None = None  # names of the attacks trained on; None: not known
+    undefended: str = ""  # label of the undefended model, for the checks that compare
+    published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
+    subset: Callable[[Examples, int], Examples] = field(default=lambda examples, n: first(examples, n))
+    batch_size: int = 256  # 0: the fastest, found by trying
+    budget: Budget = UNLIMITED
+    say: Callable[[str], None] = log.info
+    strict: bool = True  # non-finite numbers are errors; else they count as not broken and fail a check
+
+
+class Measurement(NamedTuple):
+    """`make` puts the result into the store, and says whether it is complete."""
+
+    name: str
+    depends: Any  # plain values
+    make: Callable[[], bool]
+
+
+def measure(
+    plan: Plan,
+    subjects: list[Subject],
+    examples: Examples,
+    store: Store,
+    *,
+    others: Sequence[Subject] = (),
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Makes every measurement that the store does not hold. False if the budget ended before all were complete.
+
+    `others` are not measured themselves; checks compare with the undefended model among them or the subjects.
     """
-    cfg, label = session.run.cfg.evaluation, model.label
-    eps, classes = spec.number(cfg.eps), session.run.dataset.num_classes
-    attacks, notes = arsenal.autoattack(version, cfg.norm, eps, classes)
-    plan = {"version": version, "precision": cfg.precision, "settings": {a.name: as_settings(a) for a in attacks}}
-    found = session.protocol("autoattack")
-    before = found.get(label, {})
-    same = {k: before.get(k) for k in plan} == plan
-    if before.get("complete") and same and not session.lacks_images(f"{label}/autoattack"):
-        say(f"evaluate: {label}/autoattack is measured already: {before['accuracy']['autoattack']:.2%}")
+    evaluation = _Evaluation(plan, subjects, [*subjects, *others], examples, store, clock)
+    for subject in subjects:
+        store.begin_model(subject.label, subject.identity)
+    complete = True
+    for each in evaluation.measurements():
+        if store.holds(each.name, each.depends):
+            evaluation.say_known(each.name)
+            continue
+        finished = each.make()
+        if finished:
+            store.measured(each.name, each.depends)
+        store.save()
+        complete &= finished
+    return complete
+
+
+class _Evaluation:
+    def __init__(
+        self,
+        plan: Plan,
+        subjects: list[Subject],
+        known: list[Subject],
+        examples: Examples,
+        store: Store,
+        clock: Callable[[], float],
+    ):
+        self.plan, self.subjects, self.examples, self.store, self.clock = plan, subjects, examples, store, clock
+        self.known = {subject.label: subject for subject in known}
+        self.key = jax.random.key(plan.seed)
+        self.began = clock()
+        self.transferred: dict[str, np.ndarray] = {}  # attack -> images made on the source, while they are at hand
+
+    # --- the list -----------------------------------------------------------------------------------------------------
+
+    def measurements(self) -> Iterator[Measurement]:
+        """In their order; each is decided on when the ones before are made."""
+        plan, source = self.plan, self.subject(self.plan.transfer_from)
+        depends: dict[str, Any]
+        for subject in self.subjects:
+            yield Measurement(f"{subject.label}/clean", {"model": subject.identity}, partial(self.clean, subject))
+        for named in plan.direct:
+            for subject in self.subjects:
+                depends = {"model": subject.identity, "settings": named.settings}
+                name = f"{subject.label}/{named.name}"
+                if plan.save_images and not self.store.has_images(name):
+                    depends = depends | {"images": True}
+                yield Measurement(name, depends, partial(self.direct, subject, named))
+            for subject in self.subjects if source else ():
+                made_on = source.identity if source else None
+                depends = {"model": subject.identity, "source": made_on, "settings": named.settings}
+                name = f"{subject.label}/paper/{named.name}"
+                yield Measurement(name, depends, partial(self.transfer, subject, named))
+        for subject in self.subjects:
+            if plan.curve and plan.curve_attack:
+                yield Measurement(f"{subject.label}/curve", self._curve_plan(subject), partial(self.curve, subject))
+            for named in plan.distances:
+                depends = {"model": subject.identity, "settings": named.settings, "n": plan.distance_examples}
+                name = f"{subject.label}/distance/{named.name}"
+                yield Measurement(name, depends, partial(self.distance, subject, named))
+            if subject.features and plan.pictures:
+                depends = {"model": subject.identity, "attacked": self._features_of(subject.label)}
+                yield Measurement(f"{subject.label}/features", depends, partial(self.features, subject))
+        for subject in self.subjects if plan.suite else ():
+            depends = {"model": subject.identity, **self._suite_plan()}
+            name = f"{subject.label}/autoattack"
+            if plan.save_images and not self.store.has_images(name):
+                depends = depends | {"images": True}
+            yield Measurement(name, depends, partial(self.autoattack, subject))
+        for subject in self._checked() if plan.checks else ():
+            depends = {"model": subject.identity, "of": sorted(self._all_records(subject.label))}
+            yield Measurement(f"{subject.label}/checks", depends, partial(self.checks, subject))
+
+    def subject(self, label: str) -> Subject | None:
+        """The model of this label, if there is one."""
+        return self.known.get(label)
+
+    def say_known(self, name: str) -> None:
+        """Tells that an attack is measured already."""
+        attack = name.partition("/")[2]
+        record = self.store.records.get(name)
+        if record is not None and attack != "clean" and not attack.startswith("paper/"):
+            self.plan.say(f"evaluate: {name} is measured already: {record.mean():.2%}")
+
+    # --- how each is made ---------------------------------------------------------------------------------------------
+
+    def clean(self, subject: Subject) -> bool:
+        """Predictions on the images as they are."""
+        predicted = subject.model.predict(self.examples.images, self.key)
+        self.store.records[f"{subject.label}/clean"] = predicted == self.examples.labels
+        self.store.samples[f"{subject.label}/clean/prediction"] = predicted[:SHOWN]
+        self.store.outdate_checks(subject.label, self.plan.checks)
         return True
-    session.forget_cascade(label, {a.name for a in attacks}, with_images=not same)
-    problem = _problem(session, model)
-    path = session.directory / f"autoattack-{label}.npz"
-    finding = autoattack.run(
-        problem,
-        attacks,
-        path=path,
-        keep_images=cfg.save_images,
-        batch_size=_batch_size(session, problem),
-        budget=cascade.Budget(*spec.budget(cfg.budget)),
-        heard=autoattack.lines(say, f"evaluate: {label}/"),
-        clock=sharding.shared_clock(),
-        writes=sharding.is_main(),
-    )
-    session.records |= {f"{label}/{name}": record for name, record in finding.records.items()}
-    clean = session.records[f"{label}/clean"]
-    found[label] = plan | {
-        "attacks": [attack.name for attack in attacks],
-        "notes": notes,
-        "passes": {
-            name: {"forward": float(finding.forward[name].mean()), "backward": float(finding.backward[name].mean())}
-            for name in finding.forward
-        },
-        "seconds": finding.seconds,
-        "complete": finding.complete,
-        **accuracies({"clean": clean, **finding.records}),
-    }
-    if finding.adversarial is not None:
-        session.keep_images(f"{label}/autoattack", finding.adversarial)
-    session.anew(label)
-    session.save()
-    if finding.complete and sharding.is_main():
-        path.unlink(missing_ok=True)
-    return finding.complete
 
+    def direct(self, subject: Subject, named: NamedAttack) -> bool:
+        """One attack on the model itself. Images of the picture attack, and of a transfer source, run to the end."""
+        label, name, plan, store = subject.label, f"{subject.label}/{named.name}", self.plan, self.store
+        if named.name in store.suite(label):
+            raise ValueError(
+                f"{named.name} is there as part of autoattack; "
+                f"write {named.name}(norm={named.cfg.norm}) to have it by itself beside that"
+            )
+        for other, model in list(store.results["models"].items()):
+            if model.get("settings", {}).get(named.name, named.settings) != named.settings:
+                store.drop(other, named.name)  # one row of the table is one attack, with one set of settings
+        store.drop(label, named.name)
+        keep = self._wanted(label, named)
+        finding = self.attacked(subject, [named], self.examples, keep, early_stop=False, name=name, resumable=True)
+        store.records[name] = finding.correct
+        store.results["attacks"][named.name] = named.settings
+        store.model(label).setdefault("settings", {})[named.name] = named.settings
+        self._count_passes(label, finding)
+        self._mark(label, named.name, finding.complete)
+        if not finding.complete:
+            return False
+        if plan.pictures and self._is_picture_attack(named) and keep >= min(EMBEDDED, len(self.examples.labels)):
+            store.samples[name] = finding.images[:SHOWN].copy()
+            store.samples[f"{name}/prediction"] = finding.prediction[:SHOWN]
+            if subject.features:
+                store.embeddings[f"{label}/adversarial"] = subject.features(finding.images[:EMBEDDED])
+        if plan.save_images:
+            store.keep_images(name, finding.images)
+        if label == plan.transfer_from:
+            self.transferred[named.name] = finding.images
+        return True
 
-def _problem(session: Session, model: Model) -> cascade.Problem:
-    run, examples = session.run, session.examples
-    evaluator = run.evaluator
-    if run.cfg.evaluation.precision == "bfloat16":
-        half = build.network(run.network_fields | {"dtype": "bfloat16"})
-        evaluator = Evaluator(
-            build.forward(run.network),
-            evaluator.batch_size,
-            evaluator.place,
-            evaluator.fetch,
-            inside=build.forward(half),
+    def _wanted(self, label: str, named: NamedAttack) -> int:
+        """How many images have to come back."""
+        if self.plan.save_images or label == self.plan.transfer_from:
+            return len(self.examples.labels)
+        pictured = self.plan.pictures and self._is_picture_attack(named)
+        there = f"{label}/adversarial" in self.store.embeddings
+        return min(EMBEDDED, len(self.examples.labels)) if pictured and not (there and named.name != "pgd") else 0
+
+    def _is_picture_attack(self, named: NamedAttack) -> bool:
+        """PGD as the config has it, else the first that was asked for."""
+        names = [each.name for each in self.plan.direct]
+        return named.name == ("pgd" if "pgd" in names else names[0])
+
+    def transfer(self, subject: Subject, named: NamedAttack) -> bool:
+        """Shows a model what an attack makes of the transfer source."""
+        source, store, label = self.subject(self.plan.transfer_from), self.store, subject.label
+        assert source is not None
+        if named.name not in self.transferred:
+            everything = len(self.examples.labels)
+            finding = self.attacked(source, [named], self.examples, everything, early_stop=False)
+            self.transferred[named.name] = finding.images
+        predicted = subject.model.predict(self.transferred[named.name], self.key)
+        store.records[f"{label}/paper/{named.name}"] = predicted == self.examples.labels
+        own = store.protocol("paper").setdefault(label, {"source": source.label, "made_by": {}})
+        own["made_by"][named.name] = {"settings": named.settings, "fingerprint": source.identity}
+        prefix = f"{label}/paper/"
+        records = {k.removeprefix(prefix): v for k, v in store.records.items() if k.startswith(prefix)}
+        worst = np.logical_and.reduce([store.records[f"{label}/clean"], *records.values()])
+        own |= accuracies(records | {"worst_case": worst})
+        store.outdate_checks(label, self.plan.checks)
+        return True
+
+    def _curve_plan(self, subject: Subject) -> dict[str, Any]:
+        named = self.plan.curve_attack
+        assert named is not None
+        few = min(self.plan.curve_examples, len(self.examples.labels))
+        return {
+            "model": subject.identity,
+            "attack": named.name,
+            "settings": named.settings,
+            "eps": list(self.plan.curve),
+            "num_examples": few,
+        }
+
+    def curve(self, subject: Subject) -> bool:
+        """Robust accuracy over eps, the attack's step size scaled along."""
+        named, few = self.plan.curve_attack, self._few(self.plan.curve_examples)
+        assert named is not None
+        shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in self.plan.curve]
+        self.plan.say(f"evaluate: {subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
+        plan = {key: value for key, value in self._curve_plan(subject).items() if key != "model"}
+        found = self.store.results.get("curves", {})
+        before = found.get("accuracy", {}) if {key: found.get(key) for key in plan} == plan else {}
+        self.store.results["curves"] = plan | {"accuracy": before | {subject.label: shares}}
+        return True
+
+    def distance(self, subject: Subject, named: NamedAttack) -> bool:
+        """How far the nearest error is, for attacks that look for it (0 where the clean image is wrong)."""
+        few = self._few(self.plan.distance_examples)
+        finding = self.attacked(subject, [named], few, len(few.labels), early_stop=False, name=f"{subject.label}/")
+        found = finding.prediction != few.labels
+        of_attack = self.store.results.setdefault("distances", {}).setdefault(named.name, {})
+        of_attack[subject.label] = {
+            "settings": named.settings,
+            "num_examples": len(few.labels),
+            "norm": named.cfg.norm,
+            "success": float(found.mean()),
+            "median": float(np.median(finding.distance[found])) if found.any() else None,
+            "mean": float(finding.distance[found].mean()) if found.any() else None,
+        }
+        return True
+
+    def _features_of(self, label: str) -> str:
+        return "both" if f"{label}/adversarial" in self.store.embeddings else "clean"
+
+    def features(self, subject: Subject) -> bool:
+        """Features of clean images, those of attacked ones came with the attack; and how they fall into classes."""
+        store, label = self.store, subject.label
+        assert subject.features is not None
+        few = self.examples.images[:EMBEDDED]
+        first_images = pixels(self.examples.images[:SHOWN])
+        store.samples |= {"index": self.examples.index[:SHOWN], "label": self.examples.labels[:SHOWN]}
+        store.samples["clean"] = first_images
+        store.embeddings["label"] = self.examples.labels[: len(few)]
+        if label not in store.embeddings:
+            store.embeddings[label] = subject.features(few)
+        states = {"clean": label, "attacked": f"{label}/adversarial"}
+        store.results.setdefault("clusters", {})[label] = {
+            state: clusters(store.embeddings[key], store.embeddings["label"])
+            for state, key in states.items()
+            if key in store.embeddings
+        }
+        return True
+
+    def _suite_plan(self) -> dict[str, Any]:
+        suite = self.plan.suite
+        assert suite is not None
+        settings = {named.name: named.settings for named in suite.attacks}
+        return {"version": suite.version, "precision": suite.precision, "settings": settings}
+
+    def autoattack(self, subject: Subject) -> bool:
+        """AutoAttack on a model. Its progress lies beside the results; the same command goes on from it."""
+        suite, label, store = self.plan.suite, subject.label, self.store
+        assert suite is not None
+        for name in {*store.suite(label), *(named.name for named in suite.attacks)}:
+            store.drop(label, name)
+        keep = len(self.examples.labels) * self.plan.save_images
+        model = subject._replace(model=subject.suite or subject.model)
+        name = f"{label}/autoattack"
+        finding = self.attacked(model, suite.attacks, self.examples, keep, name=name, resumable=True)
+        store.records |= {f"{label}/{attack}": record for attack, record in finding.records.items()}
+        store.records[name] = finding.correct
+        per_image = lambda of: {attack: float(n.mean()) for attack, n in of.items()}
+        forward, backward = per_image(finding.forward), per_image(finding.backward)
+        records = {"clean": store.records[f"{label}/clean"], **finding.records, "autoattack": finding.correct}
+        store.protocol("autoattack")[label] = self._suite_plan() | {
+            "attacks": [named.name for named in suite.attacks],
+            "notes": suite.notes,
+            "passes": {a: {"forward": forward[a], "backward": backward[a]} for a in forward},
+            "seconds": finding.seconds,
+            "complete": finding.complete,
+            **accuracies(records),
+        }
+        self._count_passes(label, finding)
+        if self.plan.save_images:
+            store.keep_images(name, finding.images)
+        return finding.complete
+
+    def _checked(self) -> list[Subject]:
+        """The defended models; where there is none, the undefended one."""
+        defended = [s for s in self.subjects if s.label != self.plan.undefended]
+        return defended or self.subjects
+
+    def _all_records(self, label: str) -> dict[str, np.ndarray]:
+        suite = {name: self.store.records.get(f"{label}/{name}") for name in self.store.suite(label)}
+        return self.store.direct(label) | {name: record for name, record in suite.items() if record is not None}
+
+    def checks(self, subject: Subject) -> bool:
+        """Sanity checks, on at most `CHECKED` examples."""
+        plan, few, undefended = self.plan, self._few(CHECKED), self.subject(self.plan.undefended)
+        self.plan.say(f"evaluate: sanity checks of {subject.label} on {len(few.labels)} images")
+        size = min(sizes(len(few.labels), subject.model.mesh.size)[-1], subject.model.batch_size)
+        norm, steps, step = plan.threat_model.norm, plan.check_steps, plan.check_step
+        other = undefended if undefended and undefended.label != subject.label else None
+        context = CheckContext(
+            model=subject.model.in_batches_of(size),
+            examples=few,
+            num_classes=plan.num_classes,
+            threat_model=plan.threat_model,
+            key=self.key,
+            named=lambda text, eps: attack_at(text, norm, eps, steps, step),
+            records=self._all_records(subject.label),
+            training_attacks=plan.training_attacks,
+            undefended=other.model.in_batches_of(size) if other else None,
+            published=plan.published,
         )
-    return cascade.Problem(
-        evaluator=evaluator,
-        variables=model.variables,
-        images=examples.images,
-        labels=examples.labels,
-        index=examples.index,
-        num_classes=run.dataset.num_classes,
-        key=jax.random.key(run.cfg.seed),
-        multiple=run.mesh.size,
-    )
+        self.store.model(subject.label)["checks"] = run_checks(context)
+        return True
+
+    # --- shared -------------------------------------------------------------------------------------------------------
+
+    def attacked(
+        self,
+        subject: Subject,
+        attacks: list[NamedAttack],
+        examples: Examples,
+        keep: int = 0,
+        *,
+        early_stop: bool = True,
+        name: str = "",
+        resumable: bool = False,
+    ) -> Finding:
+        """Runs attacks on some examples; `name` it to hear of its progress."""
+        label, store, whole = subject.label, self.store, examples is self.examples
+        store.outdate_checks(label, self.plan.checks)
+        path = store.progress_file(name) if resumable else None
+        left = self.plan.budget.seconds - (self.clock() - self.began)
+        finding = run_attacks(
+            self._sized(subject.model),
+            examples,
+            attacks,
+            key=self.key,
+            num_classes=self.plan.num_classes,
+            clean=store.records.get(f"{label}/clean") if whole else None,
+            keep=keep,
+            early_stop=early_stop,
+            strict=self.plan.strict,
+            budget=Budget(left, self.plan.budget.passes) if resumable else UNLIMITED,
+            path=path,
+            heard=lines(self.plan.say, f"evaluate: {label}/") if name else lambda progress: None,
+            clock=self.clock,
+            writes=store.writes,
+        )
+        if name and resumable and finding.complete:
+            self.plan.say(f"evaluate: {name}  {finding.correct.mean():.2%} still correct")
+        if path and finding.complete and store.writes and store.directory:
+            path.unlink(missing_ok=True)
+        return finding
+
+    def _sized(self, model: Compiled) -> Compiled:
+        if self.plan.batch_size or jax.process_count() > 1:  # several processes could not agree on what is fastest
+            return model
+        found = fastest_batch(model, self.examples)
+        return model.in_batches_of(found)
+
+    def _few(self, wanted: int) -> Examples:
+        return self.plan.subset(self.examples, wanted) if wanted < len(self.examples.labels) else self.examples
+
+    def _count_passes(self, label: str, finding: Finding) -> None:
+        passes = self.store.passes.setdefault(label, {})
+        for attack in finding.forward:
+            passes[attack] = {"forward": finding.forward[attack], "backward": finding.backward[attack]}
+
+    def _mark(self, label: str, attack: str, complete: bool) -> None:
+        model = self.store.model(label)
+        model["incomplete"] = [*model.get("incomplete", []), *([] if complete else [attack])]
+        if not model["incomplete"]:
+            del model["incomplete"]
 
 
-def _batch_size(session: Session, on: cascade.Problem) -> int:
-    """The config's, or where that is 0 the fastest. Several processes could not agree on what is fastest."""
-    if session.run.cfg.evaluation.batch_size or jax.process_count() > 1:
-        return session.run.evaluator.batch_size
-    found = bare.fastest_batch(on)
-    say(f"evaluate: batches of {found} images are the fastest")
-    return found
+def first(examples: Examples, count: int) -> Examples:
+    """`count` examples, evenly spread: labels may be sorted."""
+    chosen = np.unique(np.linspace(0, len(examples.labels) - 1, count).astype(int))
+    return Examples(examples.images[chosen], examples.labels[chosen], examples.index[chosen])

@@ -1,4 +1,4 @@
-"""How far a cascade has come, in a form that can be saved at any step of any attack and gone on from.
+"""How far attacks have come, in a form that can be saved at any step and resumed.
 
 The file holds the batch that was under attack, padding and all: the last bits of a float depend on the shape of the
 batch it was computed in, and a run that was stopped should end where an uninterrupted one does.
@@ -12,82 +12,84 @@ import jax
 import numpy as np
 
 from clead_jax.core.types import PyTree
-from clead_jax.results import files as store
+from clead_jax.results import files
 
 
 class Batch(NamedTuple):
     """A batch in the middle of an attack."""
 
-    rows: np.ndarray  # int [b], which example each row is; -1 where it is none, or one that has fallen
+    rows: np.ndarray  # int [b], which example each row is; -1 for padding, and for one that has left
     made: int  # steps so far
     state: PyTree  # the attack's state, on the devices
 
 
 @dataclasses.dataclass
-class Ledger:
+class AttackProgress:
     """What is known so far. `identity` says of which model, images and attacks: it must agree to go on."""
 
     identity: str
     batch_size: int
-    standing: np.ndarray  # bool [N]
-    entered: np.ndarray  # bool [N], standing when the current attack began
-    records: dict[str, np.ndarray]  # attack -> bool [N], standing after it; finished ones
+    correct: np.ndarray  # bool [N], right on the clean image and after every attack so far
+    entered: np.ndarray  # bool [N], correct when the current attack began
+    records: dict[str, np.ndarray]  # attack -> bool [N], correct after it; finished ones
     forward: dict[str, np.ndarray]  # attack -> int [N], forward passes each example took
     backward: dict[str, np.ndarray]
-    adversarial: np.ndarray | None  # float32 [N, H, W, C], where asked for: x itself while an example stands
+    images: np.ndarray  # float32 [keep, H, W, C], what became of the first images; x itself where nothing has
+    prediction: np.ndarray  # int [keep], what the model takes those for
+    distance: np.ndarray  # float32 [keep], how far they are from x
     batch: int = 0  # batches of the current attack that are finished
     seconds: float = 0.0  # spent so far, by all runs
     inside: Batch | None = None
-    leaves: list[np.ndarray] | None = None  # of a state just read from a file, until somebody knows its tree
+    leaves: list[np.ndarray] | None = None  # of a state just read from a file, until its tree is known
 
     def finish(self, attack: str) -> None:
         """Closes an attack."""
-        self.records[attack] = self.standing.copy()
-        self.entered, self.batch, self.inside = self.standing.copy(), 0, None
+        self.records[attack] = self.correct.copy()
+        self.entered, self.batch, self.inside = self.correct.copy(), 0, None
 
     @property
     def passes(self) -> float:
         """Forward and backward passes so far, per example."""
         taken = sum(int(a.sum()) for of in (self.forward, self.backward) for a in of.values())
-        return taken / len(self.standing)
+        return taken / len(self.correct)
 
 
-_ARRAYS = ("standing", "entered", "adversarial")
+_ARRAYS = ("correct", "entered", "images", "prediction", "distance")
 _TABLES = ("records", "forward", "backward")
 _NUMBERS = ("batch_size", "batch", "seconds")
 
 
-def begin(identity: str, batch_size: int, correct: np.ndarray, images: np.ndarray | None) -> Ledger:
-    """Before the first attack: clean images that are right stand. `images` float32: adversarial ones are wanted."""
-    kept = None if images is None else images.copy()
-    return Ledger(identity, batch_size, correct.copy(), correct.copy(), {}, {}, {}, kept)
+def begin(identity: str, batch_size: int, correct: np.ndarray, images: np.ndarray) -> AttackProgress:
+    """Before the first attack; `images` float32 [keep, H, W, C] are those that are to come back attacked."""
+    keep = len(images)
+    nothing = np.full(keep, -1, np.int64), np.zeros(keep, np.float32)
+    return AttackProgress(identity, batch_size, correct.copy(), correct.copy(), {}, {}, {}, images.copy(), *nothing)
 
 
-def save(path: Path, ledger: Ledger, leaves: list[np.ndarray] | None) -> None:
-    """Writes a ledger; `leaves` are those of `ledger.inside.state`, on the host."""
-    arrays = {f"number/{name}": np.asarray(getattr(ledger, name)) for name in _NUMBERS}
-    arrays["identity"] = np.asarray(ledger.identity)
-    arrays |= {name: a for name in _ARRAYS if (a := getattr(ledger, name)) is not None}
-    arrays |= {f"{table}/{name}": a for table in _TABLES for name, a in getattr(ledger, table).items()}
-    if ledger.inside and leaves is not None:
-        arrays |= {"inside/rows": ledger.inside.rows, "inside/made": np.asarray(ledger.inside.made)}
+def save(path: Path, progress: AttackProgress, leaves: list[np.ndarray] | None) -> None:
+    """Writes the progress; `leaves` are those of `progress.inside.state`, on the host."""
+    arrays = {f"number/{name}": np.asarray(getattr(progress, name)) for name in _NUMBERS}
+    arrays |= {"identity": np.asarray(progress.identity)} | {name: getattr(progress, name) for name in _ARRAYS}
+    arrays |= {f"{table}/{name}": a for table in _TABLES for name, a in getattr(progress, table).items()}
+    if progress.inside and leaves is not None:
+        arrays |= {"inside/rows": progress.inside.rows, "inside/made": np.asarray(progress.inside.made)}
         arrays |= {f"leaf/{n}": leaf for n, leaf in enumerate(leaves)}
-    store.save_arrays(path, arrays, compress=False)
+    files.save_arrays(path, arrays, compress=False)
 
 
-def load(path: Path, identity: str, wants_images: bool) -> Ledger | None:
-    """The ledger in a file; None if there is none, if it is of something else, or lacks the images now wanted."""
-    arrays = store.load_arrays(path)
-    if not arrays or str(arrays["identity"]) != identity or (wants_images and "adversarial" not in arrays):
+def load(path: Path, identity: str) -> AttackProgress | None:
+    """The progress in a file; None if there is none, or if it is of something else."""
+    arrays = files.load_arrays(path)
+    if not arrays or str(arrays["identity"]) != identity or not set(_ARRAYS) <= arrays.keys():
         return None
     table = lambda name: {k.partition("/")[2]: a for k, a in arrays.items() if k.startswith(f"{name}/")}
     fields: dict[str, Any] = {name: arrays[f"number/{name}"].item() for name in _NUMBERS}
-    fields |= {name: arrays.get(name) for name in _ARRAYS} | {name: table(name) for name in _TABLES}
-    ledger = Ledger(identity, **fields)
+    fields |= {name: arrays[name] for name in _ARRAYS} | {name: table(name) for name in _TABLES}
+    progress = AttackProgress(identity, **fields)
     if "inside/rows" in arrays:
-        ledger.inside = Batch(arrays["inside/rows"], int(arrays["inside/made"]), None)
-        ledger.leaves = [arrays[f"leaf/{n}"] for n in range(sum(k.startswith("leaf/") for k in arrays))]
-    return ledger
+        progress.inside = Batch(arrays["inside/rows"], int(arrays["inside/made"]), None)
+        progress.leaves = [arrays[f"leaf/{n}"] for n in range(sum(k.startswith("leaf/") for k in arrays))]
+    return progress
 
 
 def to_host(tree: PyTree, fetch: Any) -> list[np.ndarray]:

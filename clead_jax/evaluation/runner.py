@@ -1,132 +1,161 @@
-"""A cascade: attacks one after the other, each on the examples still standing after the ones before.
+"""The one driver of attacks. A sequence of attacks is a cascade: each meets only the examples that the ones before it
+have left correct. A single attack is a cascade of one.
 
-Within an attack too, rows that have fallen are dropped: when half of a batch has, the rest moves to a batch of half the
-size. There are few such sizes, each compiled once. Every success is shown to the judging model before it counts.
+Within an attack examples that are broken leave: when half of a batch has, the rest moves to a batch of half the size.
+There are few such sizes, each compiled once. Every success is shown to the judging model before it counts.
 
-Nothing is lost when a cascade is stopped: see `ledger`. Where many processes share the work, all of them must take the
+Nothing is lost when attacks are stopped: see `resume`. Where many processes share the work, all of them must take the
 same decisions, so `clock` has to give all of them the same time.
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from clead_jax.core.types import Key, PyTree
-from clead_jax.evaluation import resume as ledgers
-from clead_jax.evaluation.classifier import NamedAttack
-from clead_jax.evaluation.resume import Batch, Ledger
-from clead_jax.evaluation.verify import Evaluator, example_keys, pixels, verdict
+from clead_jax.core.batches import example_keys, pixels, sizes
+from clead_jax.core.types import Examples, Key, NamedAttack
+from clead_jax.evaluation import resume
+from clead_jax.evaluation.budget import UNLIMITED, Budget, Progress, weight
+from clead_jax.evaluation.classifier import Compiled
+from clead_jax.evaluation.resume import AttackProgress, Batch
+from clead_jax.evaluation.verify import refuse, verdict
 
-SMALLEST = 16  # rows in a batch
-LOOK = 10  # steps of a gradient attack between two looks at who has fallen; of others 100
+LOOK = 10  # steps of a gradient attack between two looks at which examples are broken; of others 100
 SAVE = 60.0  # seconds between two saves
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What a cascade is run on."""
+class Finding(NamedTuple):
+    """What attacks have left. Rows are those of the examples given."""
 
-    evaluator: Evaluator
-    variables: PyTree
-    images: np.ndarray  # [N, H, W, C], uint8 or floats in [0, 1]
-    labels: np.ndarray  # int [N]
-    index: np.ndarray  # int [N], places in the data set
-    num_classes: int
-    key: Key
-    multiple: int = 1  # what batch sizes have to be multiples of: the number of devices
-
-
-class Budget(NamedTuple):
-    """When to stop: after so many seconds of this call, or so many passes per example in all."""
-
-    seconds: float = math.inf
-    passes: float = math.inf
+    correct: np.ndarray  # bool [N], right on the clean image and after every attack
+    records: dict[str, np.ndarray]  # attack -> bool [N], correct after it and those before
+    forward: dict[str, np.ndarray]  # attack -> int [N], passes
+    backward: dict[str, np.ndarray]
+    images: np.ndarray  # float32 [keep, H, W, C]
+    prediction: np.ndarray  # int [keep], the class the model gives those; -1 for NaN, and where it was not asked
+    distance: np.ndarray  # float32 [keep], how far they are from the clean ones, in the attack's norm
+    complete: bool  # False: the budget ended first
+    seconds: float  # of all calls together
 
 
-UNLIMITED = Budget()
-
-
-class Progress(NamedTuple):
-    """What a listener hears."""
-
-    attack: str
-    standing: int
-    total: int
-    seconds_left: float  # at most, if nothing more falls; inf while that is not known
-
-
-def run(
-    problem: Problem,
+def run_attacks(
+    model: Compiled,
+    examples: Examples,
     attacks: Sequence[NamedAttack],
-    ledger: Ledger,
     *,
-    save: Callable[[Ledger, list[np.ndarray] | None], None] = lambda ledger, leaves: None,
+    key: Key,
+    num_classes: int,
+    clean: np.ndarray | None = None,
+    keep: int = 0,
+    early_stop: bool = True,
+    strict: bool = False,
     budget: Budget = UNLIMITED,
+    path: Path | None = None,
     heard: Callable[[Progress], None] = lambda progress: None,
     clock: Callable[[], float] = time.monotonic,
-) -> bool:
-    """Goes on with `ledger` until every attack has a record. False if the budget ended first.
+    writes: bool = True,
+) -> Finding:
+    """Attacks a model, and says which examples it still classifies correctly.
 
-    Stopped by the budget, or killed, the same call with the saved ledger goes on where it was and ends with the same
-    result as an uninterrupted one on the same machine.
+    Args:
+      model: in batches of its batch size, rounded up to a multiple of 16 and of the devices.
+      examples: their `index` decides the random starts, not the batch.
+      attacks: run one after the other, each on what is still correct.
+      key: of all randomness.
+      num_classes: of the model; only the count of passes depends on it.
+      clean: bool [N], right on the clean image, if that is known.
+      keep: how many of the first examples' images come back: the one that broke the model, or x where none did.
+      early_stop: with False the first `keep` examples, right or wrong, run to the end, and come back as the attack
+        leaves them: for pictures, for transfer, for the smallest distance.
+      strict: raises FloatingPointError where the model or its gradient is not finite, RuntimeError for an attack that
+        leaves its ball. Otherwise such an image counts as not broken.
+      budget: when to stop. The same call with the same `path` goes on, and ends as an uninterrupted one does.
+      path: where progress is saved, about once a minute, by the process that `writes`; removed by whoever has used it.
+      heard: hears of progress.
     """
-    return _Cascade(problem, attacks, ledger, save, budget, heard, clock).run()
+    driver = _Driver(model, examples, attacks, key, num_classes, keep * (not early_stop), strict, budget, heard, clock)
+    identity = _identity(driver, keep) if path else ""
+    progress = resume.load(path, identity) if path else None
+    if progress is None:
+        if clean is None:
+            predicted = model.predict(examples.images, key)
+            if strict and (predicted < 0).any():
+                raise FloatingPointError("the model gives non-finite outputs")
+            clean = predicted == examples.labels
+        progress = resume.begin(identity, model.batch_size, clean, pixels(examples.images[:keep]))
+
+    def save(inside: Batch | None) -> None:
+        if path is None:
+            return
+        leaves = resume.to_host(inside.state, model.fetch) if inside else None  # fetched by all processes
+        if writes:
+            resume.save(path, driver.progress, leaves)
+
+    complete = driver.run(progress, save)
+    p = progress
+    return Finding(p.correct, p.records, p.forward, p.backward, p.images, p.prediction, p.distance, complete, p.seconds)
 
 
-def sizes(batch_size: int, multiple: int) -> list[int]:
-    """The batch sizes of a cascade, ascending: halves of the largest, each a multiple of the number of devices."""
-    least = math.lcm(SMALLEST, multiple)
-    top = max(least, math.ceil(batch_size / least) * least)
-    halves = {max(least, math.ceil(top / 2**n / least) * least) for n in range(20)}
-    return sorted(halves)
+class _Driver:
+    """`progress` is all that changes; the rest is what `run_attacks` was given."""
 
+    progress: AttackProgress
 
-class _Cascade:
     def __init__(
         self,
-        problem: Problem,
+        model: Compiled,
+        examples: Examples,
         attacks: Sequence[NamedAttack],
-        ledger: Ledger,
-        save: Callable[[Ledger, list[np.ndarray] | None], None],
+        key: Key,
+        num_classes: int,
+        held: int,
+        strict: bool,
         budget: Budget,
         heard: Callable[[Progress], None],
         clock: Callable[[], float],
     ):
-        self._on, self._attacks, self._ledger, self._write = problem, attacks, ledger, save
-        self._budget, self._heard, self._clock = budget, heard, clock
-        self._sizes = sizes(ledger.batch_size, problem.multiple)
-        self._started = self._saved = self._last = clock()
-        self._work, self._time = 0.0, 0.0  # done so far in programs that were compiled before, and how long that took
-        self._warm: set[tuple[str, int]] = set()
+        self.model, self.examples, self.attacks, self.key, self.classes = model, examples, attacks, key, num_classes
+        self.held, self.strict, self.budget, self.heard, self.clock = held, strict, budget, heard, clock
+        self.started = self.saved = self.last = clock()
+        self.work, self.time = 0.0, 0.0  # done in programs that were compiled before, and how long that took
+        self.warm: set[tuple[str, int]] = set()
 
-    def run(self) -> bool:
-        ledger = self._ledger
-        for named in self._attacks:
-            if named.name in ledger.records:
+    def run(self, progress: AttackProgress, save: Callable[[Batch | None], None]) -> bool:
+        """Goes on until every attack has a record. False if the budget ended first."""
+        self.progress, self._write = progress, save
+        self.sizes = sizes(progress.batch_size, self.model.mesh.size)
+        for named in self.attacks:
+            if named.name in progress.records:
                 continue
-            for of in (ledger.forward, ledger.backward):
-                of.setdefault(named.name, np.zeros(len(ledger.standing), np.int64))
-            rows, top = np.flatnonzero(ledger.entered), self._sizes[-1]
-            while ledger.batch * top < len(rows):
-                if not self._finish(named, rows[ledger.batch * top : (ledger.batch + 1) * top]):
+            for of in (progress.forward, progress.backward):
+                of.setdefault(named.name, np.zeros(len(progress.correct), np.int64))
+            rows, top = (
+                np.flatnonzero(progress.entered | (np.arange(len(progress.correct)) < self.held)),
+                self.sizes[-1],
+            )
+            while progress.batch * top < len(rows):
+                if not self._finish(named, rows[progress.batch * top : (progress.batch + 1) * top]):
                     return False
-                ledger.batch, ledger.inside = ledger.batch + 1, None
-            ledger.finish(named.name)
+                progress.batch, progress.inside = progress.batch + 1, None
+            progress.finish(named.name)
             self._save()
         return True
 
     def _finish(self, named: NamedAttack, rows: np.ndarray) -> bool:
         """Takes one batch to the end of an attack. False if the budget ends first."""
-        ledger, steps = self._ledger, named.attack.num_steps(named.cfg)
-        batch = self._go_on(named) if ledger.inside else self._begin(named, rows)
+        progress, steps = self.progress, named.attack.num_steps(named.cfg)
+        batch = self._resumed(named) if progress.inside else self._begin(named, rows)
         while batch.made < steps and (batch.rows >= 0).any():
-            ledger.inside = batch
-            if self._stop(named):
+            progress.inside = batch
+            if self._out_of_budget():
                 return False
             batch = self._timed(named, batch, steps)
             self._tell(named, batch)
@@ -134,62 +163,64 @@ class _Cascade:
 
     def _begin(self, named: NamedAttack, rows: np.ndarray) -> Batch:
         rows = np.concatenate([rows, np.full(self._size(len(rows)) - len(rows), -1)])
-        return Batch(rows, 0, self._on.evaluator.programs.init(*self._arguments(named, rows)))
+        return Batch(rows, 0, self.model.programs.init(*self._arguments(named, rows)))
 
     def _arguments(self, named: NamedAttack, rows: np.ndarray) -> tuple:
-        """Those of `Programs.init`. A row that is nobody takes the place of the first that is somebody."""
-        on, who = self._on, np.where(rows >= 0, rows, rows[rows >= 0][0])
-        place = on.evaluator.place
-        keys = place(example_keys(on.key, on.index[who]))
-        x, labels = place(pixels(on.images[who])), place(on.labels[who].astype(np.int32))
-        return named, on.variables, x, labels, keys, on.key
+        """Those of `Programs.init`. Padding repeats the first example."""
+        who, place = np.where(rows >= 0, rows, rows[rows >= 0][0]), self.model.place
+        keys = place(example_keys(self.key, self.examples.index[who]))
+        x, labels = place(pixels(self.examples.images[who])), place(self.examples.labels[who].astype(np.int32))
+        return named, self.model.variables, x, labels, keys, self.key
 
-    def _go_on(self, named: NamedAttack) -> Batch:
-        """The batch of a ledger that was just read has leaves and no tree."""
-        ledger, evaluator = self._ledger, self._on.evaluator
-        batch, leaves = ledger.inside, ledger.leaves
+    def _resumed(self, named: NamedAttack) -> Batch:
+        """The batch of progress that was just read has leaves and no tree."""
+        progress, batch, leaves = self.progress, self.progress.inside, self.progress.leaves
         assert batch is not None
         if leaves is None:
             return batch
         named, *arguments = self._arguments(named, batch.rows)
-        like = jax.eval_shape(lambda *a: evaluator.programs.init(named, *a), *arguments)
-        ledger.leaves = None
-        return batch._replace(state=ledgers.to_devices(leaves, like, evaluator.place))
+        like = jax.eval_shape(lambda *a: self.model.programs.init(named, *a), *arguments)
+        progress.leaves = None
+        return batch._replace(state=resume.to_devices(leaves, like, self.model.place))
 
     def _timed(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
-        """The batch some steps later. The first time a program runs it is compiled, which says nothing of its pace."""
-        began, size = self._clock(), len(batch.rows)
-        later = self._knock_out(named, self._advance(named, batch, steps), steps)
-        if (named.name, size) in self._warm:
-            self._time += self._clock() - began
-            self._work += size * (later.made - batch.made) * _weight(named, self._on.num_classes)
-        self._warm.add((named.name, size))
+        """The batch some steps later. The first time a program runs it is compiled, which says nothing of its speed."""
+        began, size = self.clock(), len(batch.rows)
+        later = self._leave(named, self._advance(named, batch, steps), steps)
+        if (named.name, size) in self.warm:
+            self.time += self.clock() - began
+            self.work += size * (later.made - batch.made) * weight(named, self.classes)
+        self.warm.add((named.name, size))
         return later
 
     def _advance(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
-        on, live = self._on, batch.rows >= 0
+        live = batch.rows >= 0
         count = min(100 if named.attack.forward_only else LOOK, steps - batch.made)
-        state = on.evaluator.programs.advance(named, on.variables, batch.state, batch.made, count, on.key)
-        forward, backward = named.attack.passes(named.cfg, on.num_classes)
-        self._ledger.forward[named.name][batch.rows[live]] += forward * count
-        self._ledger.backward[named.name][batch.rows[live]] += backward * count
+        state = self.model.programs.advance(named, self.model.variables, batch.state, batch.made, count, self.key)
+        forward, backward = named.attack.passes(named.cfg, self.classes)
+        self.progress.forward[named.name][batch.rows[live]] += forward * count
+        self.progress.backward[named.name][batch.rows[live]] += backward * count
         return Batch(batch.rows, batch.made + count, state)
 
-    def _knock_out(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
-        """Without the rows that have fallen, and in a smaller batch if they fit."""
-        on, fetch = self._on, self._on.evaluator.fetch
-        x_adv, done = on.evaluator.programs.result(named, batch.state)
-        live = batch.rows >= 0
-        if not (fetch(done) & live).any() and batch.made < steps:
+    def _leave(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
+        """Without the rows that are broken, and in a smaller batch if they fit; the last step judges all rows."""
+        progress, model, last = self.progress, self.model, batch.made >= steps
+        x_adv, done = model.programs.result(named, batch.state)
+        may_leave = (batch.rows >= self.held) | (last & (batch.rows >= 0))
+        if not (model.fetch(done) & may_leave).any() and not last:
             return batch
-        image, found = fetch((x_adv, on.evaluator.programs.predict(on.variables, x_adv, on.key)))
-        who = batch.rows[live]
-        broken, _ = verdict(named, pixels(on.images[who]), image[live], found[live] != on.labels[who])
-        self._ledger.standing[who[broken]] = False
-        if self._ledger.adversarial is not None:
-            self._ledger.adversarial[who[broken]] = image[live][broken]
+        image, found = model.fetch((x_adv, model.programs.predict(model.variables, x_adv, self.key)))
+        image, found, who = image[may_leave], found[may_leave], batch.rows[may_leave]
+        x = pixels(self.examples.images[who])
+        if self.strict and last:
+            refuse(named, x, image)
+        broken, distance = verdict(named, x, image, found != self.examples.labels[who])
+        progress.correct[who[broken]] = False
+        shown = (broken | (who < self.held)) & (who < len(progress.images))
+        for kept, now in ((progress.images, image), (progress.prediction, found), (progress.distance, distance)):
+            kept[who[shown]] = now[shown]
         rows = batch.rows.copy()
-        rows[np.flatnonzero(live)[broken]] = -1
+        rows[np.flatnonzero(may_leave)[broken]] = -1
         return self._shrunk(batch._replace(rows=rows))
 
     def _shrunk(self, batch: Batch) -> Batch:
@@ -199,41 +230,51 @@ class _Cascade:
             return batch
         taken = np.concatenate([live, np.full(size - len(live), live[0])])
         rows = np.where(np.arange(size) < len(live), batch.rows[taken], -1)
-        evaluator = self._on.evaluator
-        leaves = [leaf[taken] for leaf in ledgers.to_host(batch.state, evaluator.fetch)]
-        return Batch(rows, batch.made, ledgers.to_devices(leaves, batch.state, evaluator.place))
+        leaves = [leaf[taken] for leaf in resume.to_host(batch.state, self.model.fetch)]
+        return Batch(rows, batch.made, resume.to_devices(leaves, batch.state, self.model.place))
 
     def _size(self, count: int) -> int:
-        return next(size for size in self._sizes if size >= count)
+        return next(size for size in self.sizes if size >= count)
 
-    def _stop(self, named: NamedAttack) -> bool:
+    def _out_of_budget(self) -> bool:
         """Saves if it is time to; whether the budget is spent."""
-        now = self._clock()
-        spent = now - self._started >= self._budget.seconds or self._ledger.passes >= self._budget.passes
-        if spent or now - self._saved >= SAVE:
+        now = self.clock()
+        spent = now - self.started >= self.budget.seconds or self.progress.passes >= self.budget.passes
+        if spent or now - self.saved >= SAVE:
             self._save()
         return spent
 
     def _save(self) -> None:
-        now = self._clock()
-        self._ledger.seconds, self._saved, self._last = self._ledger.seconds + now - self._last, now, now
-        inside = self._ledger.inside
-        self._write(self._ledger, ledgers.to_host(inside.state, self._on.evaluator.fetch) if inside else None)
+        now = self.clock()
+        self.progress.seconds, self.saved, self.last = self.progress.seconds + now - self.last, now, now
+        self._write(self.progress.inside)
 
     def _tell(self, named: NamedAttack, batch: Batch) -> None:
-        ledger, top, classes = self._ledger, self._sizes[-1], self._on.num_classes
-        waiting = max(0, int(ledger.entered.sum()) - (ledger.batch + 1) * top)
+        progress, top = self.progress, self.sizes[-1]
+        waiting = max(0, int(progress.entered.sum()) - (progress.batch + 1) * top)
         live, steps = int((batch.rows >= 0).sum()), named.attack.num_steps(named.cfg)
-        left = (live * (steps - batch.made) + waiting * steps) * _weight(named, classes)
-        later = [a for a in self._attacks if a.name not in ledger.records and a.name != named.name]
-        left += sum(ledger.standing.sum() * a.attack.num_steps(a.cfg) * _weight(a, classes) for a in later)
-        pace = self._time / self._work if self._work else math.inf
-        self._heard(
-            Progress(named.name, int(ledger.standing.sum()), len(ledger.standing), left * pace if left else 0.0)
-        )
+        left = (live * (steps - batch.made) + waiting * steps) * weight(named, self.classes)
+        later = [a for a in self.attacks if a.name not in progress.records and a.name != named.name]
+        left += sum(progress.correct.sum() * a.attack.num_steps(a.cfg) * weight(a, self.classes) for a in later)
+        pace = self.time / self.work if self.work else math.inf
+        correct, total = int(progress.correct.sum()), len(progress.correct)
+        self.heard(Progress(named.name, correct, total, left * pace if left else 0.0))
 
 
-def _weight(named: NamedAttack, classes: int) -> float:
-    """What a step costs, in forward passes: a backward pass is about two."""
-    forward, backward = named.attack.passes(named.cfg, classes)
-    return forward + 2 * backward
+def _identity(driver: _Driver, keep: int) -> str:
+    """A fingerprint of everything the result depends on.
+
+    A model is known by its logits on the first images, and by its gradients there if attacks use them.
+    """
+    model, examples = driver.model, driver.examples
+    few = np.arange(sizes(1, model.mesh.size)[0]) % len(examples.images)
+    few_images, small = examples.images[few], model.in_batches_of(len(few))
+    told = [small.logits(few_images, driver.key)]
+    for named in [a for a in driver.attacks if not a.attack.forward_only][:1]:
+        told.append(small.gradient(named.objective, few_images, examples.labels[few], driver.key))
+    settings = [[a.name, a.objective.__name__, dataclasses.asdict(a.cfg)] for a in driver.attacks]
+    judged_elsewhere = model.classifier.attack_forward is not None
+    digest = hashlib.sha256(json.dumps([settings, judged_elsewhere, keep, driver.held], default=str).encode())
+    for array in (examples.images, examples.labels, examples.index, *told, jax.random.key_data(driver.key)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -12,8 +12,10 @@ from clead_jax.attacks.objectives import OBJECTIVES
 from clead_jax.config import Config
 from clead_jax.core import spec
 from clead_jax.core.registry import ATTACKS
-from clead_jax.core.types import Examples, NamedAttack, PyTree
+from clead_jax.core.types import Examples, NamedAttack, PyTree, ThreatModel
 from clead_jax.data.splits import pixel_statistics
+from clead_jax.evaluation.budget import Budget
+from clead_jax.evaluation.measurements import Plan, Suite
 from clead_jax.models import Network
 from clead_jax.training.views import Attack
 
@@ -166,3 +168,34 @@ def evaluation_work(cfg: Config, images: int, num_classes: int) -> list[tuple[in
     if texts:
         work += [(min(own.curve_examples, images), curve_attack(cfg))] * len(spec.items(own.curve))
     return work + [(min(own.distance_examples, images), distance_attack(cfg, t)) for t in spec.items(own.distances)]
+
+
+def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) -> Plan:
+    """What `cfg.evaluation` asks for. ValueError for attacks that cannot run."""
+    own, classes = cfg.evaluation, dataset.num_classes
+    texts, transfer, version = asked_for(cfg)
+    suite = Suite(version, own.precision, *parse.autoattack(version, own.norm, own.eps, classes)) if version else None
+    return Plan(
+        threat_model=ThreatModel(own.norm, own.eps),
+        num_classes=classes,
+        seed=cfg.seed,
+        direct=tuple(evaluation_attack(cfg, text) for text in texts),
+        transfer_from="baseline" if transfer else "",
+        suite=suite,
+        curve_attack=curve_attack(cfg) if texts else None,
+        curve=tuple(spec.number(eps) for eps in spec.items(own.curve)),
+        curve_examples=own.curve_examples,
+        distances=tuple(distance_attack(cfg, text) for text in spec.items(own.distances)),
+        distance_examples=own.distance_examples,
+        pictures=True,
+        save_images=own.save_images,
+        checks=own.checks,
+        check_steps=own.steps,
+        check_step=own.step_size / own.eps if own.eps else 0.0,
+        training_attacks=tuple(sorted(trained_on)),
+        undefended="baseline",
+        published=(dataset.name, cfg.model.backbone),
+        subset=data.subset,
+        batch_size=own.batch_size,
+        budget=Budget(*spec.budget(own.budget)),
+    )

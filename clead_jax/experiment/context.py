@@ -2,19 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from clead_jax import config, data
 from clead_jax.config import Config
 from clead_jax.core import sharding, spec
 from clead_jax.core.batches import rounded_up
-from clead_jax.core.types import Examples, NamedAttack, PyTree
-from clead_jax.evaluation.verify import Evaluator
-from clead_jax.experiment import builders, stages
+from clead_jax.core.types import Classifier, Examples, NamedAttack, PyTree
+from clead_jax.evaluation.classifier import Compiled, compiled
+from clead_jax.evaluation.measurements import Plan
+from clead_jax.evaluation.runner import run_attacks
+from clead_jax.experiment import builders, networks, stages
 from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.stages import Stage
 from clead_jax.training import checkpoint
@@ -32,8 +32,7 @@ class Run:
     splits: Splits
     network_fields: dict[str, Any]
     network: Any
-    evaluator: Evaluator
-    features: Callable[[PyTree, np.ndarray], jax.Array]  # (variables, x [B, H, W, C] in [0, 1]) -> [B, F]
+    classifier: Classifier  # of this network, without weights
 
     @property
     def seed(self) -> int:
@@ -80,14 +79,86 @@ class Run:
 
     def validate(self, variables: PyTree, held: Examples, attack: NamedAttack) -> dict[str, float]:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""
-        clean = self.evaluator.predict(variables, held.images) == held.labels
-        key = jax.random.key(self.seed)
-        outcome = self.evaluator.attack(variables, held.images, held.labels, attack, key=key, index=held.index)
-        return {"val_clean": float(clean.mean()), "val_robust": float(outcome.correct.mean())}
+        model = self.compiled(dataclasses.replace(self.classifier, variables=variables))
+        key, classes = jax.random.key(self.seed), self.network.num_classes
+        clean = model.predict(held.images, key) == held.labels
+        found = run_attacks(model, held, [attack], key=key, num_classes=classes, clean=clean, strict=True)
+        return {"val_clean": float(clean.mean()), "val_robust": float(found.correct.mean())}
+
+    def compiled(self, classifier: Classifier) -> Compiled:
+        """A classifier in the batches of the evaluation."""
+        batch = min(self.cfg.evaluation.batch_size or 256, len(self.splits.test.labels))
+        return compiled(classifier, self.mesh, rounded_up(batch, self.mesh.size))
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan:
+        """What is to be measured."""
+        return builders.evaluation_plan(self.cfg, self.dataset, self.trained_on)
+
+    @property
+    def trained_on(self) -> set[str]:
+        """Names of the views and attacks that the defended model was trained on."""
+        return stages.trained_on(self.cfg, self.cfg.defended)
+
+    @property
+    def which(self) -> tuple[str, str]:
+        """The checkpoint to be evaluated, and the name of its weights."""
+        return self.cfg.evaluation.which, self.cfg.evaluation.weights
+
+    @property
+    def defended(self) -> str:
+        """The stage whose model the report calls "with C-LEAD"."""
+        return self.cfg.defended
+
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether AutoAttack differentiates a copy in bfloat16."""
+        return self.cfg.evaluation.precision == "bfloat16"
+
+    @property
+    def asks_for_more_than_transfer(self) -> bool:
+        """Whether anything but transfer attacks is to be measured."""
+        return spec.items(self.cfg.evaluation.protocol) != ("paper",) or bool(builders.asked_for(self.cfg)[2])
+
+    def examples(self) -> Examples:
+        """The images to be evaluated."""
+        wanted, split = self.cfg.evaluation.num_examples, getattr(self.splits, self.cfg.evaluation.split)
+        return data.subset(split, wanted) if 0 < wanted < len(split.labels) else split
+
+    def header(self, examples: Examples) -> dict[str, Any]:
+        """What results.json says of images and threat model."""
+        own = self.cfg.evaluation
+        return {
+            "dataset": {
+                "name": self.dataset.name,
+                "split": own.split,
+                "num_examples": len(examples.labels),
+                "num_classes": self.dataset.num_classes,
+                "class_names": list(self.dataset.class_names),
+            },
+            "threat_model": {"norm": own.norm, "eps": own.eps},
+        }
+
+
+def history(workdir: str, stage: str = "", plugins: str | None = None) -> dict[str, Any]:
+    """What a work directory's config says of a stage, "" being the defended one: its name, labels used, epochs.
+
+    Imports the plugins that the run was made with, or those that are named. Raises ValueError for no work directory.
+    """
+    cfg, _ = config.restore(workdir)
+    if plugins is not None:
+        cfg.plugins = plugins
+    builders.import_plugins(cfg)
+    stage = stage or cfg.defended
+    if stage not in config.stages_of(cfg):
+        return {"stage": stage, "label_use": [], "epochs": 0}
+    return {"stage": stage, "label_use": stages.label_use(cfg, stage), "epochs": cfg[stage].epochs}
 
 
 def open_run(cfg: Config, workdir: str, name: str) -> Run:
-    """Reads the data, makes network, mesh and programs. Writes nothing.
+    """Reads the data, makes network and mesh. Writes nothing.
 
     Raises ValueError for data that cannot be read, or that do not fit the stages `workdir` holds.
     """
@@ -96,15 +167,7 @@ def open_run(cfg: Config, workdir: str, name: str) -> Run:
     fields = builders.network_fields(cfg, dataset, splits.train)
     _refuse_other_data(cfg, dataset, fields, workdir)
     net, mesh = builders.network(fields), sharding.data_mesh()
-    batch = min(cfg.evaluation.batch_size or 256, len(splits.test.labels))
-    evaluator = Evaluator(
-        builders.forward(net),
-        batch_size=rounded_up(batch, mesh.size),
-        place=lambda x: sharding.put(x, sharding.split(mesh)),
-        fetch=sharding.to_host,
-    )
-    features = jax.jit(lambda variables, x: net.apply(variables, x, False, method=net.features))
-    return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, evaluator, features)
+    return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, networks.classifier(fields))
 
 
 def _refuse_other_data(cfg: Config, dataset: data.Dataset, fields: dict[str, Any], workdir: str) -> None:

@@ -13,8 +13,9 @@ from clead_jax import config
 from clead_jax.config import Config
 from clead_jax.core import sharding
 from clead_jax.core.progress import log
-from clead_jax.experiment import evaluate, provenance, stages
+from clead_jax.experiment import provenance, stages
 from clead_jax.experiment.context import open_run, refuse_changes
+from clead_jax.experiment.evaluate import evaluate
 from clead_jax.experiment.train import train
 from clead_jax.reporting import page
 
@@ -42,7 +43,7 @@ def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
         train(context, stage, sum(left.values()))
     evaluated = Path(workdir) / "evaluation"
     if "evaluate" in context.asked:
-        evaluated = evaluate.measure(context)
+        evaluated = evaluate(context)
     if "report" in context.asked and sharding.is_main():
         written = page.build(workdir)
         log.info(f"\n{page.table(evaluated)}\n\nreport: {written}")

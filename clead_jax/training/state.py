@@ -31,7 +31,7 @@ class Frozen(flax.struct.PyTreeNode):
     reference: PyTree = None
 
 
-class Batch(NamedTuple):
+class Batch(flax.struct.PyTreeNode):
     """Training examples; `index` [B] is their place in the data set and keys their randomness."""
 
     images: Array  # uint8 [B, H, W, C]

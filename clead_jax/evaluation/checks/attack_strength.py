@@ -10,25 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.evaluation.checks.context import Subject
-from clead_jax.evaluation.checks.verdicts import chance, check, margins, percent, slack
-from clead_jax.evaluation.verify import Outcome
+from clead_jax.evaluation.checks.context import CheckContext, chance, check, margins, percent, slack
+from clead_jax.evaluation.runner import Finding
 
 SQUARE = "square(queries=250,rescale=true)"
 NOISE = "noise(points=50)"
 FROM_IMAGE = "pgd(random_start=false)"  # where gradients are masked it stays at the image
 
 
-def iterative_vs_one_step(subject: Subject) -> dict[str, Any]:
+def iterative_vs_one_step(context: CheckContext) -> dict[str, Any]:
     """PGD leaves no more standing than FGSM does.
 
     Many small steps can do what a large one does; where they do worse, the gradient is good at the image only: it is
     masked elsewhere (Athalye et al. 2018, section 3.1).
     """
-    if {"fgsm", "pgd"} <= set(subject.records):
-        once, often = subject.records["fgsm"], subject.records["pgd"]
+    if {"fgsm", "pgd"} <= set(context.records):
+        once, often = context.records["fgsm"], context.records["pgd"]
     else:
-        once, often = subject.attack("fgsm").correct, subject.attack("pgd").correct
+        once, often = context.attack("fgsm").correct, context.attack("pgd").correct
     gap = int(often.sum()) - int(once.sum())
     if gap <= slack(len(once), 0.02):
         return check("iterative_vs_one_step", "ok", gap)
@@ -36,37 +35,37 @@ def iterative_vs_one_step(subject: Subject) -> dict[str, Any]:
     return check("iterative_vs_one_step", "fail", gap, hint)
 
 
-def steps_enough(subject: Subject) -> dict[str, Any]:
+def steps_enough(context: CheckContext) -> dict[str, Any]:
     """Twice the steps find nothing new.
 
     Adversarial logit pairing reported 27.9 % on ImageNet after a few steps, and kept 0.6 % after more (Engstrom et al.
     2018, arXiv 1807.10272).
     """
     hint = "with twice the steps: raise steps until nothing is gained"
-    return _gain("steps_enough", subject, hint, lambda: [subject.attack(_longer(subject))])
+    return _gain("steps_enough", context, hint, lambda: [context.attack(_longer(context))])
 
 
-def restarts_enough(subject: Subject) -> dict[str, Any]:
+def restarts_enough(context: CheckContext) -> dict[str, Any]:
     """Two more random starts find nothing new.
 
     A loss with many small maxima gives way to patience: so fell clean logit pairing and logit squeezing (Mosbach et al.
     2018, arXiv 1810.12042).
     """
     hint = "from two more random starts: raise restarts until nothing is gained"
-    return _gain("restarts_enough", subject, hint, lambda: [subject.attack("pgd", draw=draw) for draw in (1, 2)])
+    return _gain("restarts_enough", context, hint, lambda: [context.attack("pgd", draw=draw) for draw in (1, 2)])
 
 
-def loss_still_rising(subject: Subject) -> dict[str, Any]:
+def loss_still_rising(context: CheckContext) -> dict[str, Any]:
     """At its last step the attack has come as high as it gets: twice the steps raise the loss of what stands no more.
 
     The value is the rise by as many steps again, relative to the rise so far, in the median image.
     """
-    short = subject.attack("pgd")
+    short = context.attack("pgd")
     if _hardly_any(stands := short.correct):
         return check("loss_still_rising", "skipped", None, "hardly any image stands")
-    long = subject.attack(_longer(subject))
-    levels = [subject.images, short.adversarial, long.adversarial]
-    before, now, later = (margins(subject.logits(images), subject.labels)[stands] for images in levels)
+    long = context.attack(_longer(context))
+    levels = [context.images, short.images, long.images]
+    before, now, later = (margins(context.logits(images), context.labels)[stands] for images in levels)
     with np.errstate(invalid="ignore", divide="ignore"):
         rise = float(np.median(np.nan_to_num((later - now) / (now - before), nan=0.0, posinf=1.0, neginf=0.0)))
     status = "ok" if rise <= 0.05 else "warn" if rise <= 0.25 else "fail"
@@ -74,86 +73,86 @@ def loss_still_rising(subject: Subject) -> dict[str, Any]:
     return check("loss_still_rising", status, rise, "" if status == "ok" else hint)
 
 
-def noise_vs_gradient(subject: Subject) -> dict[str, Any]:
+def noise_vs_gradient(context: CheckContext) -> dict[str, Any]:
     """Fifty random points of the ball find nothing that PGD missed.
 
     Where they do, the gradients told PGD less than nothing (Carlini et al. 2019): so with rounding and shattering.
     """
-    missed = subject.attack("pgd").correct
-    found = 0 if _hardly_any(missed) else int((missed & ~subject.attack(NOISE).correct).sum())
+    missed = context.attack("pgd").correct
+    found = 0 if _hardly_any(missed) else int((missed & ~context.attack(NOISE).correct).sum())
     if found <= slack(len(missed)):
         return check("noise_vs_gradient", "ok", found)
     hint = f"random noise breaks {found} images that PGD left standing: its gradients are masked"
     return check("noise_vs_gradient", "fail", found, hint)
 
 
-def blackbox_vs_whitebox(subject: Subject) -> dict[str, Any]:
+def blackbox_vs_whitebox(context: CheckContext) -> dict[str, Any]:
     """Square, and adversarial images of the undefended twin, find nothing that PGD missed, by either loss.
 
     Who sees the weights can do all that one can who does not. Defensive distillation withstood gradients, and fell to
     images made on another model (Papernot et al. 2017, arXiv 1602.02697).
     """
-    missed = subject.attack("pgd").correct & subject.attack("cw").correct
-    square, transfer = _square_alone(subject, missed), 0
-    if subject.twin is not None:
-        transferred = subject.predict(subject.attack("pgd", twin=True).adversarial) != subject.labels
+    missed = context.attack("pgd").correct & context.attack("cw").correct
+    square, transfer = _square_alone(context, missed), 0
+    if context.undefended is not None:
+        transferred = context.predict(context.attack("pgd", undefended=True).images) != context.labels
         transfer = int((missed & transferred).sum())
-    value = {"square": square, "transfer": None if subject.twin is None else transfer}
+    value = {"square": square, "transfer": None if context.undefended is None else transfer}
     if square["found"] <= square["by_chance"] and transfer <= slack(len(missed)):
         return check("blackbox_vs_whitebox", "ok", value)
     hint = f"{max(square['found'], transfer)} images fall only to an attack without gradients: they are masked"
     return check("blackbox_vs_whitebox", "fail", value, hint)
 
 
-def falls_to_chance(subject: Subject) -> dict[str, Any]:
+def falls_to_chance(context: CheckContext) -> dict[str, Any]:
     """Accuracy falls as eps grows, and ends at chance where every image can be made grey.
 
     No model can tell grey from grey: whoever stays accurate there was not attacked. Curves that level off above zero
     stood in papers whose defences fell later (Athalye et al. 2018).
     """
-    limit = _limit(subject)
-    radii = [*(eps for eps in (subject.eps, 2 * subject.eps) if eps < _grey(subject)), _grey(subject)]
-    accuracy = [_from_image(subject, eps) for eps in radii]
-    value = {"eps": radii, "accuracy": accuracy, "chance": chance(subject.labels)}
+    limit = _limit(context)
+    radii = [*(eps for eps in (context.eps, 2 * context.eps) if eps < _grey(context)), _grey(context)]
+    accuracy = [_from_image(context, eps) for eps in radii]
+    value = {"eps": radii, "accuracy": accuracy, "chance": chance(context.labels)}
     if accuracy[-1] > limit:
         hint = f"{percent(accuracy[-1])} accuracy where every image could be made grey: the attack does not work"
         return check("falls_to_chance", "fail", value, hint)
     risen = max((b - a for a, b in itertools.pairwise(accuracy)), default=0.0)
-    if risen * len(subject.labels) > slack(len(subject.labels)):
+    if risen * len(context.labels) > slack(len(context.labels)):
         return check("falls_to_chance", "fail", value, "accuracy rises with eps: the attack loses its way")
     return check("falls_to_chance", "ok", value)
 
 
-def undefended_falls(subject: Subject) -> dict[str, Any]:
+def undefended_falls(context: CheckContext) -> dict[str, Any]:
     """The undefended model of the same architecture falls far below its clean accuracy under the same attack.
 
     The control of the experiment: an attack that cannot break what is known to be weak proves nothing about the rest.
     """
-    if subject.twin is None:
+    if context.undefended is None:
         return check("undefended_falls", "skipped", None, "no undefended model of this architecture")
-    clean = float((subject.evaluator.predict(subject.twin, subject.images) == subject.labels).mean())
-    robust = float(subject.attack("pgd", twin=True).correct.mean())
+    clean = float((context.undefended.predict(context.images) == context.labels).mean())
+    robust = float(context.attack("pgd", undefended=True).correct.mean())
     value = {"clean": clean, "pgd": robust}
-    if robust <= max(clean / 2, _limit(subject)):
+    if robust <= max(clean / 2, _limit(context)):
         return check("undefended_falls", "ok", value)
-    if _from_image(subject, _grey(subject), twin=True) > _limit(subject):
+    if _from_image(context, _grey(context), undefended=True) > _limit(context):
         return check("undefended_falls", "fail", value, "the attack does not break an undefended model at any eps")
     hint = "the undefended model keeps over half its accuracy: a larger eps would tell more"
     return check("undefended_falls", "warn", value, hint)
 
 
-def _longer(subject: Subject) -> str:
-    return f"pgd(steps={2 * subject.named('pgd', subject.eps).cfg.steps})"
+def _longer(context: CheckContext) -> str:
+    return f"pgd(steps={2 * context.named('pgd', context.eps).cfg.steps})"
 
 
-def _gain(name: str, subject: Subject, hint: str, more: Callable[[], list[Outcome]]) -> dict[str, Any]:
+def _gain(name: str, context: CheckContext, hint: str, more: Callable[[], list[Finding]]) -> dict[str, Any]:
     """The check that what PGD leaves standing stands against `more` too.
 
     Where a model draws noise, another look may be unlucky without any attack: only what stands a few looks counts.
     """
-    first = subject.attack("pgd")
-    looks = (1, 2) if subject.evaluator.programs.randomized else ()
-    again = [subject.predict(first.adversarial, draw) == subject.labels for draw in looks]
+    first = context.attack("pgd")
+    looks = (1, 2) if context.model.randomized else ()
+    again = [context.predict(first.images, draw) == context.labels for draw in looks]
     before = np.logical_and.reduce([first.correct, *again])
     gain = 0 if _hardly_any(before) else int((before & ~np.logical_and.reduce([m.correct for m in more()])).sum())
     if gain <= slack(len(before)):
@@ -162,15 +161,15 @@ def _gain(name: str, subject: Subject, hint: str, more: Callable[[], list[Outcom
     return check(name, status, gain, f"{gain} of {len(before)} images more fall {hint}")
 
 
-def _square_alone(subject: Subject, missed: np.ndarray) -> dict[str, float]:
+def _square_alone(context: CheckContext, missed: np.ndarray) -> dict[str, float]:
     """How many images only Square breaks: of all that were recorded, where it ran after attacks with gradients."""
-    names = list(subject.records)  # in a cascade what comes later stands on what came before
+    names = list(context.records)  # in a cascade what comes later stands on what came before
     before = names[: names.index("square")] if "square" in names else []
-    climbed = [subject.records[name] for name in before if name.startswith(("apgd", "fab", "pgd", "cw"))]
+    climbed = [context.records[name] for name in before if name.startswith(("apgd", "fab", "pgd", "cw"))]
     if climbed:
-        found = np.logical_and.reduce(climbed) & ~subject.records["square"]
+        found = np.logical_and.reduce(climbed) & ~context.records["square"]
         return {"found": int(found.sum()), "of": len(found), "by_chance": slack(len(found), 0.01)}
-    found = 0 if _hardly_any(missed) else int((missed & ~subject.attack(SQUARE).correct).sum())
+    found = 0 if _hardly_any(missed) else int((missed & ~context.attack(SQUARE).correct).sum())
     return {"found": found, "of": len(missed), "by_chance": slack(len(missed))}
 
 
@@ -179,15 +178,15 @@ def _hardly_any(standing: np.ndarray) -> bool:
     return standing.sum() <= slack(len(standing))
 
 
-def _from_image(subject: Subject, eps: float, twin: bool = False) -> float:
-    return float(subject.attack(FROM_IMAGE, eps, twin).correct.mean())
+def _from_image(context: CheckContext, eps: float, undefended: bool = False) -> float:
+    return float(context.attack(FROM_IMAGE, eps, undefended).correct.mean())
 
 
-def _grey(subject: Subject) -> float:
+def _grey(context: CheckContext) -> float:
     """The radius within which every image becomes the same grey."""
-    return 0.5 * subject.white_from_black
+    return 0.5 * context.white_from_black
 
 
-def _limit(subject: Subject) -> float:
+def _limit(context: CheckContext) -> float:
     """The accuracy that chance explains."""
-    return chance(subject.labels) + slack(len(subject.labels)) / len(subject.labels)
+    return chance(context.labels) + slack(len(context.labels)) / len(context.labels)

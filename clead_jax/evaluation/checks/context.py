@@ -1,4 +1,4 @@
-"""A model under doubt: what the checks may ask of it. They look at a few examples, through the same programs."""
+"""What the sanity checks ask of a model, on a few examples; the form of their verdicts, and how much is chance."""
 
 import dataclasses
 import functools
@@ -9,89 +9,128 @@ from typing import Any
 import jax
 import numpy as np
 
-from clead_jax.core.types import Key, PyTree
-from clead_jax.evaluation.classifier import NamedAttack
-from clead_jax.evaluation.verify import Evaluator, Outcome, batches
+from clead_jax.core.batches import pixels
+from clead_jax.core.types import Examples, Key, NamedAttack, ThreatModel
+from clead_jax.evaluation.classifier import Compiled
+from clead_jax.evaluation.runner import Finding, run_attacks
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A model, a few examples of it, and how to attack them."""
+class CheckContext:
+    """A model, a few examples, how to attack them, and what was recorded of all examples."""
 
-    evaluator: Evaluator  # not strict
-    variables: PyTree
-    images: np.ndarray  # float32 [n, H, W, C] as given: perhaps not in [0, 1]
-    labels: np.ndarray  # int [n]
-    index: np.ndarray  # int [n], places in the data set
+    model: Compiled
+    examples: Examples  # their images may lie outside [0, 1]
     num_classes: int
-    norm: str
-    eps: float
+    threat_model: ThreatModel
     key: Key
     named: Callable[[str, float], NamedAttack]  # ("pgd(steps=40)", eps) -> attack; step sizes in proportion to eps
     records: Mapping[str, np.ndarray]  # attack -> bool [N] correct, on all examples; "clean" among them
     training_attacks: tuple[str, ...] | None = None  # names of the attacks trained on; None: not known
-    twin: PyTree | None = None  # variables of the undefended model of the same architecture
+    undefended: Compiled | None = None  # the undefended model of the same architecture
     published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """float32 [n, H, W, C], as given."""
+        return pixels(self.examples.images)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int [n]."""
+        return self.examples.labels
+
+    @property
+    def norm(self) -> str:
+        """linf, l2 or l1."""
+        return self.threat_model.norm
+
+    @property
+    def eps(self) -> float:
+        """The radius."""
+        return self.threat_model.eps
 
     @property
     def white_from_black(self) -> float:
         """The norm of a change by 1 in every pixel: how far the corners of [0, 1] are apart."""
-        pixels = self.images[0].size
-        return {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[self.norm]
+        size = self.images[0].size
+        return {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[self.norm]
 
-    def attack(self, text: str, eps: float | None = None, twin: bool = False, draw: int = 0) -> Outcome:
-        """The outcome of an attack, e.g. "pgd(steps=40)", all adversarial images kept. Asked again it is not rerun.
+    def attack(self, text: str, eps: float | None = None, undefended: bool = False, draw: int = 0) -> Finding:
+        """What an attack leaves, e.g. "pgd(steps=40)", with all images, run to the end. Asked again it is not rerun.
 
         Each `draw` starts elsewhere.
         """
-        asked = (text, self.eps if eps is None else eps, twin, draw)
+        asked = (text, self.eps if eps is None else eps, undefended, draw)
         if asked not in self._cache:
-            self._cache[asked] = self.evaluator.attack(
-                self.twin if twin else self.variables,
-                self.images,
-                self.labels,
-                self.named(*asked[:2]),
+            model = self.undefended if undefended else self.model
+            assert model is not None
+            self._cache[asked] = run_attacks(
+                model,
+                self.examples,
+                [self.named(*asked[:2])],
                 key=self._key(draw),
-                index=self.index,
-                keep=len(self.images),
+                num_classes=self.num_classes,
+                keep=len(self.labels),
+                early_stop=False,
             )
         return self._cache[asked]
 
     def predict(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
         """The predicted class int [n] of images [n, H, W, C]; -1 where an output is NaN. Each `draw` is other noise."""
-        return self.evaluator.predict(self.variables, images, self._key(draw))
+        return self.model.predict(images, self._key(draw))
 
     def logits(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
-        """What the model gives for images [n, H, W, C]: [n, K]. Each `draw` is other noise, if it draws any."""
-        key = jax.random.fold_in(self.key, draw)
-        return self._each(lambda x: self.evaluator.programs.logits(self.variables, x, key), images)
+        """Logits [n, K] of images [n, H, W, C]. Each `draw` is other noise, if the model draws any."""
+        return self.model.logits(images, jax.random.fold_in(self.key, draw))
 
     def logits_compiled_anew(self, images: np.ndarray) -> np.ndarray:
         """As `logits`, by a program of its own: noise drawn in Python is another in every program."""
-        judge = inspect.unwrap(self.evaluator.programs.logits)
+        judge = inspect.unwrap(self.model.programs.logits)
         program = jax.jit(lambda *args: judge(*args))  # jit knows functions it has compiled before: hence a new one
-        return self._each(lambda x: program(self.variables, x, jax.random.fold_in(self.key, 0)), images)
+        key = jax.random.fold_in(self.key, 0)
+        return self.model.each(lambda x: program(self.model.variables, x, key), images)
 
-    def gradient(self, images: np.ndarray, draw: int = 0, climbed_by: str = "pgd") -> np.ndarray:
-        """The gradient [n, H, W, C] of what an attack climbs, as it sees it: "pgd" cross entropy, "cw" the margin."""
-        program, key = self.evaluator.programs.gradient, jax.random.fold_in(self.key, draw)
-        objective = self.named(climbed_by, self.eps).objective
-        return self._each(lambda x, y: program(objective, self.variables, x, y, key), images, self.labels)
+    def gradient(self, images: np.ndarray, draw: int = 0, maximised_by: str = "pgd") -> np.ndarray:
+        """The gradient [n, H, W, C] of an attack's objective, as it sees it: "pgd" cross entropy, "cw" the margin."""
+        objective = self.named(maximised_by, self.eps).objective
+        return self.model.gradient(objective, images, self.labels, jax.random.fold_in(self.key, draw))
 
     def logits_of_gradient(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
         """As `logits`, with the noise that `gradient` has met at that draw."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, draw), 0)
-        return self._each(lambda x: self.evaluator.programs.logits(self.variables, x, key), images)
+        return self.model.logits(images, jax.random.fold_in(jax.random.fold_in(self.key, draw), 0))
 
     def _key(self, draw: int) -> Key:
         return jax.random.fold_in(self.key, draw) if draw else self.key
 
-    def _each(self, program: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
-        evaluator, parts = self.evaluator, []
-        for rows, size in batches(len(arrays[0]), evaluator.batch_size):
-            parts.append(evaluator.fetch(program(*(evaluator.place(a[rows]) for a in arrays)))[:size])
-        return np.concatenate(parts)
-
     @functools.cached_property
-    def _cache(self) -> dict[Any, Outcome]:
+    def _cache(self) -> dict[Any, Finding]:
         return {}
+
+
+def check(name: str, status: str, value: Any, hint: str = "") -> dict[str, Any]:
+    """One check as it stands in results.json. `status` is ok, warn, fail or skipped; `hint` says what to do, or why."""
+    return {"name": name, "status": status, "value": value, "hint": hint}
+
+
+def slack(n: int, share: float = 0.03) -> float:
+    """How many of n images one attack may find and a better one miss, by chance: at least 2."""
+    return max(2.0, share * n)
+
+
+def chance(labels: np.ndarray) -> float:
+    """What a model that ignores its input can get right: the share of the commonest label."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """By how much the best wrong class leads, [n] from logits [n, K]: positive where misclassified, NaN for NaN."""
+    logits = logits.astype(np.float64)
+    right = labels[:, None] == np.arange(logits.shape[1])
+    with np.errstate(invalid="ignore"):
+        return np.where(right, -np.inf, logits).max(1) - np.where(right, logits, -np.inf).max(1)
+
+
+def percent(share: float) -> str:
+    """0.123 -> '12%'."""
+    return f"{share:.0%}"

@@ -4,19 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.evaluation.checks.context import Subject
-from clead_jax.evaluation.checks.verdicts import check, percent, slack
+from clead_jax.evaluation.checks.context import CheckContext, check, percent, slack
 from clead_jax.evaluation.verify import norm_of, rounded_up
 
 GREY = 1 / 255  # one grey level
 
 
-def images_range(subject: Subject) -> dict[str, Any]:
+def images_range(context: CheckContext) -> dict[str, Any]:
     """Pixels lie in [0, 1] and use it: otherwise eps is not what it is said to be.
 
     Images in 0..255, or divided by 255 twice, turn 8/255 into next to nothing, or into everything.
     """
-    low, high = float(subject.images.min()), float(subject.images.max())
+    low, high = float(context.images.min()), float(context.images.max())
     value = {"min": low, "max": high}
     if not (low >= -1e-6 and high <= 1 + 1e-6):  # NaN too
         return check("images_range", "fail", value, "give images in [0, 1], and let the model do the rest")
@@ -25,44 +24,44 @@ def images_range(subject: Subject) -> dict[str, Any]:
     return check("images_range", "ok", value)
 
 
-def looks_normalised(subject: Subject) -> dict[str, Any]:
+def looks_normalised(context: CheckContext) -> dict[str, Any]:
     """Mean and standard deviation were not taken out before the images came here.
 
     The commonest error of this field: of pixels divided by 0.25, an eps of 8/255 is 2/255 of the image. Published
     robust accuracies have been void for it.
     """
-    mean, std, low = (float(f(subject.images)) for f in (np.mean, np.std, np.min))
+    mean, std, low = (float(f(context.images)) for f in (np.mean, np.std, np.min))
     value = {"mean": mean, "std": std}
     if low < 0 and abs(mean) < 1 and std < 3:
         return check("looks_normalised", "fail", value, "normalise inside `forward`, so that eps is in pixels")
     return check("looks_normalised", "ok", value)
 
 
-def ball(subject: Subject) -> dict[str, Any]:
+def ball(context: CheckContext) -> dict[str, Any]:
     """What attacks made lies in the ball and in [0, 1], measured on what they returned.
 
     Attacks that clip the wrong thing report successes, or failures, at another eps than they were given.
     """
-    image = subject.attack("pgd").adversarial
-    distance = norm_of(image - subject.images, subject.norm)
-    value = {"largest": float(distance.max()), "eps": subject.eps}
-    inside = (distance <= rounded_up(subject.eps)).all() and image.min() >= 0 and image.max() <= 1
+    image = context.attack("pgd").images
+    distance = norm_of(image - context.images, context.norm)
+    value = {"largest": float(distance.max()), "eps": context.eps}
+    inside = (distance <= rounded_up(context.eps)).all() and image.min() >= 0 and image.max() <= 1
     if inside:  # false for NaN
         return check("ball", "ok", value)
     return check("ball", "fail", value, "adversarial images leave the ball or [0, 1]: see images_range and nan_outputs")
 
 
-def ball_uint8(subject: Subject) -> dict[str, Any]:
+def ball_uint8(context: CheckContext) -> dict[str, Any]:
     """Saved with 8 bits the adversarial images are still within eps, up to the rounding, and still fool the model.
 
     Perturbations smaller than a grey level vanish in a file: images handed on would not show what was claimed.
     """
-    outcome = subject.attack("pgd")
-    stored = np.round(outcome.adversarial * 255) / 255
-    rounding = float(norm_of(np.full_like(stored[:1], GREY / 2), subject.norm)[0])
-    excess = float(norm_of(stored - subject.images, subject.norm).max() - subject.eps)
-    fooling = outcome.prediction != subject.labels
-    lost = int((fooling & (subject.predict(stored) == subject.labels)).sum())
+    outcome = context.attack("pgd")
+    stored = np.round(outcome.images * 255) / 255
+    rounding = float(norm_of(np.full_like(stored[:1], GREY / 2), context.norm)[0])
+    excess = float(norm_of(stored - context.images, context.norm).max() - context.eps)
+    fooling = outcome.prediction != context.labels
+    lost = int((fooling & (context.predict(stored) == context.labels)).sum())
     value = {"excess": max(0.0, excess), "fooling": int(fooling.sum()), "lost": lost}
     if not excess <= rounding * 1.001 + 1e-6:
         return check("ball_uint8", "fail", value, "outside the ball by more than rounding explains")

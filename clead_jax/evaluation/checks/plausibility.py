@@ -7,34 +7,33 @@ from typing import Any
 import numpy as np
 
 from clead_jax.core import spec
-from clead_jax.evaluation.checks.context import Subject
-from clead_jax.evaluation.checks.verdicts import check, percent
+from clead_jax.evaluation.checks.context import CheckContext, check, percent
 from clead_jax.results.intervals import PRELIMINARY, interval95
 
 
-def only_training_attacks(subject: Subject) -> dict[str, Any]:
+def only_training_attacks(context: CheckContext) -> dict[str, Any]:
     """Some attack was not trained on. A model can fit the attack it is trained with.
 
     In catastrophic overfitting it is right on all that FGSM makes, and wrong on all of PGD (Wong et al. 2020).
     """
-    names = [name for name in subject.records if name != "clean"]
+    names = [name for name in context.records if name != "clean"]
     if not names:
         return check("only_training_attacks", "warn", [], "no attack was recorded at all")
-    if subject.training_attacks is None:
+    if context.training_attacks is None:
         return check("only_training_attacks", "skipped", None, "it is not known which attacks were trained on")
-    unseen = [name for name in names if spec.parse(name)[0] not in subject.training_attacks]
+    unseen = [name for name in names if spec.parse(name)[0] not in context.training_attacks]
     if unseen:
         return check("only_training_attacks", "ok", unseen)
     hint = "all attacks were trained on: add autoattack, or any other"
     return check("only_training_attacks", "warn", names, hint)
 
 
-def sample_size(subject: Subject) -> dict[str, Any]:
+def sample_size(context: CheckContext) -> dict[str, Any]:
     """A thousand examples or more were attacked.
 
     With 128 the interval of 50 % goes from 41 to 59, wider than most gains that papers claim.
     """
-    hits = _worst(subject)
+    hits = _worst(context)
     low, high = interval95(int(hits.sum()), len(hits))
     value = {"n": len(hits), "accuracy": float(hits.mean()), "interval95": [low, high]}
     if len(hits) >= PRELIMINARY:
@@ -43,19 +42,19 @@ def sample_size(subject: Subject) -> dict[str, Any]:
     return check("sample_size", "warn", value, hint)
 
 
-def extraordinary(subject: Subject) -> dict[str, Any]:
+def extraordinary(context: CheckContext) -> dict[str, Any]:
     """The result is not above the best published for this data, threat model and architecture.
 
     Most results that were fell within a year: 13 of 13 defences of 2018 to 2020 (Tramer et al. 2020).
     """
-    if subject.published is None:
+    if context.published is None:
         return check("extraordinary", "skipped", None, "data set or architecture are not known")
-    if not set(subject.records) - {"clean"}:
+    if not set(context.records) - {"clean"}:
         return check("extraordinary", "skipped", None, "no attack was recorded")
-    best = _best_published(*subject.published, subject.norm, subject.eps)
+    best = _best_published(*context.published, context.norm, context.eps)
     if best is None:
-        return check("extraordinary", "skipped", None, f"no published figure for {subject.published[0]} at this eps")
-    hits = _worst(subject)
+        return check("extraordinary", "skipped", None, f"no published figure for {context.published[0]} at this eps")
+    hits = _worst(context)
     low, _ = interval95(int(hits.sum()), len(hits))
     value = {"accuracy": float(hits.mean()), **{k: best[k] for k in ("robust", "source", "date")}}
     if low <= best["robust"]:
@@ -64,8 +63,8 @@ def extraordinary(subject: Subject) -> dict[str, Any]:
     return check("extraordinary", "warn", value, hint)
 
 
-def _worst(subject: Subject) -> np.ndarray:
-    return np.logical_and.reduce(list(subject.records.values()))
+def _worst(context: CheckContext) -> np.ndarray:
+    return np.logical_and.reduce(list(context.records.values()))
 
 
 def _best_published(data: str, architecture: str, norm: str, eps: float) -> dict[str, Any] | None:

@@ -1,0 +1,52 @@
+"""How long attacks may take, and what is said of their progress."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from clead_jax.core import spec
+from clead_jax.core.types import NamedAttack
+
+
+class Budget(NamedTuple):
+    """When to stop: after so many seconds, or so many passes per example in all."""
+
+    seconds: float = math.inf
+    passes: float = math.inf
+
+
+UNLIMITED = Budget()
+
+
+class Progress(NamedTuple):
+    """What a listener hears."""
+
+    attack: str
+    correct: int  # examples still classified correctly
+    total: int
+    seconds_left: float  # at most; inf while that is not known
+
+
+def lines(say: Callable[[str], None], name: str = "", every: float = 5.0) -> Callable[[Progress], None]:
+    """A listener that puts progress into words: at every further attack, and at most once in `every` seconds."""
+    last: tuple[str, float] = "", time.monotonic()
+
+    def heard(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if (last[0] and progress.attack != last[0]) or now - last[1] >= every:
+            last = progress.attack, now
+            left = f", at most {spec.duration(progress.seconds_left)} left" if progress.seconds_left < math.inf else ""
+            share = progress.correct / progress.total
+            say(f"{name}{progress.attack}  {progress.correct}/{progress.total} still correct ({share:.1%}){left}")
+        elif not last[0]:
+            last = progress.attack, last[1]
+
+    return heard
+
+
+def weight(named: NamedAttack, num_classes: int) -> float:
+    """What a step of an attack costs, in forward passes: a backward pass is about two."""
+    forward, backward = named.attack.passes(named.cfg, num_classes)
+    return forward + 2 * backward

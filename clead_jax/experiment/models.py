@@ -1,0 +1,74 @@
+"""Trained models as `Classifier`s, from checkpoints: one stage of a work directory, or several under a wrapper."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from clead_jax.core import spec
+from clead_jax.core.registry import WRAPPERS
+from clead_jax.core.types import Classifier
+from clead_jax.experiment import builders, context, networks
+from clead_jax.training import checkpoint
+
+
+def load(
+    workdir: str, stage: str | None = None, which: int | str = "latest", weights: str = "", plugins: str | None = None
+) -> Classifier:
+    """A trained model: pixels in [0, 1] -> logits. `forward, variables = load(workdir)` unpacks it.
+
+    `stage` is the defended model's by default; "baseline" gives the undefended one. `which` is "latest", "best" or a
+    step; `weights` names averaged weights of that checkpoint ("ema", "swa"). `plugins` are imported in place of those
+    that the run was made with. Raises ValueError if the work directory has no such checkpoint, naming those it has.
+    """
+    past = context.history(workdir, stage or "", plugins)
+    stage = past["stage"]
+    directory = builders.checkpoint_dir(workdir, stage)
+    if not checkpoint.steps(directory):
+        raise ValueError(
+            f"{workdir} has no checkpoint of stage {stage!r}; it has {', '.join(trained(workdir)) or 'none'}"
+        )
+    variables, meta = checkpoint.restore_model(directory, which, weights)
+    found = networks.classifier(meta["network"], variables)
+    identity = {"stage": stage, "which": str(which), "epoch": meta["epoch"], "fingerprint": found.fingerprint}
+    facts = {"network": meta["network"], "checkpoint": identity | ({"weights": weights} if weights else {})}
+    shape = tuple(meta["image_shape"])
+    return dataclasses.replace(found, image_shape=shape, name=stage, metadata=past | facts)
+
+
+def trained(workdir: str) -> list[str]:
+    """The stages of a work directory that have a checkpoint."""
+    root = Path(workdir) / "checkpoints"
+    return sorted(p.name for p in root.iterdir() if checkpoint.steps(p)) if root.is_dir() else []
+
+
+def resolve(text: str, workdir: str, which: str = "latest", weights: str = "") -> Classifier:
+    """A model by its name: STAGE, DIR:STAGE (of another work directory), or a wrapper around some of these,
+    "ensemble(baseline+probe)" or "noise(probe,std=0.1)". Raises ValueError for what is none of them.
+    """
+    if inside := re.fullmatch(r"(\w+)\((.*)\)", text.strip()):
+        name, entry = inside[1], WRAPPERS[inside[1]]
+        names, *settings = spec.items(inside[2]) or ("",)
+        parts = [resolve(each, workdir, which, weights) for each in names.split("+")]
+        _check_alike(parts)
+        cfg = spec.settings(f"{name}({','.join(settings)})", "wrapper", entry.config, {})
+        return _described(entry.value(parts, cfg), text, which, parts)
+    directory, _, stage = text.strip().rpartition(":")
+    return load(directory or workdir, stage, int(which) if which.isdecimal() else which, weights)
+
+
+def _check_alike(parts: list[Classifier]) -> None:
+    for part in parts[1:]:
+        for field in ("num_classes", "image_shape"):
+            if getattr(part, field) != getattr(parts[0], field):
+                values = getattr(parts[0], field), getattr(part, field)
+                raise ValueError(f"{parts[0].name} and {part.name} differ in {field}: {values[0]} and {values[1]}")
+
+
+def _described(classifier: Classifier, text: str, which: str, parts: list[Classifier]) -> Classifier:
+    """A wrapped model with the history of its parts."""
+    use: list[str] = sorted({label for part in parts for label in part.metadata["label_use"]})
+    identity = {"stage": text, "which": which, "epoch": 0, "fingerprint": classifier.fingerprint}
+    facts: dict[str, Any] = {"stage": text, "label_use": use, "epochs": 0, "checkpoint": identity}
+    shape, classes = parts[0].image_shape, parts[0].num_classes
+    return dataclasses.replace(classifier, name=text, metadata=facts, image_shape=shape, num_classes=classes)

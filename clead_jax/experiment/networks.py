@@ -1,0 +1,30 @@
+"""Networks as functions. One description gives one function, so that its checkpoints share their compiled programs."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from clead_jax.core.types import Classifier, PyTree
+from clead_jax.experiment import builders
+
+
+def classifier(fields: dict[str, Any], variables: PyTree = None) -> Classifier:
+    """The classifier of `builders.network_fields`, BatchNorm in eval mode."""
+    forward, _ = _functions(json.dumps(fields, sort_keys=True))
+    return Classifier(forward, variables, num_classes=fields["num_classes"])
+
+
+def features(fields: dict[str, Any]) -> Callable[[PyTree, np.ndarray], jax.Array]:
+    """(variables, images float [B, H, W, C]) -> features [B, F], compiled."""
+    return _functions(json.dumps(fields, sort_keys=True))[1]
+
+
+@functools.lru_cache(maxsize=16)
+def _functions(described: str) -> tuple[Callable, Callable]:
+    net = builders.network(json.loads(described))
+    features = jax.jit(lambda variables, x: net.apply(variables, x, False, method=net.features))
+    return builders.forward(net), features

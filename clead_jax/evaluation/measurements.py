@@ -42,6 +42,7 @@ class Measurement(NamedTuple):
     name: str
     depends: Any  # plain values
     make: Callable[[], bool]
+    lacking: bool  # its images are wanted and not there
 
 
 def measure(
@@ -63,7 +64,7 @@ def measure(
         store.begin_model(subject.label, subject.identity)
     complete = True
     for each in evaluation.measurements():
-        if store.holds(each.name, each.depends):
+        if store.holds(each.name, each.depends) and not each.lacking:
             evaluation.say_known(each.name)
             continue
         finished = each.make()
@@ -116,10 +117,9 @@ class _Evaluation:
             yield self._one(subject, "checks", self.checks, of=sorted(self._records(subject.label)))
 
     def _one(self, subject: Subject, name: str, make: Callable[..., bool], **depends: Any) -> Measurement:
-        whole, direct = f"{subject.label}/{name}", {*(named.name for named in self.plan.direct), "autoattack"}
-        if self.plan.save_images and name in direct and not self.store.has_images(whole):
-            depends["images"] = True
-        return Measurement(whole, {"model": subject.identity, **depends}, partial(make, subject))
+        whole, kept = f"{subject.label}/{name}", {*(named.name for named in self.plan.direct), "autoattack"}
+        lacking = self.plan.save_images and name in kept and not self.store.has_images(whole)
+        return Measurement(whole, {"model": subject.identity, **depends}, partial(make, subject), lacking)
 
     def say_known(self, name: str) -> None:
         """Tells that an attack is measured already."""

@@ -35,16 +35,11 @@ class Run:
     network_fields: dict[str, Any]
     network: Any
     classifier: Classifier  # of this network, without weights
-
-    @property
-    def seed(self) -> int:
-        """The seed of all randomness."""
-        return self.cfg.seed
-
-    @property
-    def epochs(self) -> dict[str, int]:
-        """Stage -> epochs of its training."""
-        return {name: stage.epochs for name, stage in config.stages_of(self.cfg).items()}
+    seed: int
+    epochs: dict[str, int]  # of every stage's training
+    asked: tuple[str, ...]  # what `config.stages` names, "evaluate" and "report" too
+    defended: str  # the stage whose model the report calls "with C-LEAD"
+    which: tuple[str, str]  # the checkpoint to be evaluated, and the name of its weights
 
     @functools.cached_property
     def stages(self) -> dict[str, Stage]:
@@ -57,11 +52,6 @@ class Run:
         """All stages that the config describes, whether they are to be trained or not."""
         size = len(self.splits.train.labels)
         return {n: stages.build(self.cfg, n, self.network, size) for n in config.stages_of(self.cfg)}
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """What `config.stages` names, "evaluate" and "report" too."""
-        return spec.items(self.cfg.stages)
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -125,16 +115,6 @@ class Run:
         return stages.trained_on(self.cfg, self.cfg.defended)
 
     @property
-    def which(self) -> tuple[str, str]:
-        """The checkpoint to be evaluated, and the name of its weights."""
-        return self.cfg.evaluation.which, self.cfg.evaluation.weights
-
-    @property
-    def defended(self) -> str:
-        """The stage whose model the report calls "with C-LEAD"."""
-        return self.cfg.defended
-
-    @property
     def asks_beyond_transfer(self) -> bool:
         """Whether anything but transfer attacks is to be measured."""
         return spec.items(self.cfg.evaluation.protocol) != ("paper",) or self.plan.suite is not None
@@ -183,8 +163,26 @@ def open_run(cfg: Config, workdir: str, name: str) -> Run:
     splits = builders.splits(cfg, dataset)
     fields = builders.network_fields(cfg, dataset, splits.train)
     _refuse_other_data(cfg, dataset, fields, workdir)
-    net, mesh = builders.network(fields), sharding.data_mesh()
-    return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, networks.classifier(fields))
+    return _run(cfg, workdir, name, dataset, splits, fields)
+
+
+def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Splits, fields: dict[str, Any]) -> Run:
+    return Run(
+        cfg,
+        workdir,
+        name,
+        sharding.data_mesh(),
+        dataset,
+        splits,
+        network_fields=fields,
+        network=builders.network(fields),
+        classifier=networks.classifier(fields),
+        seed=cfg.seed,
+        epochs={name: stage.epochs for name, stage in config.stages_of(cfg).items()},
+        asked=spec.items(cfg.stages),
+        defended=cfg.defended,
+        which=(cfg.evaluation.which, cfg.evaluation.weights),
+    )
 
 
 def open_random(cfg: Config, batch_size: int = 0) -> Run:
@@ -192,15 +190,14 @@ def open_random(cfg: Config, batch_size: int = 0) -> Run:
     and multiples of the devices. Raises ValueError for a config that cannot run.
     """
     stages.check(cfg)
-    mesh = sharding.data_mesh()
+    devices = sharding.data_mesh().size
     sections: list[Any] = [*config.stages_of(cfg).values(), cfg.evaluation]
     for section in sections:
-        section.batch_size = rounded_up(batch_size or section.batch_size or 256, mesh.size)
+        section.batch_size = rounded_up(batch_size or section.batch_size or 256, devices)
     dataset = builders.random_dataset(cfg, max(section.batch_size for section in sections))
     everything = Examples(dataset.train_images, dataset.train_labels, dataset.test.index)
     fields = builders.network_fields(cfg, dataset, everything)
-    splits, net = Splits(everything, everything, everything), builders.network(fields)
-    return Run(cfg, "", "", mesh, dataset, splits, fields, net, networks.classifier(fields))
+    return _run(cfg, "", "", dataset, Splits(everything, everything, everything), fields)
 
 
 def _refuse_other_data(cfg: Config, dataset: data.Dataset, fields: dict[str, Any], workdir: str) -> None:

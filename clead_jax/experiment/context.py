@@ -20,6 +20,7 @@ from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
 from clead_jax.training import checkpoint
+from clead_jax.training.views import Attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +99,9 @@ class Run:
         return {**sections, "views": self.cfg.views}
 
     @property
-    def training_pgd(self) -> NamedAttack:
+    def training_pgd(self) -> Attack:
         """PGD as it is used in training."""
-        return builders.named_training_attack(self.cfg, "pgd")
+        return builders.training_attack(self.cfg, "pgd")
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 

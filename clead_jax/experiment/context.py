@@ -81,7 +81,10 @@ class Run:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""
         model = self.compiled(dataclasses.replace(self.classifier, variables=variables))
         key, classes = jax.random.key(self.seed), self.network.num_classes
-        clean = model.predict(held.images, key) == held.labels
+        predicted = model.predict(held.images, key)
+        if (predicted < 0).any():
+            raise FloatingPointError("the model gives non-finite outputs")
+        clean = predicted == held.labels
         found = run_attacks(model, held, [attack], key=key, num_classes=classes, clean=clean, strict=True)
         return {"val_clean": float(clean.mean()), "val_robust": float(found.correct.mean())}
 

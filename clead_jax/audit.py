@@ -2,7 +2,7 @@
 
     import clead_jax
     result = clead_jax.audit(forward, images, labels, norm="linf", eps="8/255")
-    print(result)                          # accuracies with intervals, and every failed or doubtful check
+    print(result)                          # accuracies with intervals, and every check that failed or warned
     result.correct["autoattack"]           # bool [N]
 
 The same measurements as `python -m clead_jax.evaluate` makes, without a work directory.

@@ -2,7 +2,7 @@
 
     import clead_jax
     result = clead_jax.audit(forward, images, labels, norm="linf", eps="8/255")
-    print(result)                          # accuracies with intervals, and every failed or doubtful check
+    print(result)                          # accuracies with intervals, and every check that failed or warned
     result.correct["autoattack"]           # bool [N]
 
 The same measurements as `python -m clead_jax.evaluate` makes, without a work directory.
@@ -27,7 +27,8 @@ from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.batch_size import fastest_batch
 from clead_jax.evaluation.budget import Budget
-from clead_jax.evaluation.measurements import Plan, Subject, Suite, measure
+from clead_jax.evaluation.measurements import measure
+from clead_jax.evaluation.plan import Plan, Subject, Suite
 from clead_jax.results.intervals import interval95
 from clead_jax.results.store import Store
 

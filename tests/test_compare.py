@@ -1,4 +1,4 @@
-"""Runs in one table: what is one row, what a row is called, and what is refused to stand beside what."""
+"""Runs in one table: what is one row, what a row is called, and which runs may not share a table."""
 
 import json
 import statistics
@@ -214,6 +214,20 @@ def test_averaged_weights_are_a_row_of_their_own(tmp_path):
     models["defended"]["checkpoint"]["weights"] = "ema"
     changed(second, models=models)
     assert list(rows(first, second))[1:] == ["evaluation.weights=none", "evaluation.weights=ema"]
+
+
+def test_models_that_the_user_named_are_rows_of_their_own(tmp_path):
+    folders = [run(tmp_path / "a"), run(tmp_path / "b", seed=1)]
+    for folder in folders:
+        models = json.loads((folder / "evaluation/results.json").read_text())["models"]
+        other = models["defended"]["checkpoint"] | {"fingerprint": f"other-{folder}"}  # of another work directory
+        models["wide"] = models["defended"] | {"checkpoint": other}
+        models["both"] = models["defended"] | {"checkpoint": other | {"stage": "ensemble(baseline+probe)"}}
+        changed(folder, models=models)
+    (found,) = compare_runs.read(folders)
+    assert [row.name for row in found.rows] == ["Without C-LEAD", "With C-LEAD", "wide", "both"]
+    assert [len(row.models) for row in found.rows] == [2] * 4
+    assert [row.forward_backward_passes for row in found.rows] == [1000, 21300, 21300, 21300]
 
 
 @pytest.mark.parametrize(

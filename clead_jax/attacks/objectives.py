@@ -75,7 +75,7 @@ def kl(outputs: Array, target: Array) -> Array:
     random start.
     """
     clean, attacked = jax.nn.log_softmax(target, axis=-1), jax.nn.log_softmax(outputs, axis=-1)
-    return jnp.sum(jnp.exp(clean) * (clean - attacked), axis=-1)
+    return jnp.sum(jnp.where(clean > -jnp.inf, jnp.exp(clean) * (clean - attacked), 0.0), axis=-1)
 
 
 OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}

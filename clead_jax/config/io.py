@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+from pathlib import Path
 from typing import Any
 
 from clead_jax.config import schema
@@ -72,10 +73,10 @@ def save(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     """Writes `config.json` without paths of this machine: data_dir is dropped, files are relative to the workdir."""
     plain = schema.as_json(cfg)
     plain["data"] |= {"data_dir": "", "name": _relative(cfg.data.name, workdir)}
-    path = os.path.join(workdir, "config.json")
-    with open(path + ".part", "w", encoding="utf-8") as f:
-        json.dump({"name": name, "command": command, "config": plain}, f, indent=1)
-    os.replace(path + ".part", path)
+    path = Path(workdir) / "config.json"
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"name": name, "command": command, "config": plain}, indent=1), encoding="utf-8")
+    os.replace(part, path)
 
 
 def restore(workdir: str) -> tuple[Config, str]:
@@ -86,7 +87,7 @@ def restore(workdir: str) -> tuple[Config, str]:
     try:
         cfg, name = schema.from_json(saved["config"]), str(saved["name"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{_path(workdir)} is damaged ({error}); the training command writes a new one") from None
+        raise _damaged(workdir, error) from None
     kind, _, file = cfg.data.name.partition(":")
     if kind in FILE_SOURCES:
         cfg.data.name = f"{kind}:{os.path.normpath(os.path.join(workdir, file))}"
@@ -98,18 +99,17 @@ def saved_command(workdir: str) -> str:
     return (_saved(workdir) or {}).get("command", "")
 
 
-def _path(workdir: str) -> str:
-    return os.path.join(workdir, "config.json")
-
-
 def _saved(workdir: str) -> dict[str, Any] | None:
-    if not os.path.exists(_path(workdir)):
-        return None
+    path = Path(workdir) / "config.json"
     try:
-        with open(_path(workdir), encoding="utf-8") as f:
-            return dict(json.load(f))
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{_path(workdir)} is damaged ({error}); the training command writes a new one") from None
+        raise _damaged(workdir, error) from None
+
+
+def _damaged(workdir: str, error: Exception) -> ValueError:
+    path = Path(workdir) / "config.json"
+    return ValueError(f"{path} is damaged ({error}); the training command writes a new one")
 
 
 def portable(fields: dict[str, Any], workdir: str) -> dict[str, Any]:

@@ -13,76 +13,13 @@ keeps those that are still true. `audit` and the evaluation of a work directory 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from clead_jax.attacks.parse import at_radius, attack_at
-from clead_jax.core.batches import pixels, sizes
-from clead_jax.core.progress import log
-from clead_jax.core.types import Examples, NamedAttack, ThreatModel
-from clead_jax.evaluation.batch_size import fastest_batch
-from clead_jax.evaluation.budget import UNLIMITED, Budget, lines
-from clead_jax.evaluation.checks.context import CheckContext
-from clead_jax.evaluation.checks.run import run_checks
-from clead_jax.evaluation.classifier import Compiled
-from clead_jax.evaluation.features import clusters
-from clead_jax.evaluation.runner import Finding, run_attacks
-from clead_jax.results.store import Store, accuracies
-
-SHOWN, EMBEDDED, CHECKED = 8, 512, 128  # images in the report's grid, in its projection, and under the checks
-
-
-class Subject(NamedTuple):
-    """A model under the name it has in the results."""
-
-    label: str
-    model: Compiled
-    identity: dict[str, Any]  # stage, step, fingerprint of the weights, ...
-    features: Callable[[np.ndarray], np.ndarray] | None = None  # images [n, H, W, C] -> [n, F]
-    suite: Compiled | None = None  # the same for AutoAttack, where that differentiates another forward
-
-
-class Suite(NamedTuple):
-    """A version of AutoAttack. `notes` say where few classes change its definition."""
-
-    version: str
-    precision: str
-    attacks: list[NamedAttack]
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be measured of every model."""
-
-    threat_model: ThreatModel
-    num_classes: int
-    seed: int = 0
-    direct: tuple[NamedAttack, ...] = ()
-    transfer_from: str = ""  # label of the model that transfer images are made on; empty: no transfer attacks
-    suite: Suite | None = None
-    curve_attack: NamedAttack | None = None
-    curve: tuple[float, ...] = ()  # radii
-    curve_examples: int = 1000
-    distances: tuple[NamedAttack, ...] = ()
-    distance_examples: int = 100
-    pictures: bool = False  # keep the first images and features for the report
-    save_images: bool = False
-    checks: bool = True
-    check_steps: int = 20  # of PGD in the checks, each `check_step` times eps
-    check_step: float = 0.25
-    training_attacks: tuple[str, ...] | None = None  # names of the attacks trained on; None: not known
-    undefended: str = ""  # label of the undefended model, for the checks that compare
-    published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
-    subset: Callable[[Examples, int], Examples] = field(default=lambda examples, n: first(examples, n))
-    batch_size: int = 256  # 0: the fastest, found by trying
-    budget: Budget = UNLIMITED
-    say: Callable[[str], None] = log.info
-    strict: bool = True  # non-finite numbers are errors; else they count as not broken and fail a check
+from clead_jax.core.types import Examples
+from clead_jax.evaluation.measuring import Measuring
+from clead_jax.evaluation.plan import Plan, Subject
+from clead_jax.results.store import Store
 
 
 class Measurement(NamedTuple):
@@ -91,6 +28,7 @@ class Measurement(NamedTuple):
     name: str
     depends: Any  # plain values
     make: Callable[[], bool]
+    lacking: bool  # its images are wanted and not there
 
 
 def measure(
@@ -106,13 +44,14 @@ def measure(
 
     `others` are not measured themselves; checks compare with the undefended model among them or the subjects.
     """
-    evaluation = _Evaluation(plan, subjects, [*subjects, *others], examples, store, clock)
+    known = {subject.label: subject for subject in [*subjects, *others]}
+    by = Measuring(plan, known, examples, store, clock)
     for subject in subjects:
         store.begin_model(subject.label, subject.identity)
     complete = True
-    for each in evaluation.measurements():
-        if store.holds(each.name, each.depends):
-            evaluation.say_known(each.name)
+    for each in measurements(by, subjects):
+        if store.holds(each.name, each.depends) and not each.lacking:
+            _say_known(by, each.name)
             continue
         finished = each.make()
         if finished:
@@ -122,336 +61,41 @@ def measure(
     return complete
 
 
-class _Evaluation:
-    def __init__(
-        self,
-        plan: Plan,
-        subjects: list[Subject],
-        known: list[Subject],
-        examples: Examples,
-        store: Store,
-        clock: Callable[[], float],
-    ):
-        self.plan, self.subjects, self.examples, self.store, self.clock = plan, subjects, examples, store, clock
-        self.known = {subject.label: subject for subject in known}
-        self.key = jax.random.key(plan.seed)
-        self.began = clock()
-        self.transferred: dict[str, np.ndarray] = {}  # attack -> images made on the source, while they are at hand
-
-    # --- the list -----------------------------------------------------------------------------------------------------
-
-    def measurements(self) -> Iterator[Measurement]:
-        """In their order; each is decided on when the ones before are made."""
-        plan, source = self.plan, self.subject(self.plan.transfer_from)
-        depends: dict[str, Any]
-        for subject in self.subjects:
-            yield Measurement(f"{subject.label}/clean", {"model": subject.identity}, partial(self.clean, subject))
-        for named in plan.direct:
-            for subject in self.subjects:
-                depends = {"model": subject.identity, "settings": named.settings}
-                name = f"{subject.label}/{named.name}"
-                if plan.save_images and not self.store.has_images(name):
-                    depends = depends | {"images": True}
-                yield Measurement(name, depends, partial(self.direct, subject, named))
-            for subject in self.subjects if source else ():
-                made_on = source.identity if source else None
-                depends = {"model": subject.identity, "source": made_on, "settings": named.settings}
-                name = f"{subject.label}/paper/{named.name}"
-                yield Measurement(name, depends, partial(self.transfer, subject, named))
-        for subject in self.subjects:
-            if plan.curve and plan.curve_attack:
-                yield Measurement(f"{subject.label}/curve", self._curve_plan(subject), partial(self.curve, subject))
-            for named in plan.distances:
-                depends = {"model": subject.identity, "settings": named.settings, "n": plan.distance_examples}
-                name = f"{subject.label}/distance/{named.name}"
-                yield Measurement(name, depends, partial(self.distance, subject, named))
-            if subject.features and plan.pictures:
-                depends = {"model": subject.identity, "attacked": self._features_of(subject.label)}
-                yield Measurement(f"{subject.label}/features", depends, partial(self.features, subject))
-        for subject in self.subjects if plan.suite else ():
-            depends = {"model": subject.identity, **self._suite_plan()}
-            name = f"{subject.label}/autoattack"
-            if plan.save_images and not self.store.has_images(name):
-                depends = depends | {"images": True}
-            yield Measurement(name, depends, partial(self.autoattack, subject))
-        for subject in self._checked() if plan.checks else ():
-            depends = {"model": subject.identity, "of": sorted(self._all_records(subject.label))}
-            yield Measurement(f"{subject.label}/checks", depends, partial(self.checks, subject))
-
-    def subject(self, label: str) -> Subject | None:
-        """The model of this label, if there is one."""
-        return self.known.get(label)
-
-    def say_known(self, name: str) -> None:
-        """Tells that an attack is measured already."""
-        attack = name.partition("/")[2]
-        record = self.store.records.get(name)
-        if record is not None and attack != "clean" and not attack.startswith("paper/"):
-            self.plan.say(f"evaluate: {name} is measured already: {record.mean():.2%}")
-
-    # --- how each is made ---------------------------------------------------------------------------------------------
-
-    def clean(self, subject: Subject) -> bool:
-        """Predictions on the images as they are."""
-        predicted = subject.model.predict(self.examples.images, self.key)
-        self.store.records[f"{subject.label}/clean"] = predicted == self.examples.labels
-        self.store.samples[f"{subject.label}/clean/prediction"] = predicted[:SHOWN]
-        self.store.outdate_checks(subject.label, self.plan.checks)
-        return True
-
-    def direct(self, subject: Subject, named: NamedAttack) -> bool:
-        """One attack on the model itself. Images of the picture attack, and of a transfer source, run to the end."""
-        label, name, plan, store = subject.label, f"{subject.label}/{named.name}", self.plan, self.store
-        if named.name in store.suite(label):
-            raise ValueError(
-                f"{named.name} is there as part of autoattack; "
-                f"write {named.name}(norm={named.cfg.norm}) to have it by itself beside that"
-            )
-        for other, model in list(store.results["models"].items()):
-            if model.get("settings", {}).get(named.name, named.settings) != named.settings:
-                store.drop(other, named.name)  # one row of the table is one attack, with one set of settings
-        store.drop(label, named.name)
-        keep = self._wanted(label, named)
-        finding = self.attacked(subject, [named], self.examples, keep, early_stop=False, name=name, resumable=True)
-        store.records[name] = finding.correct
-        store.results["attacks"][named.name] = named.settings
-        store.model(label).setdefault("settings", {})[named.name] = named.settings
-        self._count_passes(label, finding)
-        self._mark(label, named.name, finding.complete)
-        if not finding.complete:
-            return False
-        if plan.pictures and self._is_picture_attack(named) and keep >= min(EMBEDDED, len(self.examples.labels)):
-            store.samples[name] = finding.images[:SHOWN].copy()
-            store.samples[f"{name}/prediction"] = finding.prediction[:SHOWN]
-            if subject.features:
-                store.embeddings[f"{label}/adversarial"] = subject.features(finding.images[:EMBEDDED])
-        if plan.save_images:
-            store.keep_images(name, finding.images)
-        if label == plan.transfer_from:
-            self.transferred[named.name] = finding.images
-        return True
-
-    def _wanted(self, label: str, named: NamedAttack) -> int:
-        """How many images have to come back."""
-        if self.plan.save_images or label == self.plan.transfer_from:
-            return len(self.examples.labels)
-        pictured = self.plan.pictures and self._is_picture_attack(named)
-        there = f"{label}/adversarial" in self.store.embeddings
-        return min(EMBEDDED, len(self.examples.labels)) if pictured and not (there and named.name != "pgd") else 0
-
-    def _is_picture_attack(self, named: NamedAttack) -> bool:
-        """PGD as the config has it, else the first that was asked for."""
-        names = [each.name for each in self.plan.direct]
-        return named.name == ("pgd" if "pgd" in names else names[0])
-
-    def transfer(self, subject: Subject, named: NamedAttack) -> bool:
-        """Shows a model what an attack makes of the transfer source."""
-        source, store, label = self.subject(self.plan.transfer_from), self.store, subject.label
-        assert source is not None
-        if named.name not in self.transferred:
-            everything = len(self.examples.labels)
-            finding = self.attacked(source, [named], self.examples, everything, early_stop=False)
-            self.transferred[named.name] = finding.images
-        predicted = subject.model.predict(self.transferred[named.name], self.key)
-        store.records[f"{label}/paper/{named.name}"] = predicted == self.examples.labels
-        own = store.protocol("paper").setdefault(label, {"source": source.label, "made_by": {}})
-        own["made_by"][named.name] = {"settings": named.settings, "fingerprint": source.identity}
-        prefix = f"{label}/paper/"
-        records = {k.removeprefix(prefix): v for k, v in store.records.items() if k.startswith(prefix)}
-        worst = np.logical_and.reduce([store.records[f"{label}/clean"], *records.values()])
-        own |= accuracies(records | {"worst_case": worst})
-        store.outdate_checks(label, self.plan.checks)
-        return True
-
-    def _curve_plan(self, subject: Subject) -> dict[str, Any]:
-        named = self.plan.curve_attack
-        assert named is not None
-        few = min(self.plan.curve_examples, len(self.examples.labels))
-        return {
-            "model": subject.identity,
-            "attack": named.name,
-            "settings": named.settings,
-            "eps": list(self.plan.curve),
-            "num_examples": few,
-        }
-
-    def curve(self, subject: Subject) -> bool:
-        """Robust accuracy over eps, the attack's step size scaled along."""
-        named, few = self.plan.curve_attack, self._few(self.plan.curve_examples)
-        assert named is not None
-        shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in self.plan.curve]
-        self.plan.say(f"evaluate: {subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
-        plan = {key: value for key, value in self._curve_plan(subject).items() if key != "model"}
-        found = self.store.results.get("curves", {})
-        before = found.get("accuracy", {}) if {key: found.get(key) for key in plan} == plan else {}
-        self.store.results["curves"] = plan | {"accuracy": before | {subject.label: shares}}
-        return True
-
-    def distance(self, subject: Subject, named: NamedAttack) -> bool:
-        """How far the nearest error is, for attacks that look for it (0 where the clean image is wrong)."""
-        few = self._few(self.plan.distance_examples)
-        finding = self.attacked(subject, [named], few, len(few.labels), early_stop=False, name=f"{subject.label}/")
-        found = finding.prediction != few.labels
-        of_attack = self.store.results.setdefault("distances", {}).setdefault(named.name, {})
-        of_attack[subject.label] = {
-            "settings": named.settings,
-            "num_examples": len(few.labels),
-            "norm": named.cfg.norm,
-            "success": float(found.mean()),
-            "median": float(np.median(finding.distance[found])) if found.any() else None,
-            "mean": float(finding.distance[found].mean()) if found.any() else None,
-        }
-        return True
-
-    def _features_of(self, label: str) -> str:
-        return "both" if f"{label}/adversarial" in self.store.embeddings else "clean"
-
-    def features(self, subject: Subject) -> bool:
-        """Features of clean images, those of attacked ones came with the attack; and how they fall into classes."""
-        store, label = self.store, subject.label
-        assert subject.features is not None
-        few = self.examples.images[:EMBEDDED]
-        first_images = pixels(self.examples.images[:SHOWN])
-        store.samples |= {"index": self.examples.index[:SHOWN], "label": self.examples.labels[:SHOWN]}
-        store.samples["clean"] = first_images
-        store.embeddings["label"] = self.examples.labels[: len(few)]
-        if label not in store.embeddings:
-            store.embeddings[label] = subject.features(few)
-        states = {"clean": label, "attacked": f"{label}/adversarial"}
-        store.results.setdefault("clusters", {})[label] = {
-            state: clusters(store.embeddings[key], store.embeddings["label"])
-            for state, key in states.items()
-            if key in store.embeddings
-        }
-        return True
-
-    def _suite_plan(self) -> dict[str, Any]:
-        suite = self.plan.suite
-        assert suite is not None
-        settings = {named.name: named.settings for named in suite.attacks}
-        return {"version": suite.version, "precision": suite.precision, "settings": settings}
-
-    def autoattack(self, subject: Subject) -> bool:
-        """AutoAttack on a model. Its progress lies beside the results; the same command goes on from it."""
-        suite, label, store = self.plan.suite, subject.label, self.store
-        assert suite is not None
-        for name in {*store.suite(label), *(named.name for named in suite.attacks)}:
-            store.drop(label, name)
-        keep = len(self.examples.labels) * self.plan.save_images
-        model = subject._replace(model=subject.suite or subject.model)
-        name = f"{label}/autoattack"
-        finding = self.attacked(model, suite.attacks, self.examples, keep, name=name, resumable=True)
-        store.records |= {f"{label}/{attack}": record for attack, record in finding.records.items()}
-        store.records[name] = finding.correct
-        per_image = lambda of: {attack: float(n.mean()) for attack, n in of.items()}
-        forward, backward = per_image(finding.forward), per_image(finding.backward)
-        records = {"clean": store.records[f"{label}/clean"], **finding.records, "autoattack": finding.correct}
-        store.protocol("autoattack")[label] = self._suite_plan() | {
-            "attacks": [named.name for named in suite.attacks],
-            "notes": suite.notes,
-            "passes": {a: {"forward": forward[a], "backward": backward[a]} for a in forward},
-            "seconds": finding.seconds,
-            "complete": finding.complete,
-            **accuracies(records),
-        }
-        self._count_passes(label, finding)
-        if self.plan.save_images:
-            store.keep_images(name, finding.images)
-        return finding.complete
-
-    def _checked(self) -> list[Subject]:
-        """The defended models; where there is none, the undefended one."""
-        defended = [s for s in self.subjects if s.label != self.plan.undefended]
-        return defended or self.subjects
-
-    def _all_records(self, label: str) -> dict[str, np.ndarray]:
-        suite = {name: self.store.records.get(f"{label}/{name}") for name in self.store.suite(label)}
-        return self.store.direct(label) | {name: record for name, record in suite.items() if record is not None}
-
-    def checks(self, subject: Subject) -> bool:
-        """Sanity checks, on at most `CHECKED` examples."""
-        plan, few, undefended = self.plan, self._few(CHECKED), self.subject(self.plan.undefended)
-        self.plan.say(f"evaluate: sanity checks of {subject.label} on {len(few.labels)} images")
-        size = min(sizes(len(few.labels), subject.model.mesh.size)[-1], subject.model.batch_size)
-        norm, steps, step = plan.threat_model.norm, plan.check_steps, plan.check_step
-        other = undefended if undefended and undefended.label != subject.label else None
-        context = CheckContext(
-            model=subject.model.in_batches_of(size),
-            examples=few,
-            num_classes=plan.num_classes,
-            threat_model=plan.threat_model,
-            key=self.key,
-            named=lambda text, eps: attack_at(text, norm, eps, steps, step),
-            records=self._all_records(subject.label),
-            training_attacks=plan.training_attacks,
-            undefended=other.model.in_batches_of(size) if other else None,
-            published=plan.published,
-        )
-        self.store.model(subject.label)["checks"] = run_checks(context)
-        return True
-
-    # --- shared -------------------------------------------------------------------------------------------------------
-
-    def attacked(
-        self,
-        subject: Subject,
-        attacks: list[NamedAttack],
-        examples: Examples,
-        keep: int = 0,
-        *,
-        early_stop: bool = True,
-        name: str = "",
-        resumable: bool = False,
-    ) -> Finding:
-        """Runs attacks on some examples; `name` it to hear of its progress."""
-        label, store, whole = subject.label, self.store, examples is self.examples
-        store.outdate_checks(label, self.plan.checks)
-        path = store.progress_file(name) if resumable else None
-        left = self.plan.budget.seconds - (self.clock() - self.began)
-        finding = run_attacks(
-            self._sized(subject.model),
-            examples,
-            attacks,
-            key=self.key,
-            num_classes=self.plan.num_classes,
-            clean=store.records.get(f"{label}/clean") if whole else None,
-            keep=keep,
-            early_stop=early_stop,
-            strict=self.plan.strict,
-            budget=Budget(left, self.plan.budget.passes) if resumable else UNLIMITED,
-            path=path,
-            heard=lines(self.plan.say, f"evaluate: {label}/") if name else lambda progress: None,
-            clock=self.clock,
-            writes=store.writes,
-        )
-        if name and resumable and finding.complete:
-            self.plan.say(f"evaluate: {name}  {finding.correct.mean():.2%} still correct")
-        if path and finding.complete and store.writes and store.directory:
-            path.unlink(missing_ok=True)
-        return finding
-
-    def _sized(self, model: Compiled) -> Compiled:
-        if self.plan.batch_size or jax.process_count() > 1:  # several processes could not agree on what is fastest
-            return model
-        found = fastest_batch(model, self.examples)
-        return model.in_batches_of(found)
-
-    def _few(self, wanted: int) -> Examples:
-        return self.plan.subset(self.examples, wanted) if wanted < len(self.examples.labels) else self.examples
-
-    def _count_passes(self, label: str, finding: Finding) -> None:
-        passes = self.store.passes.setdefault(label, {})
-        for attack in finding.forward:
-            passes[attack] = {"forward": finding.forward[attack], "backward": finding.backward[attack]}
-
-    def _mark(self, label: str, attack: str, complete: bool) -> None:
-        model = self.store.model(label)
-        model["incomplete"] = [*model.get("incomplete", []), *([] if complete else [attack])]
-        if not model["incomplete"]:
-            del model["incomplete"]
+def measurements(by: Measuring, subjects: Sequence[Subject]) -> Iterator[Measurement]:
+    """In their order; each is decided on when the ones before are made."""
+    plan, source = by.plan, by.known.get(by.plan.transfer_from)
+    for subject in subjects:
+        yield _one(by, subject, "clean", by.clean)
+    for named in plan.direct:
+        for subject in subjects:
+            yield _one(by, subject, named.name, partial(by.direct, named=named), settings=named.settings)
+        for subject in subjects if source else ():
+            make, made_on = partial(by.transfer, named=named), source.identity if source else None
+            yield _one(by, subject, f"paper/{named.name}", make, source=made_on, settings=named.settings)
+    for subject in subjects:
+        if plan.curve and plan.curve_attack:
+            yield _one(by, subject, "curve", by.curve, **by.curve_plan())
+        for named in plan.distances:
+            make, few = partial(by.distance, named=named), plan.distance_examples
+            yield _one(by, subject, f"distance/{named.name}", make, settings=named.settings, n=few)
+        if subject.features and plan.pictures:
+            both = f"{subject.label}/adversarial" in by.store.embeddings
+            yield _one(by, subject, "features", by.features, attacked=both)
+    for subject in subjects if plan.suite else ():
+        yield _one(by, subject, "autoattack", by.autoattack, **(plan.suite.settings if plan.suite else {}))
+    defended = [subject for subject in subjects if subject.label != plan.undefended]
+    for subject in (defended or subjects) if plan.checks else ():
+        yield _one(by, subject, "checks", by.checks, of=sorted(by.records_of(subject.label)))
 
 
-def first(examples: Examples, count: int) -> Examples:
-    """`count` examples, evenly spread: labels may be sorted."""
-    chosen = np.unique(np.linspace(0, len(examples.labels) - 1, count).astype(int))
-    return Examples(examples.images[chosen], examples.labels[chosen], examples.index[chosen])
+def _one(by: Measuring, subject: Subject, name: str, make: Callable[..., bool], **depends: Any) -> Measurement:
+    whole, kept = f"{subject.label}/{name}", {*(named.name for named in by.plan.direct), "autoattack"}
+    lacking = by.plan.save_images and name in kept and not by.store.has_images(whole)
+    return Measurement(whole, {"model": subject.identity, **depends}, partial(make, subject), lacking)
+
+
+def _say_known(by: Measuring, name: str) -> None:
+    """Tells that an attack is measured already."""
+    attack, record = name.partition("/")[2], by.store.records.get(name)
+    if record is not None and attack != "clean" and not attack.startswith("paper/"):
+        by.plan.say(f"evaluate: {name} is measured already: {record.mean():.2%}")

@@ -16,7 +16,7 @@ from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Examples, NamedAttack, PyTree, ThreatModel
 from clead_jax.data.splits import pixel_statistics
 from clead_jax.evaluation.budget import Budget
-from clead_jax.evaluation.measurements import Plan, Suite
+from clead_jax.evaluation.plan import Plan, Suite
 from clead_jax.models import Network
 from clead_jax.training.views import Attack
 
@@ -174,18 +174,6 @@ def asked_for(cfg: Config) -> tuple[list[str], bool, str]:
         version = version or own.version
     autoattack.check_names(texts, version)
     return (alone if {"whitebox", "paper"} & set(protocols) else []), "paper" in protocols and bool(alone), version
-
-
-def evaluation_work(cfg: Config, images: int, num_classes: int) -> list[tuple[int, NamedAttack]]:
-    """(images, attack) of all that an evaluation of one model runs at most: attacks, suite, curve, distances."""
-    own = cfg.evaluation
-    texts, _, version = asked_for(cfg)
-    work = [(images, evaluation_attack(cfg, text)) for text in texts]
-    if version:
-        work += [(images, named) for named in autoattack.autoattack(version, own.norm, own.eps, num_classes)[0]]
-    if texts:
-        work += [(min(own.curve_examples, images), curve_attack(cfg))] * len(spec.items(own.curve))
-    return work + [(min(own.distance_examples, images), distance_attack(cfg, t)) for t in spec.items(own.distances)]
 
 
 def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) -> Plan:

@@ -13,13 +13,14 @@ from clead_jax.core import sharding, spec
 from clead_jax.core.batches import rounded_up
 from clead_jax.core.types import Classifier, Examples, NamedAttack, PyTree
 from clead_jax.evaluation.classifier import Compiled, compiled
-from clead_jax.evaluation.measurements import Plan
+from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
 from clead_jax.experiment import builders, networks, stages
 from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
 from clead_jax.training import checkpoint
+from clead_jax.training.views import Attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +36,11 @@ class Run:
     network_fields: dict[str, Any]
     network: Any
     classifier: Classifier  # of this network, without weights
-
-    @property
-    def seed(self) -> int:
-        """The seed of all randomness."""
-        return self.cfg.seed
-
-    @property
-    def epochs(self) -> dict[str, int]:
-        """Stage -> epochs of its training."""
-        return {name: stage.epochs for name, stage in config.stages_of(self.cfg).items()}
+    seed: int
+    epochs: dict[str, int]  # of every stage's training
+    asked: tuple[str, ...]  # what `config.stages` names, "evaluate" and "report" too
+    defended: str  # the stage whose model the report calls "with C-LEAD"
+    which: tuple[str, str]  # the checkpoint to be evaluated, and the name of its weights
 
     @functools.cached_property
     def stages(self) -> dict[str, Stage]:
@@ -57,18 +53,6 @@ class Run:
         """All stages that the config describes, whether they are to be trained or not."""
         size = len(self.splits.train.labels)
         return {n: stages.build(self.cfg, n, self.network, size) for n in config.stages_of(self.cfg)}
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """What `config.stages` names, "evaluate" and "report" too."""
-        return spec.items(self.cfg.stages)
-
-    @property
-    def evaluation_work(self) -> list[tuple[int, NamedAttack]]:
-        """(images, attack) of all that an evaluation of one model runs at most."""
-        own = self.cfg.evaluation
-        images = own.num_examples or len(getattr(self.splits, own.split).labels)
-        return builders.evaluation_work(self.cfg, images, self.dataset.num_classes)
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -97,7 +81,10 @@ class Run:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""
         model = self.compiled(dataclasses.replace(self.classifier, variables=variables))
         key, classes = jax.random.key(self.seed), self.network.num_classes
-        clean = model.predict(held.images, key) == held.labels
+        predicted = model.predict(held.images, key)
+        if (predicted < 0).any():
+            raise FloatingPointError("the model gives non-finite outputs")
+        clean = predicted == held.labels
         found = run_attacks(model, held, [attack], key=key, num_classes=classes, clean=clean, strict=True)
         return {"val_clean": float(clean.mean()), "val_robust": float(found.correct.mean())}
 
@@ -115,9 +102,9 @@ class Run:
         return {**sections, "views": self.cfg.views}
 
     @property
-    def training_pgd(self) -> NamedAttack:
+    def training_pgd(self) -> Attack:
         """PGD as it is used in training."""
-        return builders.named_training_attack(self.cfg, "pgd")
+        return builders.training_attack(self.cfg, "pgd")
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -132,24 +119,9 @@ class Run:
         return stages.trained_on(self.cfg, self.cfg.defended)
 
     @property
-    def which(self) -> tuple[str, str]:
-        """The checkpoint to be evaluated, and the name of its weights."""
-        return self.cfg.evaluation.which, self.cfg.evaluation.weights
-
-    @property
-    def defended(self) -> str:
-        """The stage whose model the report calls "with C-LEAD"."""
-        return self.cfg.defended
-
-    @property
-    def in_bfloat16(self) -> bool:
-        """Whether AutoAttack differentiates a copy in bfloat16."""
-        return self.cfg.evaluation.precision == "bfloat16"
-
-    @property
-    def asks_for_more_than_transfer(self) -> bool:
+    def asks_beyond_transfer(self) -> bool:
         """Whether anything but transfer attacks is to be measured."""
-        return spec.items(self.cfg.evaluation.protocol) != ("paper",) or bool(builders.asked_for(self.cfg)[2])
+        return spec.items(self.cfg.evaluation.protocol) != ("paper",) or self.plan.suite is not None
 
     def examples(self) -> Examples:
         """The images to be evaluated."""
@@ -195,8 +167,26 @@ def open_run(cfg: Config, workdir: str, name: str) -> Run:
     splits = builders.splits(cfg, dataset)
     fields = builders.network_fields(cfg, dataset, splits.train)
     _refuse_other_data(cfg, dataset, fields, workdir)
-    net, mesh = builders.network(fields), sharding.data_mesh()
-    return Run(cfg, workdir, name, mesh, dataset, splits, fields, net, networks.classifier(fields))
+    return _run(cfg, workdir, name, dataset, splits, fields)
+
+
+def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Splits, fields: dict[str, Any]) -> Run:
+    return Run(
+        cfg,
+        workdir,
+        name,
+        sharding.data_mesh(),
+        dataset,
+        splits,
+        network_fields=fields,
+        network=builders.network(fields),
+        classifier=networks.classifier(fields),
+        seed=cfg.seed,
+        epochs={name: stage.epochs for name, stage in config.stages_of(cfg).items()},
+        asked=spec.items(cfg.stages),
+        defended=cfg.defended,
+        which=(cfg.evaluation.which, cfg.evaluation.weights),
+    )
 
 
 def open_random(cfg: Config, batch_size: int = 0) -> Run:
@@ -204,15 +194,14 @@ def open_random(cfg: Config, batch_size: int = 0) -> Run:
     and multiples of the devices. Raises ValueError for a config that cannot run.
     """
     stages.check(cfg)
-    mesh = sharding.data_mesh()
+    devices = sharding.data_mesh().size
     sections: list[Any] = [*config.stages_of(cfg).values(), cfg.evaluation]
     for section in sections:
-        section.batch_size = rounded_up(batch_size or section.batch_size or 256, mesh.size)
+        section.batch_size = rounded_up(batch_size or section.batch_size or 256, devices)
     dataset = builders.random_dataset(cfg, max(section.batch_size for section in sections))
     everything = Examples(dataset.train_images, dataset.train_labels, dataset.test.index)
     fields = builders.network_fields(cfg, dataset, everything)
-    splits, net = Splits(everything, everything, everything), builders.network(fields)
-    return Run(cfg, "", "", mesh, dataset, splits, fields, net, networks.classifier(fields))
+    return _run(cfg, "", "", dataset, Splits(everything, everything, everything), fields)
 
 
 def _refuse_other_data(cfg: Config, dataset: data.Dataset, fields: dict[str, Any], workdir: str) -> None:

@@ -12,7 +12,8 @@ from clead_jax.core.batches import pixels
 from clead_jax.core.progress import log
 from clead_jax.core.types import Classifier
 from clead_jax.evaluation.checks.context import check
-from clead_jax.evaluation.measurements import Subject, measure
+from clead_jax.evaluation.measurements import measure
+from clead_jax.evaluation.plan import Subject
 from clead_jax.experiment import builders, models, networks, provenance
 from clead_jax.experiment.context import Run
 from clead_jax.results.store import Store, choose_directory
@@ -33,14 +34,15 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
     if plan.transfer_from and plan.transfer_from not in found:
         log.info(f"evaluate: no transfer attacks, for there is no model {plan.transfer_from!r} to make images on")
         plan = dataclasses.replace(plan, transfer_from="")
-        if not run.asks_for_more_than_transfer:
+        if not run.asks_beyond_transfer:
             raise ValueError(f"protocol paper needs the stage baseline, which {run.workdir} has not trained")
     header, (which, _) = run.header(examples), run.which
     suite = (plan.suite.version, plan.suite.precision) if plan.suite else None
     base = Path(run.workdir) / "evaluation"
     directory = choose_directory(base, header, examples.index, which, suite, fresh)
     store = Store(header, examples.index, examples.labels, directory, fresh=fresh, writes=sharding.is_main())
-    subjects = [_subject(run, label, model) for label, model in found.items()]
+    half = plan.suite is not None and plan.suite.precision == "bfloat16"
+    subjects = [_subject(run, label, model, half) for label, model in found.items()]
     complete = measure(plan, subjects, examples, store, clock=sharding.shared_clock())
     _finish(run, found, store)
     if not complete:
@@ -70,13 +72,14 @@ def _model(run: Run, label: str, text: str) -> Classifier | None:
     return model
 
 
-def _subject(run: Run, label: str, model: Classifier) -> Subject:
+def _subject(run: Run, label: str, model: Classifier, in_bfloat16: bool) -> Subject:
+    """`in_bfloat16`: AutoAttack differentiates a copy that computes so."""
     compiled, fields = run.compiled(model), model.metadata.get("network")
     if fields is None:
         return Subject(label, compiled, model.metadata["checkpoint"])
     program = networks.features(fields)
     features = lambda images: sharding.to_host(program(compiled.variables, pixels(images)))
-    half = networks.classifier(fields | {"dtype": "bfloat16"}).forward if run.in_bfloat16 else None
+    half = networks.classifier(fields | {"dtype": "bfloat16"}).forward if in_bfloat16 else None
     suite = run.compiled(dataclasses.replace(model, attack_forward=half)) if half else None
     return Subject(label, compiled, model.metadata["checkpoint"], features, suite)
 

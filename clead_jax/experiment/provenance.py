@@ -23,8 +23,7 @@ def passes_left(run: Run) -> dict[str, int]:
         made = max(checkpoint.steps(builders.checkpoint_dir(run.workdir, name)), default=0)
         left[name] = max(0, stage.plan.total_steps - made) * stage.plan.batch_size * stage.passes
     if "evaluate" in run.asked:
-        each = sum(images * max(attack.passes(run.dataset.num_classes)) for images, attack in run.evaluation_work)
-        left["evaluate"] = 2 * each  # both models; nothing that is there is reused
+        left["evaluate"] = 2 * run.plan.work(len(run.examples().labels))  # both models; nothing is reused
     return left
 
 

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     run: str  # the run's folder, as short as it is unique
     config_name: str
     label: str  # in results["models"]: "baseline", "defended", ...
-    stage: str  # that trained it
+    stage: str  # that trained it; for a model that the user named, its label
     model: tuple[int, str]  # seed and fingerprint of the weights: a copied run counts once
     fields: dict[str, Any]  # every setting but the seed that decided its weights, {"pretrain.epochs": 200, ...}
     accuracy: dict[Attack, float]  # in [0, 1]
@@ -95,10 +95,12 @@ def _entries(workdir: str, run: str) -> Iterator[Entry]:
     for found in files.evaluations(workdir).values():
         for label, model in found.results["models"].items():
             saved = model["checkpoint"]
-            fields = {key: value for key, value in config.stage_fields(cfg, saved["stage"]).items() if key != "seed"}
+            stages = [saved["stage"]] if saved["stage"] in config.stages_of(cfg) else config.trained_stages(cfg)
+            fields = {k: v for stage in stages for k, v in config.stage_fields(cfg, stage).items() if k != "seed"}
             fields |= {"evaluation.which": saved["which"], "evaluation.weights": saved.get("weights", "")}
             identity, accuracy = (cfg.seed, saved["fingerprint"]), _measured(found.results, label)
-            yield Entry(run, name, label, saved["stage"], identity, fields, accuracy, found.images, found.results)
+            method = saved["stage"] if label in ("baseline", "defended", saved["stage"]) else label
+            yield Entry(run, name, label, method, identity, fields, accuracy, found.images, found.results)
 
 
 def _measured(results: dict[str, Any], label: str) -> dict[Attack, float]:
@@ -131,7 +133,7 @@ def _comparison(entries: list[Entry], absent: list[str]) -> Comparison:
         groups.setdefault((entry.stage, json.dumps(entry.fields, sort_keys=True)), []).append(entry)
     rows = [_row(group, list(groups.values())) for group in groups.values()]
     notes += _notes_on_images(entries)
-    results = {entry.run: entry.results for entry in entries}
+    results = {run: next(entry.results for entry in entries if entry.run == run) for run in _runs(entries)}
     return Comparison(entries[0].results, results, _columns(entries), rows, notes, _curves(rows))
 
 
@@ -184,9 +186,8 @@ def _row(group: list[Entry], groups: list[list[Entry]]) -> Row:
         defences = {other[0].stage for other in groups} - {"baseline"}
         name = own if defences == {first.stage} else f"{method}: {own}"
     spent = list(filter(None, map(_passes, models.values())))
-    passes = statistics.fmean(spent) if spent else None
     uses = list(dict.fromkeys(use for e in group for use in e.results.get("label_use", {}).get(e.label, [])))
-    return Row(name, settings, list(models.values()), _runs(group), passes, uses)
+    return Row(name, settings, list(models.values()), _runs(group), statistics.fmean(spent) if spent else None, uses)
 
 
 def _passes(entry: Entry) -> int:
@@ -208,7 +209,7 @@ def score(models: list[Entry], attack: Attack) -> Summary | None:
 
 def _curves(rows: list[Row]) -> dict[str, Any] | None:
     """None unless every row has a curve, and all of one attack, the same radii and as many images."""
-    plans, means = [], {}
+    plans, means = list[dict[str, Any]](), dict[str, list[float]]()
     for row in rows:
         found = [(entry.results.get("curves") or {}, entry.label) for entry in row.models]
         drawn = [(plan, plan["accuracy"][label]) for plan, label in found if label in plan.get("accuracy", {})]

@@ -63,7 +63,7 @@ def lines(models: Iterable[str]) -> list[Line]:
     Where a name comes more than once the first has its look.
     """
     own, others = dict(_MODELS), itertools.count()
-    return [own.pop(name, None) or _other(next(others)) for name in models]
+    return [own.pop(name) if name in own else _other(next(others)) for name in models]
 
 
 def _other(number: int) -> Line:

@@ -18,7 +18,7 @@ def load_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
 
 

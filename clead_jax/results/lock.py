@@ -13,6 +13,7 @@ import shlex
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -119,14 +120,15 @@ def _myself() -> Holder:
         "pids": _pid_namespace(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
-        "command": shlex.join(sys.orig_argv),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
     }
 
 
 def _described(holder: Holder) -> str:
     pid, host, since = (holder.get(key, "unknown") for key in ("pid", "host", "since"))
-    return f"{holder.get('command', 'unknown command')} (pid {pid} on {host}, since {since})"
+    command = textwrap.shorten(holder.get("command", "unknown command"), 100, placeholder=" ...")
+    return f"{command} (pid {pid} on {host}, since {since})"
 
 
 def _here(holder: Holder) -> bool:

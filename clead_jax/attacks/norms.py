@@ -115,7 +115,7 @@ def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:
 
 
 def _steepest_first(x_adv: Array, grad: Array, step_size: float | Array) -> Array:
-    """The change of L1 length `step_size` inside the box with the largest gain; ties at the last slope share the rest."""
+    """The change of L1 length `step_size` in the box with the largest gain; ties at the last slope share the rest."""
     slope, room = jnp.abs(grad), jnp.where(grad > 0, 1.0 - x_adv, x_adv)
     spent: Callable[[Array], Array] = lambda used: _total(jnp.where(used, room, 0.0))
     last = _smallest(lambda level: spent(slope > level) <= step_size, grad)

@@ -1,7 +1,7 @@
 """What an attack maximises: functions (outputs [B, K], target) -> [B], larger where the model does worse.
 
 `target` is what the attacker wants. Labels int [B]: any other class. `Targeted(label, goal)`: the class `goal`; its
-objective is that of leaving `goal`, negated (`dlr` has a targeted form). Clean logits float [B, K]: another distribution
+objective is that of leaving `goal`, negated (`dlr` has a targeted form). Clean logits float [B, K]: another output
 (`kl`). Attacks take any function of this form: a contrastive loss of embeddings against anchor embeddings is one too.
 """
 

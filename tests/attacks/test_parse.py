@@ -41,6 +41,7 @@ def test_pgd_on_the_margin_is_the_cw_attack():
     [
         ("pgd(objective=hinge)", "unknown objective 'hinge'; known: cross_entropy, margin, dlr, kl"),
         ("fab(objective=margin)", "does not maximise an objective that could be chosen"),
+        ("cw_l2(objective=cross_entropy,steps=3)", "does not maximise an objective that could be chosen"),
         ("pgd(objective=kl)", "kl is measured from clean logits, which only training has"),
         ("pgdd", "did you mean 'pgd'.*and autoattack"),
         ("pgd(step=2)", "attack 'pgd' has no setting 'step'; it has eps, step_size"),
@@ -75,6 +76,8 @@ def test_the_step_size_keeps_its_proportion_to_the_radius(eps):
     scaled = at_radius(attack, eps)
     assert scaled.cfg.eps == scaled.radius == eps and scaled.cfg.step_size == pytest.approx(eps / 4)
     assert at_radius(named_attack("fgsm", THREAT, {}), eps).cfg.step_size is None
+    for text in ("mi_fgsm", "apgd_ce", "square"):  # these have no step size
+        assert at_radius(named_attack(text, THREAT, {}), eps).cfg.eps == eps
 
 
 def test_every_radius_of_a_curve_counts_what_it_finds():

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.attacks import apgd_steps as pace
-from clead_jax.attacks import best_so_far as best_of
 from clead_jax.attacks import norms
+from clead_jax.attacks.apgd_steps import HALVING, SPARSE, Look, Point, Rule
+from clead_jax.attacks.best_so_far import Best, nothing_yet, per_row, select
 from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
@@ -75,9 +75,9 @@ class State(NamedTuple):
     key: Key
     made: Array  # int32 [B], steps so far
     x_adv: Array  # where to look next
-    best: pace.Point  # the highest point of this stage
+    best: Point  # the highest point of this stage
     memory: PyTree  # what the rule that chooses the steps remembers
-    answer: best_of.Best
+    answer: Best
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: APGDConfig) -> State:
@@ -85,22 +85,22 @@ def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys:
 
     Raises ValueError if `target` is labels and the model has no more classes than `targets`.
     """
-    made = jnp.zeros_like(best_of.per_row(x), jnp.int32)
+    made = jnp.zeros_like(per_row(x), jnp.int32)
     goals = _goals(forward, x, target, cfg) if cfg.targets else None
-    best = pace.Point(x, x, best_of.per_row(x))
+    best = Point(x, x, per_row(x))
     start = _start(keys, made, x, cfg)
-    return State(x, target, goals, keys, made, start, best, _rule(cfg).init(x), best_of.nothing_yet(x))
+    return State(x, target, goals, keys, made, start, best, _rule(cfg).init(x), nothing_yet(x))
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) -> State:
     """One gradient: see what the last move was worth, and make the next one."""
     rule, (since, period, radius) = _rule(cfg), _planned(cfg, state.made)
     gradient, values, outputs = _ascent(forward, objective, state, cfg)
-    here = pace.Point(state.x_adv, gradient, values)
-    best = best_of.select((since == 0) | (values > state.best.value), here, state.best)
-    look = pace.Look(state.x, here, best, cfg.eps * radius, since, period)
+    here = Point(state.x_adv, gradient, values)
+    best = select((since == 0) | (values > state.best.value), here, state.best)
+    look = Look(state.x, here, best, cfg.eps * radius, since, period)
     memory, back = rule.review(state.memory, look)
-    memory, x_adv = rule.move(memory, look._replace(here=best_of.select(back, best, here)), cfg.norm)
+    memory, x_adv = rule.move(memory, look._replace(here=select(back, best, here)), cfg.norm)
     answer = _last_fooling(state.answer, here, fooled(outputs, state.target), counts=radius == 1)
     state = state._replace(made=state.made + 1, x_adv=x_adv, best=best, memory=memory, answer=answer)
     return _begin_anew(state, cfg)
@@ -147,8 +147,8 @@ def _planned(cfg: APGDConfig, made: Array) -> Array:
     return jnp.asarray(plan)[made % len(plan)].T
 
 
-def _rule(cfg: APGDConfig) -> pace.Rule:
-    return pace.SPARSE if cfg.norm == "l1" else pace.HALVING
+def _rule(cfg: APGDConfig) -> Rule:
+    return SPARSE if cfg.norm == "l1" else HALVING
 
 
 def _goals(forward: Forward, x: Array, target: PyTree, cfg: APGDConfig) -> Array:
@@ -180,10 +180,10 @@ def _ascent(forward: Forward, objective: Objective, state: State, cfg: APGDConfi
     return sum(gradients) / cfg.eot, sum(values) / cfg.eot, outputs[-1]
 
 
-def _last_fooling(answer: best_of.Best, here: pace.Point, fools: Array, counts: Array) -> best_of.Best:
+def _last_fooling(answer: Best, here: Point, fools: Array, counts: Array) -> Best:
     """`here` in place of the answer if it fools the model, or if nothing has yet and it is higher."""
     better = fools | (~answer.fooled & (here.value > answer.value))
-    return best_of.select(counts & better, best_of.Best(here.x_adv, here.value, fools), answer)
+    return select(counts & better, Best(here.x_adv, here.value, fools), answer)
 
 
 def _start(keys: Key, run: Array, x: Array, cfg: APGDConfig) -> Array:
@@ -201,9 +201,9 @@ def _begin_anew(state: State, cfg: APGDConfig) -> State:
     if len(_stages(cfg)) > 1:
         since, _, radius = _planned(cfg, state.made)
         smaller = norms.project(state.best.x_adv, state.x, norms.column(cfg.eps * radius, state.x), cfg.norm)
-        x_adv = best_of.select(since == 0, smaller, x_adv)
+        x_adv = select(since == 0, smaller, x_adv)
     if len(plan) < num_steps(cfg):
-        x_adv = best_of.select(position == 0, _start(state.key, run, state.x, cfg), x_adv)
+        x_adv = select(position == 0, _start(state.key, run, state.x, cfg), x_adv)
     return state._replace(x_adv=x_adv)
 
 

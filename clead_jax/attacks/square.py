@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.attacks import best_so_far as best_of
 from clead_jax.attacks import norms
+from clead_jax.attacks.best_so_far import Best, keep_better, nothing_yet, per_row, select
 from clead_jax.attacks.objectives import margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
@@ -64,22 +64,22 @@ class State(NamedTuple):
     target: PyTree
     key: Key  # [B]
     made: Array  # int32 [B], queries so far
-    best: best_of.Best
+    best: Best
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: SquareConfig) -> State:
     """The state before the first query. x [B, H, W, C] in [0, 1], keys [B] typed; ValueError for other shapes."""
     if x.ndim != 4:
         raise ValueError(f"the Square attack needs images [B, H, W, C], got {list(x.shape)}")
-    made = jnp.zeros_like(best_of.per_row(x), jnp.int32)
-    return State(x, target, keys, made, best_of.nothing_yet(_start(keys, x, cfg)))
+    made = jnp.zeros_like(per_row(x), jnp.int32)
+    return State(x, target, keys, made, nothing_yet(_start(keys, x, cfg)))
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: SquareConfig) -> State:
     """One query; the first is of the start itself."""
-    x_adv = best_of.select(state.made == 0, state.best.x_adv, _propose(state, cfg))
+    x_adv = select(state.made == 0, state.best.x_adv, _propose(state, cfg))
     outputs = forward(x_adv)
-    best = best_of.keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
+    best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
     return state._replace(made=state.made + 1, best=best)
 
 

@@ -98,4 +98,4 @@ def _say_known(by: Measuring, name: str) -> None:
     """Tells that an attack is measured already."""
     attack, record = name.partition("/")[2], by.store.records.get(name)
     if record is not None and attack != "clean" and not attack.startswith("paper/"):
-        by.plan.say(f"evaluate: {name} is measured already: {record.mean():.2%}")
+        by.plan.say(f"{name} is measured already: {record.mean():.2%}")

@@ -118,7 +118,7 @@ class Measuring:
         named, few = self.plan.curve_attack, self._few(self.plan.curve_examples)
         assert named is not None
         shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in self.plan.curve]
-        self.plan.say(f"evaluate: {subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
+        self.plan.say(f"{subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
         plan, found = self.curve_plan(), self.store.results.get("curves", {})
         before = found.get("accuracy", {}) if {key: found.get(key) for key in plan} == plan else {}
         self.store.results["curves"] = plan | {"accuracy": before | {subject.label: shares}}
@@ -193,7 +193,7 @@ class Measuring:
     def checks(self, subject: Subject) -> bool:
         """Sanity checks, on at most `CHECKED` examples."""
         plan, few, undefended = self.plan, self._few(CHECKED), self.known.get(self.plan.undefended)
-        self.plan.say(f"evaluate: sanity checks of {subject.label} on {len(few.labels)} images")
+        self.plan.say(f"sanity checks of {subject.label} on {len(few.labels)} images")
         size = min(sizes(len(few.labels), subject.model.mesh.size)[-1], subject.model.batch_size)
         norm, steps, step = plan.threat_model.norm, plan.check_steps, plan.check_step
         other = undefended if undefended and undefended.label != subject.label else None
@@ -242,12 +242,12 @@ class Measuring:
             strict=self.plan.strict,
             budget=Budget(left, self.plan.budget.passes) if resumable else UNLIMITED,
             path=path,
-            heard=lines(self.plan.say, f"evaluate: {label}/") if name else lambda progress: None,
+            heard=lines(self.plan.say, f"{label}/", len(attacks) > 1) if name else lambda progress: None,
             clock=self.clock,
             writes=store.writes,
         )
-        if name and resumable and finding.complete:
-            self.plan.say(f"evaluate: {name}  {finding.correct.mean():.2%} still correct")
+        if name and resumable and finding.complete and len(attacks) == 1:
+            self.plan.say(f"{name}  {finding.correct.mean():.2%} still correct")
         if path and finding.complete and store.writes and store.directory:
             path.unlink(missing_ok=True)
         return finding

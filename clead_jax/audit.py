@@ -2,7 +2,7 @@
 
     import clead_jax
     result = clead_jax.audit(forward, images, labels, norm="linf", eps="8/255")
-    print(result)                          # accuracies with intervals, and every failed or doubtful check
+    print(result)                          # accuracies with intervals, and every check that failed or warned
     result.correct["autoattack"]           # bool [N]
 
 The same measurements as `python -m clead_jax.evaluate` makes, without a work directory.
@@ -69,7 +69,7 @@ class Result:
 
 
 def audit(
-    model: Classifier | Callable[..., Array],
+    forward: Classifier | Callable[..., Array],
     images: np.ndarray,
     labels: np.ndarray,
     norm: str = "linf",
@@ -93,7 +93,7 @@ def audit(
     """Attacks a model, and checks whether the result can be believed.
 
     Args:
-      model: a `Classifier`, or a function `forward(x)`, or `forward(v, x)` if `variables` are given: x [B, H, W, C] in
+      forward: a `Classifier`, or a function `forward(x)`, or `forward(v, x)` if `variables` are given: x [B, H, W, C] in
         [0, 1] -> logits [B, K]. A model that draws noise takes a key as its last argument, and `randomized=True`
         announces it.
       images: [N, H, W, C], floats in [0, 1] or uint8.
@@ -120,12 +120,12 @@ def audit(
     """
     started, threat = time.monotonic(), ThreatModel(norm, spec.unit(eps, "eps", norm))
     examples = inputs.checked_examples(images, labels)
-    classifier = _classifier(model, variables, randomized, precision)
+    classifier = _classifier(forward, variables, randomized, precision)
     compiled = classifiers.compiled(classifier)
     classes = inputs.num_classes(compiled, examples)
     direct, suite = _asked(attacks, threat, classes, "rand" if classifier.randomized else "standard", precision)
     notes = suite.notes if suite else []
-    if why := inputs.no_derivative(compiled, examples):
+    if why := inputs.no_derivative(compiled, examples, precision):
         notes = [f"the model has no derivative ({why}): attacks without gradients only", *notes]
         direct, suite = _without_gradients(direct, suite, threat)
     limit = Budget(*spec.budget(budget))
@@ -147,7 +147,7 @@ def audit(
         published=published,
         budget=limit,
         strict=False,
-        say=say or (lambda line: None),
+        say=lambda line: say(line.removeprefix("model/")) if say else None,
     )
     store = Store({}, examples.index, examples.labels, progress_path=Path(path) if path else None)
     complete = measure(plan, subjects[:1], examples, store, others=subjects[1:])

@@ -40,13 +40,13 @@ def main(argv: list[str]) -> None:
     """Parses the command line, measures, prints line by line."""
     given = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
-    from clead_jax.experiment import throughput
+    from clead_jax.experiment import context, throughput
 
     sharding.initialize(given.distributed)
     progress.show(given.verbosity, sharding.is_main)
     if given.json and sharding.is_main():
         Path(given.json).touch()  # better refused now than after the measuring
-    run = throughput.open_bench(given.config, given.batch_size)
+    run = context.open_random(given.config, given.batch_size)
     found = {"config": Path(cli.config_path(argv)).stem} | throughput.environment(run, given.seconds)
     log.info(_header(found))
     rate = found["matmul_flops_per_s"][found["model"]["dtype"]]

@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from clead_jax import benchmark, config
-from clead_jax.experiment import throughput
+from clead_jax.experiment import builders, context, throughput
 from clead_jax.models import flops
 
 CONFIG = """
@@ -79,15 +79,15 @@ def test_loops_branches_and_batches_are_counted():
 
 def test_the_count_agrees_with_xla_on_a_resnet(tmp_path, monkeypatch):
     monkeypatch.setattr(throughput, "matmul_rate", lambda *given: 1.0)
-    bench = throughput.open_bench(_config(tmp_path), 0.0, 8)
-    counted, xla = throughput.environment(bench)["forward_flops"].values()
+    run = context.open_random(_config(tmp_path), 8)
+    counted, xla = throughput.environment(run, 0.0)["forward_flops"].values()
     assert xla is None or counted < xla < 1.3 * counted  # XLA adds elementwise work, much of so narrow a net
 
 
 def test_the_known_shapes_need_no_data():
     cfg = config.base()
     cfg.data.data_dir = "/nowhere"
-    dataset = throughput.random_dataset(cfg, 12)
+    dataset = builders.random_dataset(cfg, 12)
     assert dataset.train_images.shape == (12, 32, 32, 3) and dataset.num_classes == 10
     assert len(np.unique(dataset.train_images)) > 200
 
@@ -111,13 +111,16 @@ def test_prints_a_table_and_writes_a_file(tmp_path, capsys, monkeypatch):
     benchmark.main(["x", f"--config={tmp_path}/tiny.py", "--seconds=0.05", "--batch_size=12", f"--json={out}"])
     found, printed = json.loads(out.read_text()), capsys.readouterr().out
     lines = {line["what"]: line for line in found["lines"]}
-    steps = [f"step {stage}" for stage in config.TRAINED_STAGES]
+    steps = [f"step {stage}" for stage in config.stages_of(config.base())]
     forms = ["pgd, one device", "pgd, sharded", "pgd, pmapped"]
     assert list(lines) == ["forward", "attack fgsm", "attack pgd", *steps, *forms]
     for name, line in lines.items():
         assert name in printed and line["batch"] == 16  # 12, rounded up to the 8 devices
         assert line["images_per_s"] > 0 and line["flops_per_s"] > 0 and math.isfinite(line["share_of_matmul"])
     assert found["devices"] == 8 and found["matmul_flops_per_s"]["float32"] > 0
+    assert [each["attack"] for each in found["savings"]] == ["fgsm", "pgd"]
+    assert all(each["same_verdicts"] and each["passes"] <= each["without"] for each in found["savings"])
+    assert "to the same verdict" in printed
     assert str(tmp_path) not in out.read_text() and max(map(len, printed.splitlines())) <= 100
 
     forward = lines["forward"]["flops_per_image"]

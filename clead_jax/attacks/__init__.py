@@ -1,20 +1,21 @@
-"""Attacks. Importing the room registers all of them: `ATTACKS` lists their names.
+"""Attacks. Importing the package registers all of them: `ATTACKS` lists their names.
 
     entry = ATTACKS["pgd"]
     x_adv = run(entry.value, forward, entry.info["objective"], x, labels, keys, entry.config(eps=4 / 255))
 
-Another attack is another file: five functions in an `Iterative`, a config, and one `ATTACKS.register`.
+Read `pgd` first, then `norms` and `objectives` (geometry and what is maximised), `run` (a whole attack as one program)
+and `parse` (an attack from its text). `apgd` + `apgd_steps`, `fab` + `fab_projection`, `square` and `cw_l2` have the
+same form: five functions in an `Iterative`, a config, and one `ATTACKS.register`. `autoattack` lists the suites.
 """
 
 from clead_jax.attacks.apgd import APGDConfig, TargetedAPGDConfig
 from clead_jax.attacks.cw_l2 import CWL2Config, distance
 from clead_jax.attacks.fab import FABConfig, TargetedFABConfig
-from clead_jax.attacks.loop import repeat
-from clead_jax.attacks.mi_fgsm import BIMConfig, MIFGSMConfig
+from clead_jax.attacks.mi_fgsm import MIFGSMConfig
 from clead_jax.attacks.noise import NoiseConfig
 from clead_jax.attacks.objectives import OBJECTIVES, fooled
-from clead_jax.attacks.pgd import FGSMConfig, GradientConfig
-from clead_jax.attacks.run import run, worst_of
+from clead_jax.attacks.pgd import BIMConfig, FGSMConfig, GradientConfig
+from clead_jax.attacks.run import repeat, run, worst_of
 from clead_jax.attacks.square import SquareConfig
 from clead_jax.core.types import Iterative
 

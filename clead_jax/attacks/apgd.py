@@ -1,18 +1,17 @@
-"""APGD: projected gradient ascent that chooses its own step sizes (Croce & Hein 2020, arXiv 2003.01690, algorithm 1).
+"""APGD: projected gradient ascent with adaptive step sizes (Croce & Hein 2020, arXiv 2003.01690, algorithm 1).
 
-    repeat:  x_adv <- a step up the gradient, `pace` telling how long and in which form
-             at checkpoints: was that worth it?  if not, shorter steps, from the best point so far
+    repeat:  x_adv <- project(a step along the gradient);  at checkpoints: shorter steps, from the best point so far
 
-A run is `steps` such steps from one random start, and one look at where the last one has led. What a step is and when
-it is shortened differs between Linf and L2 on one side and L1 on the other: see `pace`. With `widen` a run has three
-stages, in balls of 3, 2 and 1 times eps, each from the best point of the one before (arXiv 2103.01208, section 3): in
-L1 that finds images which plain APGD misses, and AutoAttack does so.
+A run is `steps` such steps from one random start, and one more gradient at the last point. The form of a step and the
+rule that shortens it (`apgd_steps`) are one for Linf and L2, another for L1. With `widen` a run has three stages, in
+balls of 3, 2 and 1 times eps, each from the best point of the one before (arXiv 2103.01208, section 3), as AutoAttack
+does in L1.
 
-With `targets` an attack is as many runs, each towards another class: the likeliest wrong one first. Stages, runs and
-restarts follow each other by the row's own counter, so that rows can be dropped, gathered and resumed inside of any.
+With `targets` an attack is as many runs, each towards another wrong class, the likeliest first. Stages, runs and
+restarts depend on the row's own step counter alone, so rows can be dropped, gathered and resumed at any step.
 
-The result is the last point that fooled the model, as in the reference implementation; where there is none, the one
-with the highest objective.
+The result is the last point that fooled the model, as in the reference implementation; without one, the point with the
+highest objective.
 """
 
 import dataclasses
@@ -22,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.attacks import apgd_steps as pace
-from clead_jax.attacks import best_so_far as best_of
 from clead_jax.attacks import norms
+from clead_jax.attacks.apgd_steps import HALVING, SPARSE, Look, Point, Rule
+from clead_jax.attacks.best_so_far import Best, nothing_yet, per_row, select
 from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
@@ -35,17 +34,17 @@ from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTr
 class APGDConfig:
     """Settings of APGD; the defaults are AutoAttack's. A pytree: the float is traced by jit.
 
-    Raises ValueError for an unknown norm, a negative eps, numbers below their least, and restarts of the same start.
+    Raises ValueError for an unknown norm, a negative eps, counts below their minimum, restarts without random start.
     """
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
     norm: str = jax.tree.static(default="linf")
     steps: int = jax.tree.static(default=100)  # per run
     random_start: bool = jax.tree.static(default=True)
-    restarts: int = jax.tree.static(default=1)  # times all this, from other random starts
+    restarts: int = jax.tree.static(default=1)  # of all runs, from other random starts
     targets: int = jax.tree.static(default=0)  # likeliest wrong classes, one run each; 0: away from the label
-    widen: bool = jax.tree.static(default=False)  # begin in larger balls, see above
-    eot: int = jax.tree.static(default=1)  # gradients to average, where `forward` draws noise anew at every call
+    widen: bool = jax.tree.static(default=False)  # three stages, see above
+    eot: int = jax.tree.static(default=1)  # gradients to average, for a `forward` that draws noise at every call
 
     def __post_init__(self) -> None:
         norms.check(self.norm)
@@ -61,23 +60,23 @@ class APGDConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TargetedAPGDConfig(APGDConfig):
-    """APGD towards one class after the other; AutoAttack takes the 9 likeliest."""
+    """APGD towards one class after the other; the 9 likeliest in AutoAttack."""
 
     targets: int = jax.tree.static(default=9)
 
 
 class State(NamedTuple):
-    """Where every row is. Every leaf is [B, ...]."""
+    """The current point of every example, and the search so far. Every leaf is [B, ...]."""
 
     x: Array
     target: PyTree
     goals: Array | None  # int32 [B, T], the class of each run; None without `targets`
     key: Key
     made: Array  # int32 [B], steps so far
-    x_adv: Array  # where to look next
-    best: pace.Point  # the highest point of this stage
-    memory: PyTree  # what the rule that chooses the steps remembers
-    answer: best_of.Best
+    x_adv: Array  # the next point
+    best: Point  # of this stage, by the objective
+    memory: PyTree  # state of the step rule
+    answer: Best
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: APGDConfig) -> State:
@@ -85,22 +84,22 @@ def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys:
 
     Raises ValueError if `target` is labels and the model has no more classes than `targets`.
     """
-    made = jnp.zeros_like(best_of.per_row(x), jnp.int32)
+    made = jnp.zeros_like(per_row(x), jnp.int32)
     goals = _goals(forward, x, target, cfg) if cfg.targets else None
-    best = pace.Point(x, x, best_of.per_row(x))
+    best = Point(x, x, per_row(x))
     start = _start(keys, made, x, cfg)
-    return State(x, target, goals, keys, made, start, best, _rule(cfg).init(x), best_of.nothing_yet(x))
+    return State(x, target, goals, keys, made, start, best, _rule(cfg).init(x), nothing_yet(x))
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) -> State:
-    """One gradient: see what the last move was worth, and make the next one."""
+    """One gradient: evaluates the current point and moves to the next."""
     rule, (since, period, radius) = _rule(cfg), _planned(cfg, state.made)
     gradient, values, outputs = _ascent(forward, objective, state, cfg)
-    here = pace.Point(state.x_adv, gradient, values)
-    best = best_of.select((since == 0) | (values > state.best.value), here, state.best)
-    look = pace.Look(state.x, here, best, cfg.eps * radius, since, period)
+    here = Point(state.x_adv, gradient, values)
+    best = select((since == 0) | (values > state.best.value), here, state.best)
+    look = Look(state.x, here, best, cfg.eps * radius, since, period)
     memory, back = rule.review(state.memory, look)
-    memory, x_adv = rule.move(memory, look._replace(here=best_of.select(back, best, here)), cfg.norm)
+    memory, x_adv = rule.move(memory, look._replace(here=select(back, best, here)), cfg.norm)
     answer = _last_fooling(state.answer, here, fooled(outputs, state.target), counts=radius == 1)
     state = state._replace(made=state.made + 1, x_adv=x_adv, best=best, memory=memory, answer=answer)
     return _begin_anew(state, cfg)
@@ -122,14 +121,14 @@ def num_steps(cfg: APGDConfig) -> int:
 
 
 def _plan(cfg: APGDConfig) -> np.ndarray:
-    """A run, step by step, as rows (since, period, radius): see `pace.Look`; the radius is in units of eps.
+    """The steps of a run as rows (since, period, radius): see `apgd_steps.Look`; the radius is in units of eps.
 
-    All of it is known when the program is compiled: a step looks up its row by the counter of its example.
+    It is static: a step looks up its row by the step counter of its example.
     """
     rows: list[tuple[int, int, int]] = []
     for radius, steps in _stages(cfg):
         lengths = _rule(cfg).checkpoints(steps)
-        periods = np.zeros(steps + 1, int)  # the first one of a stage only looks at the start
+        periods = np.zeros(steps + 1, int)  # the first one of a stage only evaluates the start
         periods[np.cumsum(lengths)] = lengths
         rows += [(since, int(period), radius) for since, period in enumerate(periods)]
     return np.array(rows, np.int32)
@@ -137,7 +136,9 @@ def _plan(cfg: APGDConfig) -> np.ndarray:
 
 def _stages(cfg: APGDConfig) -> list[tuple[int, int]]:
     """(radius in eps, steps) of the stages of a run."""
-    early = min(round(0.3 * cfg.steps), (cfg.steps - 1) // 2) if cfg.widen else 0  # of few steps one is left at least
+    early = (
+        min(round(0.3 * cfg.steps), (cfg.steps - 1) // 2) if cfg.widen else 0
+    )  # at least one step is left for the last stage
     return [(radius, n) for radius, n in ((3, early), (2, early), (1, cfg.steps - 2 * early)) if n]
 
 
@@ -147,12 +148,12 @@ def _planned(cfg: APGDConfig, made: Array) -> Array:
     return jnp.asarray(plan)[made % len(plan)].T
 
 
-def _rule(cfg: APGDConfig) -> pace.Rule:
-    return pace.SPARSE if cfg.norm == "l1" else pace.HALVING
+def _rule(cfg: APGDConfig) -> Rule:
+    return SPARSE if cfg.norm == "l1" else HALVING
 
 
 def _goals(forward: Forward, x: Array, target: PyTree, cfg: APGDConfig) -> Array:
-    """The classes to go for [B, T], the likeliest wrong one first. For `Targeted` there is but one."""
+    """Target classes [B, T], the likeliest wrong one first; for `Targeted` its goal alone."""
     if isinstance(target, Targeted):
         return target.goal[:, None]
     outputs = forward(x)
@@ -163,7 +164,7 @@ def _goals(forward: Forward, x: Array, target: PyTree, cfg: APGDConfig) -> Array
 
 
 def _aim(state: State, cfg: APGDConfig) -> PyTree:
-    """What the objective is to be told: the target, or the goal of this run."""
+    """The target of the objective: the attack's, or the class of this run."""
     if state.goals is None:
         return state.target
     runs = state.goals.shape[1]
@@ -174,16 +175,16 @@ def _aim(state: State, cfg: APGDConfig) -> PyTree:
 
 def _ascent(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) -> tuple[Array, Array, Array]:
     """The mean gradient and value over `eot` calls of `forward`, and the outputs of the last."""
-    # A loop in Python, for `forward` to be called as often; where it is deterministic the compiler merges the calls.
+    # A Python loop, so that `forward` is called `eot` times; if it is deterministic the compiler merges the calls.
     looks = [ascent(forward, objective, state.x_adv, _aim(state, cfg)) for _ in range(cfg.eot)]
     gradients, values, outputs = zip(*looks, strict=True)
     return sum(gradients) / cfg.eot, sum(values) / cfg.eot, outputs[-1]
 
 
-def _last_fooling(answer: best_of.Best, here: pace.Point, fools: Array, counts: Array) -> best_of.Best:
-    """`here` in place of the answer if it fools the model, or if nothing has yet and it is higher."""
+def _last_fooling(answer: Best, here: Point, fools: Array, counts: Array) -> Best:
+    """`here` replaces the answer if it fools the model, or if nothing has so far and its objective is higher."""
     better = fools | (~answer.fooled & (here.value > answer.value))
-    return best_of.select(counts & better, best_of.Best(here.x_adv, here.value, fools), answer)
+    return select(counts & better, Best(here.x_adv, here.value, fools), answer)
 
 
 def _start(keys: Key, run: Array, x: Array, cfg: APGDConfig) -> Array:
@@ -194,16 +195,16 @@ def _start(keys: Key, run: Array, x: Array, cfg: APGDConfig) -> Array:
 
 
 def _begin_anew(state: State, cfg: APGDConfig) -> State:
-    """Where the next step begins a run it looks at a new start, and another stage begins at the best of the last."""
+    """If the next step begins a run: a new start. If it begins another stage: the best point of the last one."""
     plan = _plan(cfg)
     run, position = jnp.divmod(state.made, len(plan))
     x_adv = state.x_adv
     if len(_stages(cfg)) > 1:
         since, _, radius = _planned(cfg, state.made)
         smaller = norms.project(state.best.x_adv, state.x, norms.column(cfg.eps * radius, state.x), cfg.norm)
-        x_adv = best_of.select(since == 0, smaller, x_adv)
+        x_adv = select(since == 0, smaller, x_adv)
     if len(plan) < num_steps(cfg):
-        x_adv = best_of.select(position == 0, _start(state.key, run, state.x, cfg), x_adv)
+        x_adv = select(position == 0, _start(state.key, run, state.x, cfg), x_adv)
     return state._replace(x_adv=x_adv)
 
 

@@ -1,17 +1,17 @@
-"""How APGD steps, and how it finds out that it should step otherwise: one rule for Linf and L2, another for L1.
+"""The steps of APGD and the rules that shorten them: one for Linf and L2, another for L1.
 
-`HALVING` (Croce & Hein 2020, arXiv 2003.01690, section 3). Steps of steepest ascent, a quarter of them momentum, at
-first as long as the ball is wide. At checkpoints that come ever closer the length is halved if
+`HALVING` (Croce & Hein 2020, arXiv 2003.01690, section 3). Steps of steepest ascent with momentum 1/4, of initial
+length 2 eps. At checkpoints, at decreasing intervals, the length is halved if
 
 1. less than 3/4 of the steps since the last one raised the objective, or
 2. the length was not halved there, and the best objective has not grown since;
 
-the search then goes on from the best point.
+the search then continues from the best point.
 
-`SPARSE` (Croce & Hein 2021, arXiv 2103.01208, section 3). In L1 the question is not only how far, but also with how
-many pixels. A step moves a fifth of them, or 2/3 as many as the best point has changed if that is less. Where the best
-point has become sparser since the last checkpoint the search goes on from it with full steps; where not, steps become
-shorter by 1.5, down to a tenth.
+`SPARSE` (Croce & Hein 2021, arXiv 2103.01208, section 3). In L1 the number of pixels matters too. A step changes a
+fifth of them, or 2/3 of the number that the best point has changed if that is less. At checkpoints (every 4 % of the
+steps): if the best point has become sparser, the search continues from it with length eps; if not, the length is
+divided by 1.5, down to eps / 10.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from clead_jax.core.types import Array, PyTree
 
 
 class Point(NamedTuple):
-    """A point a gradient was taken at."""
+    """A point and the gradient there."""
 
     x_adv: Array  # [B, ...]
     gradient: Array  # [B, ...]
@@ -33,7 +33,7 @@ class Point(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a step has to go by."""
+    """What a step depends on."""
 
     x: Array  # [B, ...]
     here: Point
@@ -44,11 +44,11 @@ class Look(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A way to step, as pure functions. `memory` is theirs: a pytree with leaves [B, ...], void when a stage begins."""
+    """A step rule, as pure functions. `memory`: its state, leaves [B, ...], reset when a stage begins."""
 
     checkpoints: Callable[[int], list[int]]  # steps of a stage -> the steps between its checkpoints
     init: Callable[[Array], PyTree]  # x -> memory
-    review: Callable[[Any, Look], tuple[Any, Array]]  # (memory, look) -> (memory, rows [B] that go back to the best)
+    review: Callable[[Any, Look], tuple[Any, Array]]  # (memory, look) -> (memory, rows [B] that return to the best)
     move: Callable[[Any, Look, str], tuple[Any, Array]]  # (memory, look, norm) -> (memory, next x_adv)
 
 
@@ -56,7 +56,7 @@ class _Halving(NamedTuple):
     step_size: Array  # [B]
     before: Array  # [B, ...], the point before this one
     last: Array  # [B], the objective there
-    rises: Array  # int32 [B], how often the objective has grown since the last checkpoint
+    rises: Array  # int32 [B], steps since the last checkpoint that raised the objective
     reviewed: Array  # [B], the best objective at the last checkpoint
     halved: Array  # bool [B], whether the step was halved at the last checkpoint
 
@@ -76,7 +76,7 @@ def _halving_init(x: Array) -> _Halving:
 
 
 def _halving_review(memory: _Halving, look: Look) -> tuple[_Halving, Array]:
-    """Counts rises, and at a checkpoint decides. The first step is compared with 0, not with the start (see `last`)."""
+    """Counts rises and decides at checkpoints. The first step is compared with 0, not with the start (see `last`)."""
     first, due, value = look.since == 0, look.period > 0, look.here.value
     rises = jnp.where(first, 0, memory.rises + (value > memory.last))
     step_size = jnp.where(first, 2 * look.eps, memory.step_size)
@@ -86,7 +86,7 @@ def _halving_review(memory: _Halving, look: Look) -> tuple[_Halving, Array]:
     halve = due & (few | stuck)
     memory = memory._replace(
         step_size=jnp.where(halve, step_size / 2, step_size),
-        last=jnp.where(first, 0.0, value),  # what the reference implementation does; it only matters once
+        last=jnp.where(first, 0.0, value),  # as in the reference implementation
         rises=jnp.where(due, 0, rises),
         reviewed=jnp.where(due, look.best.value, reviewed),
         halved=jnp.where(due, halve, memory.halved | first),
@@ -122,7 +122,7 @@ def _sparse_init(x: Array) -> _Sparse:
 def _sparse_review(memory: _Sparse, look: Look) -> tuple[_Sparse, Array]:
     first, due = look.since == 0, look.period > 0
     changed = jnp.sum((look.best.x_adv != look.x).reshape(len(look.x), -1), axis=-1).astype(look.x.dtype)
-    changed = jnp.where(first & (changed == 0), look.x[0].size, changed)  # a start at x itself says nothing
+    changed = jnp.where(first & (changed == 0), look.x[0].size, changed)  # a start at x itself is not sparse
     sparser = due & (changed < 0.95 * memory.changed)
     shorter = jnp.maximum(memory.step_size / 1.5, look.eps / 10)
     step_size = jnp.where(first | sparser, look.eps, jnp.where(due, shorter, memory.step_size))

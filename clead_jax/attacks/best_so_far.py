@@ -11,7 +11,7 @@ from clead_jax.core.types import Array, PyTree
 
 
 class Best(NamedTuple):
-    """The leader of every row, what it reached, and whether the model was fooled by it."""
+    """The best point of every example, its objective, and whether it fools the model."""
 
     x_adv: Array  # [B, ...]
     value: Array  # [B]
@@ -19,7 +19,7 @@ class Best(NamedTuple):
 
 
 def nothing_yet(x: Array) -> Best:
-    """x [B, ...] itself, which any point seen later replaces."""
+    """x [B, ...] itself, with objective -inf: any point seen later replaces it."""
     value = jnp.full_like(per_row(x), -jnp.inf)
     return Best(x, value, jnp.isfinite(value))
 
@@ -37,5 +37,5 @@ def select(mask: Array, new: PyTree, old: PyTree) -> PyTree:
 
 
 def per_row(x: Array) -> Array:
-    """One number per row of x [B, ...]: what is built `like` it lies on the devices as x does."""
+    """One number per row of x [B, ...], sharded as x is: a template for `zeros_like` and its kin."""
     return x.reshape(len(x), -1)[:, 0]

@@ -1,16 +1,16 @@
-"""The original Carlini & Wagner L2 attack (2017, section VI-A): the nearest image that fools the model, in no ball.
+"""The original Carlini & Wagner L2 attack (2017, section VI-A): the nearest image that fools the model, without a ball.
 
     minimise over w:   ||x' - x||^2 + c * max(confidence - margin(x'), 0),     x' = (tanh(w) + 1) / 2
 
-The tanh keeps x' inside [0, 1] without clipping; Adam does the minimising. Too small a c never fools the model, too
-large a c goes further than needed: rounds of `steps` Adam steps search it for every example, multiplying by 10 until a
-round succeeds and bisecting from then on. The nearest success of all rounds is the result. One `step` here is one Adam
-step; a round ends inside a step, row by row, so the attack can be stopped, gathered and resumed anywhere.
+The tanh keeps x' inside [0, 1] without clipping; Adam minimises. With too small a c the model is not fooled, with too
+large a c the distance is larger than necessary: rounds of `steps` Adam steps search c for every example, multiplying by
+10 until a round succeeds and bisecting from then on. The result is the nearest success of all rounds. One `step` is one
+Adam step; a round ends inside a step, row by row, so the attack can be stopped, gathered and resumed at any step.
 
-Two things are ours. The step size falls to 0 over a round (a cosine), so that a round ends at its minimum instead of
-circling it; and only successes in the last tenth of a round count for the search of c, because the first, long steps
-overshoot the decision boundary whatever c is. Without them the distance found on a linear model is up to twice the true
-one, however many steps are made; with them it is within 0.1 % at 200 steps a round.
+Two things differ from the paper. The step size decays to 0 over a round (cosine), so that a round converges; and only
+successes in the last tenth of a round count for the search of c, because the first, long steps overshoot the decision
+boundary for any c. Without them the distance found on a linear model is up to twice the true one; with them it is
+within 0.1 % at 200 steps a round.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from clead_jax.attacks.objectives import fooled, margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
 
-_INSIDE = 0.999999  # pixels of exactly 0 and 1 lie at infinity under tanh: pull them in by this factor
+_INSIDE = 0.999999  # arctanh of the pixels 0 and 1 is infinite: shrink by this factor
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CWL2Config:
-    """Settings of C&W L2: 9 rounds of 1000 steps, as the authors' and foolbox's. A pytree; floats are traced by jit."""
+    """Settings of C&W L2; the defaults are the authors' and foolbox's. A pytree; floats are traced by jit."""
 
     c: float = 1e-3  # weight of the margin in the first round
     confidence: float = 0.0  # the objective an image must reach to count as a success (kappa in the paper)
@@ -49,12 +49,12 @@ class CWL2Config:
 
 
 class State(NamedTuple):
-    """The search for c, the round under way, and the nearest success so far. Every leaf is [B, ...]."""
+    """The search for c, the current round, and the nearest success so far. Every leaf is [B, ...]."""
 
     x: Array
     target: PyTree
     made: Array  # int32 [B], steps so far
-    c: Array  # [B], with the bounds that earlier rounds gave it
+    c: Array  # [B], and its bounds from earlier rounds
     lower: Array
     upper: Array
     w: Array  # [B, ...], the image in tanh space
@@ -84,7 +84,7 @@ def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys:
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: CWL2Config) -> State:
-    """Look at the current image, keep it if it is the nearest success, and make one Adam step."""
+    """Keeps the current image if it is the nearest success, and makes one Adam step."""
 
     def total(w: Array) -> tuple[Array, tuple[Array, Array]]:
         x_adv = _from_tanh(w)
@@ -111,7 +111,7 @@ def step(forward: Forward, objective: Objective, state: State, cfg: CWL2Config) 
 
 
 def _next_round(state: State, cfg: CWL2Config) -> State:
-    """The start of another round with the c that this one's outcome suggests."""
+    """The start of the next round, with c multiplied or bisected."""
     lower = jnp.where(state.succeeded, state.lower, state.c)
     upper = jnp.where(state.succeeded, state.c, state.upper)
     c = jnp.where(jnp.isinf(upper), 10 * state.c, (lower + upper) / 2)
@@ -126,22 +126,22 @@ def result(state: State) -> Array:
 
 
 def done(state: State) -> Array:
-    """Rows [B] that no step can improve: none, for a nearer image may always exist."""
+    """No row [B]: a nearer image may always exist."""
     return jnp.zeros_like(state.succeeded)
 
 
 def num_steps(cfg: CWL2Config) -> int:
-    """Gradients taken per example."""
+    """Gradients per example."""
     return cfg.rounds * cfg.steps
 
 
 def distance(x: Array, x_adv: Array) -> Array:
-    """The L2 distance [B] between images [B, ...]: what a minimum-distance attack is judged by."""
+    """The L2 distance [B] between images [B, ...]."""
     return norms.l2(x_adv - x)
 
 
 def _adam(cfg: CWL2Config) -> optax.GradientTransformation:
-    # Under vmap: each row has its own step counter, as rows may start a round at different times.
+    # Used under vmap: each row has its own step counter.
     return optax.adam(optax.cosine_decay_schedule(cfg.learning_rate, cfg.steps))
 
 
@@ -154,4 +154,4 @@ def _from_tanh(w: Array) -> Array:
 
 
 CW_L2 = Iterative(init, step, result, done, num_steps)
-ATTACKS.register("cw_l2", CWL2Config, objective=margin, nearest=True)(CW_L2)
+ATTACKS.register("cw_l2", CWL2Config, objective=margin, nearest=True, own_objective=True)(CW_L2)

@@ -1,19 +1,20 @@
 """FAB, the fast adaptive boundary attack (Croce & Hein 2020, algorithm 1): the nearest image that fools the model.
 
-Where the model is taken as linear, the boundary to another class is the hyperplane f_goal - f_rival = 0. One iteration
+For the linearised model the boundary to another class is the hyperplane f_goal - f_rival = 0. One iteration
 
-1. finds, at the current point, the nearest such hyperplane,
-2. steps onto it from the current point and from the image itself, a little too far (eta), and mixes the two steps, the
-   more towards the image the nearer it is (alpha), so that the search does not drift away;
-3. where the new point fools the model it may be the nearest so far; the search goes on from nearer to the image (beta).
+1. finds the nearest such hyperplane at the current point;
+2. steps onto it from the current point and from the image itself, by the factor eta too far, and mixes the two points
+   with weights 1 - alpha and alpha, alpha being larger the nearer the hyperplane is to the image;
+3. keeps the new point if it fools the model and is the nearest so far, and then continues from a point nearer to the
+   image by the factor beta.
 
-The search has no ball. `eps` only says how near an image must be to count: `result` is the nearest image found if it
-lies within eps and x itself if not, `done` are the rows where it does, and random restarts begin within eps / 2. With
-a ball around the whole box (eps = 1 in Linf, inf in any norm) the nearest image comes back however far it is.
+The search has no ball. `result` is the nearest image found if it lies within `eps`, else x; `done` are the rows where
+it does; random restarts begin within eps / 2. With an eps that covers the box (1 in Linf, inf in any norm) the nearest
+image is returned at any distance.
 
-`fab` looks at the boundaries to all classes, which costs K gradients per iteration and compiles K backward passes.
-`fab_t` takes one class after the other, the likeliest first, at one gradient per iteration: what AutoAttack runs, and
-the one to use with many classes. If there are fewer classes than `targets`, the other runs start at random points.
+`fab` computes the boundaries to all classes: K gradients per iteration, K compiled backward passes. `fab_t` takes one
+class after the other, the likeliest first, at one gradient per iteration: AutoAttack's form, and the one for many
+classes. If there are fewer other classes than `targets`, the remaining runs start at random points.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
-_SEARCH = 3  # looks at points nearer to the image, at the end of a run
+_SEARCH = 3  # points nearer to the image tried at the end of a run
 
 
 @jax.tree_util.register_dataclass
@@ -39,17 +40,17 @@ _SEARCH = 3  # looks at points nearer to the image, at the end of a run
 class FABConfig:
     """Settings of FAB; the defaults are the paper's and AutoAttack's. A pytree; floats are traced by jit.
 
-    Raises ValueError for an unknown norm, a negative eps, and counts below their least.
+    Raises ValueError for an unknown norm, a negative eps, and counts below their minimum.
     """
 
     eps: float = 8 / 255  # images within this distance count, see above
-    alpha_max: float = 0.1  # most weight of the step from the image itself
-    eta: float = 1.05  # how far to step, 1 being onto the hyperplane
-    beta: float = 0.9  # where to go on after a success, 0 being the image and 1 the success
+    alpha_max: float = 0.1  # largest weight of the step from the image itself
+    eta: float = 1.05  # step length; 1 ends on the hyperplane
+    beta: float = 0.9  # where to continue after a success, from 0 (the image) to 1 (the success)
     norm: str = jax.tree.static(default="linf")
     steps: int = jax.tree.static(default=100)  # iterations per run
     targets: int = jax.tree.static(default=0)  # likeliest other classes, one run each; 0: all classes in one run
-    restarts: int = jax.tree.static(default=1)  # times all this, from random points after the first
+    restarts: int = jax.tree.static(default=1)  # of all runs, from random points after the first
 
     def __post_init__(self) -> None:
         norms.check(self.norm)
@@ -63,23 +64,23 @@ class FABConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TargetedFABConfig(FABConfig):
-    """FAB towards one class after the other; AutoAttack takes the 9 likeliest."""
+    """FAB towards one class after the other; the 9 likeliest in AutoAttack."""
 
     targets: int = jax.tree.static(default=9)
 
 
 class State(NamedTuple):
-    """Where every row is, and the nearest success so far. Every leaf is [B, ...]."""
+    """The current point of every example, and the nearest success so far. Every leaf is [B, ...]."""
 
     x: Array
     x_adv: Array
     target: PyTree
     key: Key
     made: Array  # int32 [B], steps so far
-    goals: Array  # int32 [B, R], the class of each run that starts at x itself; unused where all are looked at
+    goals: Array  # int32 [B, R], the class of each run that starts at x itself; unused without `targets`
     best: Array  # [B, ...], x before the first success
     distance: Array  # [B], of best; inf before the first success
-    eps: Array  # [B], inf if that is no limit
+    eps: Array  # [B], inf if it covers the box
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: FABConfig) -> State:
@@ -91,7 +92,7 @@ def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys:
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: FABConfig) -> State:
-    """One iteration, or one look of the final search. It sees two points: where it is, and where it goes."""
+    """One iteration, or one point of the final search. It evaluates two points, the current and the next."""
     since = state.made % _steps_per_run(cfg)
     state = _restart(state, since, cfg)
     gap, w, outputs = _plane(forward, state, cfg)
@@ -109,7 +110,7 @@ def result(state: State) -> Array:
 
 
 def done(state: State) -> Array:
-    """Rows [B] with a success within eps. Where eps is no limit none: a nearer image may always exist."""
+    """Rows [B] with a success within eps; none if eps covers the box, for a nearer image may always exist."""
     return (state.distance <= state.eps) & jnp.isfinite(state.eps)
 
 
@@ -127,7 +128,7 @@ def _steps_per_run(cfg: FABConfig) -> int:
 
 
 def _goals(forward: Forward, x: Array, target: PyTree, cfg: FABConfig) -> Array:
-    """The classes to go for [B, R], likeliest first. For `Targeted` there is but one."""
+    """Target classes [B, R], the likeliest first; for `Targeted` its goal alone."""
     if isinstance(target, Targeted):
         return target.goal[:, None]
     if not cfg.targets:
@@ -138,7 +139,7 @@ def _goals(forward: Forward, x: Array, target: PyTree, cfg: FABConfig) -> Array:
 
 
 def _restart(state: State, since: Array, cfg: FABConfig) -> State:
-    """Where a run begins: x itself, or once all goals had their turn a random point half as far as allowed."""
+    """A run begins at x itself, or, after one run for each class, at a random point at half the allowed distance."""
     if _runs(cfg) == 1:
         return state
     run, fresh = state.made // _steps_per_run(cfg), state.x
@@ -153,10 +154,10 @@ def _restart(state: State, since: Array, cfg: FABConfig) -> State:
 
 
 def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array, Array]:
-    """The boundary of the model made linear at x_adv: (gap [B] = f_goal - f_rival there, its gradient w, the outputs).
+    """The boundary of the model linearised at x_adv: (gap [B] = f_goal - f_rival there, its gradient w, the outputs).
 
-    With labels the rival is the label, and the goal that of the run or the class whose boundary is nearest.
-    With `Targeted` the goal has to beat every class, so the rival is the best of the others.
+    With labels the rival is the label, and the goal is that of the run or the class with the nearest boundary.
+    With `Targeted` the rival is the likeliest class other than the goal.
     """
     outputs, pull = jax.vjp(forward, state.x_adv)
 
@@ -173,7 +174,7 @@ def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array
         return *towards(jnp.sum(jnp.where(now, state.goals, 0), -1), state.target), outputs
 
     nearest = (jnp.full_like(per_row(state.x), jnp.inf), per_row(outputs), jnp.zeros_like(state.x))
-    for k in range(outputs.shape[-1]):  # one backward pass after the other: XLA:CPU is slower at all of them in one
+    for k in range(outputs.shape[-1]):  # one backward pass after the other: vmap is slower on XLA:CPU
         gap, w = towards(jnp.full_like(state.target, k), state.target)
         away = jnp.abs(gap) / jnp.maximum(length(w, _DUAL[cfg.norm]), 1e-30)
         away = jnp.where(state.target == k, jnp.inf, away)
@@ -182,7 +183,7 @@ def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array
 
 
 def _move(state: State, gap: Array, w: Array, cfg: FABConfig) -> Array:
-    """The next point: steps onto the plane from x_adv and from x, overshot and mixed."""
+    """The next point: steps onto the plane from x_adv and from x, extended by eta and mixed."""
     from_x = gap - jnp.sum((w * (state.x_adv - state.x)).reshape(len(gap), -1), -1)  # the linear model's gap at x
     step, step_from_x = step_to_plane(state.x_adv, w, -gap, cfg.norm), step_to_plane(state.x, w, -from_x, cfg.norm)
     near, far = (jnp.maximum(length(s, cfg.norm), 1e-8) for s in (step, step_from_x))
@@ -192,7 +193,7 @@ def _move(state: State, gap: Array, w: Array, cfg: FABConfig) -> Array:
 
 
 def _nearer_than_best(state: State, look: Array) -> Array:
-    """A point a little nearer than the best: by 1/64, 1/128, 1/256. Steps of eta leave it some 1 % too far."""
+    """A point nearer than the best by 1/64, 1/128, 1/256: steps with eta > 1 end about 1 % too far."""
     shrink = 1 - 0.5 ** (6.0 + look)
     return state.x + norms.column(shrink, state.x) * (state.best - state.x)
 
@@ -204,7 +205,7 @@ def _keep_nearer(state: State, x_adv: Array, fools: Array, cfg: FABConfig) -> St
 
 
 def _box(x: Array, cfg: FABConfig) -> Array:
-    """How far apart two images can be, [B]."""
+    """The largest distance of two images, [B]."""
     return length(jnp.ones_like(x), cfg.norm)
 
 
@@ -213,7 +214,7 @@ def _one_hot(labels: Array, outputs: Array) -> Array:
 
 
 def passes(cfg: FABConfig, classes: int) -> tuple[int, int]:
-    """Forward and backward passes of a step: it sees two points, and one gradient or that of every class."""
+    """Forward and backward passes of a step: two points, and the gradient of one class or of every class."""
     return 2, 1 if cfg.targets else classes
 
 

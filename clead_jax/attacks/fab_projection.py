@@ -1,12 +1,11 @@
-"""The nearest point where a hyperplane and the pixel box meet, in three norms: the geometry of a decision boundary.
+"""The nearest point on a hyperplane and inside the pixel box, in three norms.
 
     minimise |delta|   subject to   <w, delta> = gain,   0 <= x + delta <= 1            (Croce & Hein 2020, section 2)
 
-Every pixel can only help by moving the way of w, and only as far as the box has room. In Linf all pixels set out
-together at the same speed, in L2 at speeds |w|; each stops at the edge of the box. What they have gained by time t is
-concave and piecewise linear, so Newton's method from t = 0 climbs without ever overshooting, and lands exactly once it
-is on the right piece: no sort is needed. In L1 the pixels of largest |w| are used up one after the other; the |w| at
-which to stop is found bit by bit.
+Every pixel of the solution moves in the direction of w, up to the edge of the box: in Linf by min(t, room), in L2 by
+min(t |w|, room), with one t for all pixels. The gain as a function of t is concave and piecewise linear, so Newton's
+method from t = 0 increases monotonically without overshooting, and is exact once it reaches the right piece: no sort is
+needed. In L1 the pixels of largest |w| are used up one after the other; the last |w| is found by bisection of its bits.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ _TINY = 1e-20
 
 
 def step_to_plane(x: Array, w: Array, gain: Array, norm: str) -> Array:
-    """The smallest delta [B, ...] that gains <w, delta> = gain [B] and keeps x + delta in [0, 1].
+    """The smallest delta [B, ...] with <w, delta> = gain [B] and x + delta in [0, 1].
 
     Args:
       x: points [B, ...] in [0, 1].
@@ -31,9 +30,9 @@ def step_to_plane(x: Array, w: Array, gain: Array, norm: str) -> Array:
       norm: "linf", "l2" or "l1".
 
     Returns:
-      delta [B, ...]; where the plane does not meet the box, the corner of the box that gains most.
+      delta [B, ...]; where plane and box do not intersect, the corner of the box with the largest gain.
     """
-    # Gradients may be 1e-30, whose squares would vanish: the largest entry becomes 1.
+    # Gradients may be near 1e-30, their squares 0 in float32: the largest entry is divided out.
     largest = norms.column(jnp.max(jnp.abs(w), axis=_pixels(w)), w)
     w = w / jnp.where(largest > 0, largest, 1.0) * norms.column(jnp.where(gain < 0, -1.0, 1.0), w)
     gain = jnp.abs(norms.column(gain, w)) / jnp.where(largest > 0, largest, 1.0)
@@ -44,7 +43,7 @@ def step_to_plane(x: Array, w: Array, gain: Array, norm: str) -> Array:
 
 
 def length(v: Array, norm: str) -> Array:
-    """The norm [B] of every row of v [B, ...]; `norm` is linf, l2 or l1. Safe for entries whose squares vanish."""
+    """The norm [B] of every row of v [B, ...]; `norm` is linf, l2 or l1. Safe where squares underflow."""
     size = jnp.abs(v)
     largest = jnp.max(size, axis=_pixels(v))
     if norm == "linf":
@@ -56,7 +55,7 @@ def length(v: Array, norm: str) -> Array:
 
 
 def _all_together(slope: Array, speed: Array, room: Array, gain: Array) -> Array:
-    """How far every pixel has come when the gain is reached, all having set out at once."""
+    """How far every pixel moves: min(t speed, room) with the least t that reaches the gain."""
 
     def newton(_: int, time: Array) -> Array:
         gained = _total(slope * jnp.minimum(time * speed, room))
@@ -67,7 +66,7 @@ def _all_together(slope: Array, speed: Array, room: Array, gain: Array) -> Array
 
 
 def _steepest_first(slope: Array, room: Array, gain: Array) -> Array:
-    """How far every pixel moves when the steepest are used up first; those at the last slope share what remains."""
+    """How far every pixel moves when the steepest are used up first; ties at the last slope share the rest."""
     # The bits of non-negative floats, read as integers, are in the same order as the floats.
     bits = jax.lax.bitcast_convert_type(slope, jnp.int32)
     gained: Callable[[Array], Array] = lambda used: _total(jnp.where(used, slope * room, 0.0))

@@ -1,7 +1,6 @@
-"""Noise, the baseline: the best of many points drawn uniformly from the ball, no gradient asked.
+"""Random noise, a baseline: the best of many points drawn uniformly from the ball, without gradients.
 
-It is no attack to speak of, and so a measure for those that are: where noise finds what a gradient does not, the
-gradient is masked.
+A gradient attack that is weaker than this baseline is a sign of masked gradients.
 """
 
 import dataclasses
@@ -10,8 +9,8 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clead_jax.attacks import best_so_far as best_of
 from clead_jax.attacks import norms
+from clead_jax.attacks.best_so_far import Best, keep_better, nothing_yet, per_row
 from clead_jax.attacks.objectives import margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
@@ -20,7 +19,7 @@ from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTr
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
-    """How many points, in which ball. A pytree: eps is traced by jit.
+    """The number of points and the ball. A pytree: eps is traced by jit.
 
     Raises ValueError for an unknown norm, a negative eps and no points.
     """
@@ -46,19 +45,19 @@ class State(NamedTuple):
     target: PyTree
     key: Key
     made: Array  # int32 [B], points so far
-    best: best_of.Best
+    best: Best
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: NoiseConfig) -> State:
     """The state before the first point. x [B, ...] in [0, 1], keys [B] typed."""
-    return State(x, target, keys, jnp.zeros_like(best_of.per_row(x), jnp.int32), best_of.nothing_yet(x))
+    return State(x, target, keys, jnp.zeros_like(per_row(x), jnp.int32), nothing_yet(x))
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: NoiseConfig) -> State:
-    """One point."""
+    """Draws one point."""
     x_adv = norms.start(jax.vmap(jax.random.fold_in)(state.key, state.made), state.x, cfg.eps, cfg.norm)
     outputs = forward(x_adv)
-    best = best_of.keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
+    best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
     return state._replace(made=state.made + 1, best=best)
 
 

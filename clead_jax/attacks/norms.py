@@ -1,11 +1,11 @@
-"""The geometry of an attack: where it starts, which way is up, how it stays inside the threat model.
+"""Geometry of the threat model: random starts, steepest ascent, projection.
 
-A threat model is a ball of radius `eps` around every image, cut with the pixel box [0, 1]. All that an attack needs to
-know about it are three functions. Each takes a batch and treats every example on its own; `eps` and step sizes are in
-pixel units and may be traced, `norm` is one of `NORMS` (another raises ValueError).
+A threat model is a ball of radius `eps` around every image, intersected with the pixel box [0, 1]. Each function takes
+a batch and treats every example separately; `eps` and step sizes are in units of the [0, 1] pixel range and may be
+traced; `norm` is one of `NORMS` (another raises ValueError).
 
-In L1 the box is not an afterthought: a ball of radius 12 lets one pixel change by 12, the box by 1 at most, so steps
-and projections that clip last would waste most of what they are given (Croce & Hein 2021, arXiv 2103.01208, section 2).
+In L1 the box matters: a ball of radius 12 lets one pixel change by 12, the box by 1 at most, so steps and projections
+that ignore the box and clip afterwards lose most of their length (Croce & Hein 2021, arXiv 2103.01208, section 2).
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def start(keys: Key, x: Array, eps: float | Array, norm: str) -> Array:
 def ascend(x_adv: Array, grad: Array, step_size: float | Array, norm: str) -> Array:
     """x_adv [B, ...] moved by `step_size`, measured in the norm, in the direction of steepest ascent.
 
-    In L1 that is one pixel after the other, the steepest first, each as far as [0, 1] has room.
+    In L1 pixels are used one after the other, the steepest first, each up to the edge of [0, 1].
     """
     check(norm)
     if norm == "l1":
@@ -49,8 +49,8 @@ def ascend(x_adv: Array, grad: Array, step_size: float | Array, norm: str) -> Ar
 def ascend_sparse(x_adv: Array, grad: Array, step_size: float | Array, count: Array) -> Array:
     """x_adv [B, ...] moved by `step_size` in L1, shared equally by the `count` pixels of steepest gradient.
 
-    The step of APGD in L1 (arXiv 2103.01208, section 3): slower than `ascend`, but not so soon settled on a few pixels.
-    Those as steep as the last of them move too. count [B, 1, ...] is rounded up, and at least 1.
+    The step of APGD in L1 (arXiv 2103.01208, section 3): less greedy than `ascend`, which settles on few pixels early.
+    Ties with the last of them move too. count [B, 1, ...] is rounded up, and at least 1.
     """
     slope = jnp.abs(grad)
     count = jnp.maximum(count, 1.0)
@@ -60,10 +60,10 @@ def ascend_sparse(x_adv: Array, grad: Array, step_size: float | Array, count: Ar
 
 
 def project(x_adv: Array, x: Array, eps: float | Array, norm: str) -> Array:
-    """x_adv [B, ...] brought back into the ball around x and into [0, 1].
+    """x_adv [B, ...] projected into the ball around x and into [0, 1].
 
-    The box comes last and breaks nothing: x lies in it, so clipping only brings a point nearer to x. In L1 the result
-    is the nearest point of ball and box together, which the two in turn would not find.
+    The box comes last and keeps the ball: x lies in the box, so clipping only moves a point nearer to x. In L1 the
+    result is the nearest point of the intersection, which projecting onto one after the other would not find.
     """
     check(norm)
     if norm == "linf":
@@ -78,14 +78,14 @@ def project(x_adv: Array, x: Array, eps: float | Array, norm: str) -> Array:
 
 
 def l2(v: Array, keepdims: bool = False) -> Array:
-    """The Euclidean length [B] of every row of v [B, ...]; its gradient at 0 is not defined."""
+    """The Euclidean length [B] of every row of v [B, ...]; its gradient at 0 is undefined."""
     return jnp.sqrt(jnp.sum(v**2, axis=tuple(range(1, v.ndim)), keepdims=keepdims))
 
 
 def unit(v: Array) -> Array:
     """v [B, ...] with every row scaled to length 1; a row of zeros stays.
 
-    A confident network has gradients near 1e-30, whose squares are 0 in float32: divide by the largest entry first.
+    Gradients of a confident network are near 1e-30, their squares 0 in float32: the largest entry is divided out first.
     """
     largest = jnp.max(jnp.abs(v), axis=tuple(range(1, v.ndim)), keepdims=True)
     v = v / jnp.where(largest > 0, largest, 1.0)
@@ -93,7 +93,7 @@ def unit(v: Array) -> Array:
 
 
 def column(per_row: Array, like: Array) -> Array:
-    """[B] as [B, 1, ...], so that every row of `like` [B, ...] meets its own number."""
+    """[B] as [B, 1, ...], to be broadcast against `like` [B, ...]."""
     return per_row.reshape(-1, *(1 for _ in like.shape[1:]))
 
 
@@ -104,9 +104,9 @@ def check(norm: str) -> None:
 
 
 def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:
-    """All pixels come back by the same amount, as far as x and no farther, those outside the box from its edge.
+    """All changes shrink by the same amount, down to 0, those outside the box from its edge.
 
-    The least such amount that suffices gives the projection (arXiv 2103.01208, section 2).
+    The least sufficient amount gives the projection (arXiv 2103.01208, section 2).
     """
     size, room = jnp.abs(x_adv - x), jnp.where(x_adv > x, 1.0 - x, x)
     left: Callable[[Array], Array] = lambda amount: jnp.clip(size - amount, 0.0, room)
@@ -115,7 +115,7 @@ def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:
 
 
 def _steepest_first(x_adv: Array, grad: Array, step_size: float | Array) -> Array:
-    """The change of L1 length `step_size` in the box that gains most; the pixels at the last slope share the rest."""
+    """The change of L1 length `step_size` in the box with the largest gain; ties at the last slope share the rest."""
     slope, room = jnp.abs(grad), jnp.where(grad > 0, 1.0 - x_adv, x_adv)
     spent: Callable[[Array], Array] = lambda used: _total(jnp.where(used, room, 0.0))
     last = _smallest(lambda level: spent(slope > level) <= step_size, grad)
@@ -124,9 +124,9 @@ def _steepest_first(x_adv: Array, grad: Array, step_size: float | Array) -> Arra
 
 
 def _smallest(holds: Callable[[Array], Array], like: Array) -> Array:
-    """For every row the smallest float32 from 0 on, [B, 1, ...], from which on `holds` is true.
+    """For every row the smallest float32 >= 0, [B, 1, ...], from which on `holds` is true.
 
-    Floats that are not negative come in the order of their bits: 31 halvings find the very one, without a sort.
+    The bits of non-negative floats, read as integers, are in the same order: 31 bisections find it, without a sort.
     """
     as_float: Callable[[Array], Array] = lambda bits: jax.lax.bitcast_convert_type(bits, jnp.float32)
 

@@ -1,8 +1,8 @@
-"""What an attack ascends: functions (outputs [B, K], target) -> [B] that grow as the model does worse.
+"""What an attack maximises: functions (outputs [B, K], target) -> [B], larger where the model does worse.
 
-`target` says what the attacker wants. Labels int [B]: any class but this one. `Targeted(label, goal)`: this very class;
-the objective of reaching `goal` is the objective of leaving it, negated (`dlr` has a form of its own). Attacks take any
-function of this form, of any outputs and target: a contrastive loss of embeddings against anchor embeddings is one too.
+`target` is what the attacker wants. Labels int [B]: any other class. `Targeted(label, goal)`: the class `goal`; its
+objective is that of leaving `goal`, negated (`dlr` has a targeted form). Clean logits float [B, K]: another output
+(`kl`). Attacks take any function of this form: a contrastive loss of embeddings against anchor embeddings is one too.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from clead_jax.core.types import Array, Forward, Objective, PyTree, Targeted
 
-_TINY = 1e-12  # as the reference adds to the denominator: all logits may be equal
+_TINY = 1e-12  # in the denominator, as in the reference: all logits may be equal
 
 
 def _targetable(away_from: Objective) -> Objective:
@@ -39,17 +39,17 @@ def margin(outputs: Array, target: PyTree) -> Array:
 
     For `Targeted`, z_goal - max_{j != goal} z_j: positive where the goal is reached.
     """
-    # Masked with -inf: multiplying the label's logit by 0 would make 0 the maximum wherever the others are negative.
+    # Masked with -inf: with the label's logit multiplied by 0, 0 would be the maximum where the others are negative.
     others = jnp.where(_one_hot(outputs, target), -jnp.inf, outputs)
     return jnp.max(others, axis=-1) - _pick(outputs, target)
 
 
 def dlr(outputs: Array, target: PyTree) -> Array:
-    """The margin divided by how far the first and the third logit are apart, [B] from logits [B, K], at most 1.
+    """The margin divided by the gap between the first and the third logit, [B] from logits [B, K], at most 1.
 
     -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3), the difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690,
-    section 4): as blind to the scale of the logits as the decision is. Where the label ranks third it is flat at 1.
-    For `Targeted` its own form, `dlr_targeted`, for the negated one would be flat until the goal ranks second.
+    section 4), invariant to shift and scale of the logits. It is constant 1 where the label ranks third. For `Targeted`
+    see `dlr_targeted`; the negated form would be constant until the goal ranks second.
     Raises ValueError for fewer than 3 classes, with `Targeted` 4.
     """
     if isinstance(target, Targeted):
@@ -64,27 +64,27 @@ def dlr_targeted(outputs: Array, target: Targeted) -> Array:
     Raises ValueError for fewer than 4 classes.
     """
     first, _, third, fourth = _largest(outputs, 4, "dlr_targeted")
-    towards = _pick(outputs, target.goal) - _pick(outputs, target.label)
-    return towards / (first - (third + fourth) / 2 + _TINY)
+    gap = _pick(outputs, target.goal) - _pick(outputs, target.label)
+    return gap / (first - (third + fourth) / 2 + _TINY)
 
 
 def kl(outputs: Array, target: Array) -> Array:
     """KL(softmax(target) || softmax(outputs)), [B] from logits [B, K] and the clean logits [B, K].
 
-    What TRADES maximises (Zhang et al. 2019, arXiv 1901.08573, Eq. 5). 0, with gradient 0, at the clean image itself:
-    start elsewhere.
+    What TRADES maximises (Zhang et al. 2019, arXiv 1901.08573, Eq. 5). Its gradient at the clean image is 0: use a
+    random start.
     """
     clean, attacked = jax.nn.log_softmax(target, axis=-1), jax.nn.log_softmax(outputs, axis=-1)
-    return jnp.sum(jnp.exp(clean) * (clean - attacked), axis=-1)
+    return jnp.sum(jnp.where(clean > -jnp.inf, jnp.exp(clean) * (clean - attacked), 0.0), axis=-1)
 
 
 OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
 
 
 def fooled(outputs: Array, target: PyTree) -> Array:
-    """Whether the attacker got what `target` says, bool [B]: argmax is the goal, or is not the label.
+    """Whether the attack succeeded, bool [B]: argmax is the goal, or is not the label.
 
-    A float target [B, K] are clean logits: fooled where argmax no longer agrees. ValueError for any other target.
+    A float target [B, K] is clean logits: fooled where argmax differs. ValueError for any other target.
     """
     if isinstance(target, Targeted):
         return jnp.argmax(outputs, axis=-1) == target.goal
@@ -100,7 +100,7 @@ def fooled(outputs: Array, target: PyTree) -> Array:
 def ascent(forward: Forward, objective: Objective, x: Array, target: PyTree) -> tuple[Array, Array, Array]:
     """(gradient [B, ...] of the objective at x, its values [B], the outputs [B, ...]).
 
-    It is the gradient of the SUM: an example's direction must not depend on how many others share its batch.
+    It is the gradient of the sum: an example's direction must not depend on the batch size.
     """
 
     def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -113,7 +113,7 @@ def ascent(forward: Forward, objective: Objective, x: Array, target: PyTree) -> 
 
 
 def _largest(outputs: Array, n: int, objective: str) -> list[Array]:
-    """The n largest logits, each [B]. Peeled off one by one: for so few that is cheaper than a sort."""
+    """The n largest logits, each [B], found one by one: for small n that is cheaper than a sort."""
     if outputs.shape[-1] < n:
         raise ValueError(f"the objective {objective} needs {n} classes, the model has {outputs.shape[-1]}")
     largest = []
@@ -130,5 +130,5 @@ def _one_hot(outputs: Array, labels: Array) -> Array:
 
 
 def _pick(outputs: Array, labels: Array) -> Array:
-    # A masked sum, not a gather: under any sharding of the batch it stays where the row is.
+    # A masked sum, not a gather: it needs no communication under any sharding of the batch.
     return jnp.sum(jnp.where(_one_hot(outputs, labels), outputs, 0.0), axis=-1)

@@ -12,7 +12,7 @@ from clead_jax.core.types import NamedAttack, Objective
 
 def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> NamedAttack:
     """'pgd(steps=10)' -> an attack. `threat` (norm, eps) holds for all attacks that have such a field; `common`
-    (steps, step_size ...) for those registered with `tunable=True`; what stands in parentheses overrides both.
+    (steps, step_size ...) for those registered with `tunable=True`; settings in parentheses override both.
 
     `objective=margin` replaces what the attack maximises. Raises ValueError for an unknown attack, setting or
     objective, naming the known ones.
@@ -49,10 +49,10 @@ def within(named: NamedAttack, norm: str, eps: float) -> NamedAttack:
 
 def at_radius(attack: NamedAttack, eps: float) -> NamedAttack:
     """The same attack in another ball, its step size, if it has one, in the same proportion to the radius."""
-    step = attack.cfg.step_size
+    scaled, step = {"eps": eps}, getattr(attack.cfg, "step_size", None)
     if step is not None:
-        step = eps * (step / attack.cfg.eps if attack.cfg.eps else 0.0)
-    return attack._replace(cfg=dataclasses.replace(attack.cfg, eps=eps, step_size=step), radius=eps)
+        scaled["step_size"] = eps * (step / attack.cfg.eps if attack.cfg.eps else 0.0)
+    return attack._replace(cfg=dataclasses.replace(attack.cfg, **scaled), radius=eps)
 
 
 def _entry(name: str) -> Any:

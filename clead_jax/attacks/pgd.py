@@ -1,13 +1,13 @@
-"""FGSM, PGD and the C&W margin attack: one loop, three settings.
+"""FGSM, BIM, PGD and the C&W margin attack: one loop, four settings.
 
     repeat:  x_adv <- project(ascend(x_adv, gradient of the objective at x_adv))
 
-One step of length eps from x itself is FGSM (Goodfellow et al. 2015, section 4). Many short steps from a random start
-are PGD (Madry et al. 2018, section 2.1). PGD on the margin max_{j != y} z_j - z_y in place of the cross entropy is how
-Carlini & Wagner's loss is used inside a ball; their own minimum-distance attack is in `cw`.
+One step of length eps from x itself is FGSM (Goodfellow et al. 2015, section 4). Several short steps from x are BIM,
+from a random start PGD (Madry et al. 2018, section 2.1). PGD on the margin max_{j != y} z_j - z_y instead of the cross
+entropy is Carlini & Wagner's loss inside a ball; their minimum-distance attack is in `cw_l2`.
 
-With `keep="best"` the attack returns the best of all points it has been at. The gradient that moves a point also says
-how good it was, so this costs one more gradient in all: the look at the last point.
+With `keep="best"` the result is the best of all visited points. Each gradient also gives the objective at its point, so
+this costs one more gradient in all, at the last point.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clead_jax.attacks import best_so_far as best_of
 from clead_jax.attacks import norms
+from clead_jax.attacks.best_so_far import Best, keep_better, nothing_yet, per_row, select
 from clead_jax.attacks.objectives import ascent, cross_entropy, margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
@@ -29,7 +29,7 @@ class GradientConfig:
     """Settings of a gradient attack; the defaults are PGD-20 (Madry et al. 2018, CIFAR-10).
 
     A pytree: given to jit as an argument, the floats are traced, so one program serves every eps of a curve.
-    Raises ValueError for an unknown norm or `keep`, negative numbers, and restarts that could find nothing new.
+    Raises ValueError for an unknown norm or `keep`, negative numbers, and restarts without a random start.
     """
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
@@ -58,7 +58,7 @@ class GradientConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FGSMConfig(GradientConfig):
-    """One full-length step from the image itself, whatever it leads to (Goodfellow et al. 2015)."""
+    """One step of length eps from the image itself (Goodfellow et al. 2015)."""
 
     step_size: float | None = None
     steps: int = jax.tree.static(default=1)
@@ -66,29 +66,39 @@ class FGSMConfig(GradientConfig):
     keep: str = jax.tree.static(default="last")
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BIMConfig(GradientConfig):
+    """PGD without a random start (Kurakin et al. 2017, arXiv 1607.02533); steps of 1/255, as there for eps = 8/255."""
+
+    step_size: float | None = 1 / 255
+    steps: int = jax.tree.static(default=10)
+    random_start: bool = jax.tree.static(default=False)
+
+
 class State(NamedTuple):
-    """Where every row is. `best` is None unless the config keeps it."""
+    """The current point of every example. `best` is None unless the config keeps it."""
 
     x: Array  # [B, ...]
     x_adv: Array  # [B, ...]
     target: PyTree  # leaves [B, ...]
     key: Key  # [B]
     made: Array  # int32 [B], steps so far
-    best: best_of.Best | None
+    best: Best | None
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: GradientConfig) -> State:
     """The state before the first step. x [B, ...] in [0, 1], keys [B] typed."""
-    made = jnp.zeros_like(best_of.per_row(x), jnp.int32)
-    best = best_of.nothing_yet(x) if cfg.keep == "best" else None
+    made = jnp.zeros_like(per_row(x), jnp.int32)
+    best = nothing_yet(x) if cfg.keep == "best" else None
     return State(x, _start(keys, made, x, cfg), target, keys, made, best)
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: GradientConfig) -> State:
-    """One gradient: remember where we are if it is the best so far, then move on."""
+    """One gradient: keeps the current point if it is the best so far, then moves."""
     state = _restart(state, cfg)
     gradient, values, outputs = ascent(forward, objective, state.x_adv, state.target)
-    best = state.best and best_of.keep_better(state.best, state.x_adv, values, outputs, state.target)
+    best = state.best and keep_better(state.best, state.x_adv, values, outputs, state.target)
     step_size = cfg.eps if cfg.step_size is None else cfg.step_size
     x_adv = norms.ascend(state.x_adv, gradient, step_size, cfg.norm)
     x_adv = norms.project(x_adv, state.x, cfg.eps, cfg.norm)
@@ -106,7 +116,7 @@ def done(state: State) -> Array:
 
 
 def num_steps(cfg: GradientConfig) -> int:
-    """Gradients taken per example."""
+    """Gradients per example."""
     return cfg.restarts * _steps_per_start(cfg)
 
 
@@ -125,10 +135,11 @@ def _restart(state: State, cfg: GradientConfig) -> State:
         return state
     restart, since = jnp.divmod(state.made, _steps_per_start(cfg))
     fresh = _start(state.key, restart, state.x, cfg)
-    return state._replace(x_adv=best_of.select(since == 0, fresh, state.x_adv))
+    return state._replace(x_adv=select(since == 0, fresh, state.x_adv))
 
 
 GRADIENT = Iterative(init, step, result, done, num_steps)
 ATTACKS.register("fgsm", FGSMConfig, objective=cross_entropy)(GRADIENT)
+ATTACKS.register("bim", BIMConfig, objective=cross_entropy)(GRADIENT)
 ATTACKS.register("pgd", GradientConfig, objective=cross_entropy, tunable=True)(GRADIENT)
 ATTACKS.register("cw", GradientConfig, objective=margin, tunable=True)(GRADIENT)

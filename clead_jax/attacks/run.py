@@ -1,13 +1,15 @@
-"""From the functions of an attack to adversarial images: in one program, or the worst of several."""
+"""Running a whole attack as one program, and combining the results of several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from clead_jax.attacks import best_so_far as best_of
-from clead_jax.attacks.loop import repeat
+from clead_jax.attacks.best_so_far import keep_better, nothing_yet
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
+
+# Longer unrolled programs compile for minutes. Drive a long attack on a CPU from the host, one step at a time.
+MOST_UNROLLED = 50
 
 
 def run(
@@ -18,10 +20,10 @@ def run(
     Args:
       attack: `ATTACKS[name].value`.
       forward: images [B, ...] -> outputs [B, ...].
-      objective: (outputs, target) -> [B], ascended; `ATTACKS[name].info["objective"]` is the attack's own.
+      objective: (outputs, target) -> [B], maximised; `ATTACKS[name].info["objective"]` is the attack's own.
       x: images [B, ...] float32 in [0, 1].
       target: labels int [B], `Targeted`, or what else the objective reads; leaves [B, ...].
-      keys: typed keys [B], `fold_in(key, index in the data set)`: an example meets the same noise in any batch.
+      keys: typed keys [B], `fold_in(key, index in the data set)`: an example gets the same noise in any batch.
       cfg: an instance of `ATTACKS[name].config`.
 
     Returns:
@@ -35,8 +37,18 @@ def run(
 
 def worst_of(forward: Forward, objective: Objective, x_advs: Sequence[Array], target: PyTree) -> Array:
     """For every example the worst of several adversarial images [B, ...]: fooled first, then the highest objective."""
-    best = best_of.nothing_yet(x_advs[0])
+    best = nothing_yet(x_advs[0])
     for x_adv in x_advs:
         outputs = forward(x_adv)
-        best = best_of.keep_better(best, x_adv, objective(outputs, target), outputs, target)
+        best = keep_better(best, x_adv, objective(outputs, target), outputs, target)
     return jax.lax.stop_gradient(best.x_adv)
+
+
+def repeat(n: int, body: Callable[[PyTree], PyTree], state: PyTree, forward_only: bool = False) -> PyTree:
+    """body applied n times (n static): unrolled on the CPU, rolled elsewhere.
+
+    XLA:CPU runs gradients of convolutions inside a loop by a generic path, up to 30 times slower. Bodies without
+    gradients (`forward_only`) are not affected and stay rolled.
+    """
+    unroll = jax.default_backend() == "cpu" and not forward_only and n <= MOST_UNROLLED
+    return jax.lax.fori_loop(0, n, lambda _, state: body(state), state, unroll=unroll)

@@ -1,13 +1,12 @@
 """The Square attack (Andriushchenko et al. 2020): random search with square windows, no gradients.
 
-Each query changes one window of the perturbation and keeps the change if the objective has grown. Linf: every pixel of
-the window moves to the edge of the ball, each channel up or down at random (algorithm 2). L2 and L1: the window takes a
-smooth two-sided bump, and pays for it with what the ball has left and what it takes from a second window (algorithm 3;
-in L1 amounts add up without being squared, as in Croce & Hein 2021). Windows shrink as the queries are used up.
+Each query changes one window of the perturbation and keeps the change if the objective increases. Linf: every pixel of
+the window moves to the edge of the ball, the sign of each channel at random (algorithm 2). L2 and L1: the window gets a
+smooth two-sided bump, whose norm is taken from the unused part of the ball and from a second window (algorithm 3; in L1
+absolute values add up instead of squares, as in Croce & Hein 2021). Windows shrink with the number of queries.
 
-Where gradients are masked, this attack does not notice. It runs forward passes only, so its steps may be rolled into
-loops on the CPU too. Windows differ in place from row to row and in side with the row's own counter: they are
-comparisons with the indices of rows and columns, not slices.
+Masked gradients do not affect it. It makes forward passes only, so its steps may be rolled into loops on the CPU too.
+Place and side of a window differ from row to row: windows are comparisons with row and column indices, not slices.
 """
 
 import dataclasses
@@ -17,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.attacks import best_so_far as best_of
 from clead_jax.attacks import norms
+from clead_jax.attacks.best_so_far import Best, keep_better, nothing_yet, per_row, select
 from clead_jax.attacks.objectives import margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
 
-_SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the area is halved
+_SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: after these the area is halved
 _POWER = {"l2": 2, "l1": 1}
 _TINY = 1e-12
 
@@ -33,8 +32,8 @@ _TINY = 1e-12
 class SquareConfig:
     """Settings of Square; the defaults are AutoAttack's. A pytree; floats are traced by jit.
 
-    AutoAttack makes 5000 queries of a schedule for 10,000 and so never comes to its smallest windows. `rescale=True`
-    does, and is the stronger attack (a 32x32 net: 2 of 76 images left standing instead of 6).
+    AutoAttack makes 5000 queries of a schedule for 10,000 and so never reaches its smallest windows. `rescale=True`
+    does, and is the stronger attack (on a 32x32 net 2 of 76 images remain correct instead of 6).
 
     Raises ValueError for an unknown norm, a negative eps, p_init outside (0, 1] and no queries.
     """
@@ -43,7 +42,7 @@ class SquareConfig:
     p_init: float = 0.8  # share of the image that the first windows cover
     norm: str = jax.tree.static(default="linf")
     queries: int = jax.tree.static(default=5000)
-    rescale: bool = jax.tree.static(default=False)  # whether windows shrink to the end, however few the queries are
+    rescale: bool = jax.tree.static(default=False)  # stretch the schedule of window sizes to the number of queries
 
     random_start: ClassVar[bool] = True
 
@@ -64,22 +63,22 @@ class State(NamedTuple):
     target: PyTree
     key: Key  # [B]
     made: Array  # int32 [B], queries so far
-    best: best_of.Best
+    best: Best
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: SquareConfig) -> State:
     """The state before the first query. x [B, H, W, C] in [0, 1], keys [B] typed; ValueError for other shapes."""
     if x.ndim != 4:
         raise ValueError(f"the Square attack needs images [B, H, W, C], got {list(x.shape)}")
-    made = jnp.zeros_like(best_of.per_row(x), jnp.int32)
-    return State(x, target, keys, made, best_of.nothing_yet(_start(keys, x, cfg)))
+    made = jnp.zeros_like(per_row(x), jnp.int32)
+    return State(x, target, keys, made, nothing_yet(_start(keys, x, cfg)))
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: SquareConfig) -> State:
-    """One query; the first is of the start itself."""
-    x_adv = best_of.select(state.made == 0, state.best.x_adv, _propose(state, cfg))
+    """One query; the first evaluates the start itself."""
+    x_adv = select(state.made == 0, state.best.x_adv, _propose(state, cfg))
     outputs = forward(x_adv)
-    best = best_of.keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
+    best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
     return state._replace(made=state.made + 1, best=best)
 
 
@@ -99,7 +98,7 @@ def num_steps(cfg: SquareConfig) -> int:
 
 
 def _start(keys: Key, x: Array, cfg: SquareConfig) -> Array:
-    """Linf: vertical stripes in random colours. Else: a grid of bumps, about five by five (sections 4.1 and 4.2)."""
+    """Linf: vertical stripes of random signs. Else: a grid of bumps, about five by five (sections 4.1 and 4.2)."""
     _, height, width, channels = x.shape
     if cfg.norm == "linf":
         sign = _signs(_uniform(keys, 0, width * channels)).reshape(-1, 1, width, channels)
@@ -144,7 +143,7 @@ def _side(state: State, cfg: SquareConfig) -> Array:
 
 
 def _place(uniform: Array, side: Array, n: int) -> Array:
-    """Indices [B, n] counted from the start of a window that lies somewhere within n pixels."""
+    """Indices [B, n] relative to the start of a window placed at random within n pixels."""
     start = jnp.floor(uniform * (n - side + 1)).astype(jnp.int32)
     return jnp.arange(n) - jnp.minimum(start, n - side)
 
@@ -156,10 +155,10 @@ def _within(rows: Array, columns: Array, side: Array) -> Array:
 
 
 def _bump(rows: Array, columns: Array, side: Array, flip: Array) -> Array:
-    """Two opposite hills side by side, [B, H, W, 1]; rows [B, H] and columns [B, W] count from the window's corner.
+    """Two opposite bumps side by side, [B, H, W, 1]; rows [B, H] and columns [B, W] count from the window's corner.
 
-    Each hill is a sum of centred squares of 1, 3, 5 ... pixels with weights 1, 1/4, 1/9 ... (eq. 2), so its height
-    depends on the distance max(|row|, |column|) from its centre; `flip` [B, 1] puts the hills above each other.
+    Each bump is a sum of centred squares of 1, 3, 5 ... pixels with weights 1, 1/4, 1/9 ... (eq. 2), so its height
+    depends on the distance max(|row|, |column|) from its centre; `flip` [B, 1] puts one above the other.
     """
     most = max(rows.shape[1], columns.shape[1])
     fallen = jnp.asarray(np.cumsum(np.r_[0.0, 1 / np.arange(1, most + 2) ** 2]), jnp.float32)
@@ -185,14 +184,14 @@ def _normalised(v: Array, p: int) -> Array:
 
 
 def _onto_sphere(x: Array, delta: Array, cfg: SquareConfig) -> Array:
-    """x [B, H, W, C] plus delta scaled to the norm eps, cut with the box."""
+    """x [B, H, W, C] plus delta scaled to the norm eps, clipped to the box."""
     p = _POWER[cfg.norm]
     size = jnp.sum(_amount(delta, p), -1, keepdims=True) ** (1 / p)
     return jnp.clip(x + delta * (cfg.eps / jnp.maximum(size, _TINY)), 0.0, 1.0)
 
 
 def _uniform(keys: Key, query: int | Array, n: int) -> Array:
-    """n numbers per row [B, n] in [0, 1), others for every query."""
+    """Uniform numbers [B, n] in [0, 1), different for every row and query."""
     query = jnp.broadcast_to(query, keys.shape)
     return jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(key, i), (n,)))(keys, query)
 

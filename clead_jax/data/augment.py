@@ -1,7 +1,7 @@
 """Random crops, flips and colours inside the compiled step, one key per example.
 
-An example's augmentation depends on its own key alone: with `fold_in(key, index)` it gets the same picture in any
-batch, on any device, after any resume. There is no host work: uint8 goes in, floats in [0, 1] come out.
+An example's augmentation depends on its own key alone: with `fold_in(key, index)` it is the same in any batch, on any
+device, after any resume. Input is uint8, output float in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from clead_jax.core.types import Array, Key
 
 JITTER_PROBABILITY = 0.8  # SimCLR (arXiv 2002.05709), appendix A
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in every image library
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class AugmentConfig:
     """Crop and flip are C-LEAD's (section 4); colours are SimCLR's (appendix A), off by default.
 
     `crop_padding`: black pixels added on each side before cropping back. `color_jitter`: strength s >= 0 (SimCLR has
-    0.5 for CIFAR). `grayscale`: the probability of losing the colours (0.2 in SimCLR).
+    0.5 for CIFAR). `grayscale`: the probability of conversion to grey (0.2 in SimCLR).
     """
 
     crop_padding: int = 4
@@ -74,7 +74,7 @@ def _jitter(key: Key, image: Array, strength: float) -> Array:
     brightness, contrast, saturation = jax.random.uniform(factor_key, (3,), minval=low, maxval=high)
     jittered = _mix(0, image, brightness)
     jittered = _mix(_luma(jittered).mean(), jittered, contrast)
-    jittered = _mix(_luma(jittered), jittered, saturation)  # changes nothing where there is one channel
+    jittered = _mix(_luma(jittered), jittered, saturation)  # the identity for one channel
     return jnp.where(jax.random.bernoulli(apply_key, JITTER_PROBABILITY), jittered, image)
 
 
@@ -83,5 +83,5 @@ def _mix(origin: Array | int, image: Array, factor: Array) -> Array:
 
 
 def _luma(image: Array) -> Array:
-    """[H, W, C] -> [H, W, 1], the brightness as the eye weighs it."""
+    """[H, W, C] -> [H, W, 1], the luma."""
     return image if image.shape[-1] == 1 else (image * jnp.array(LUMA)).sum(-1, keepdims=True)

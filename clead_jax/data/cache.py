@@ -1,19 +1,19 @@
-"""Decoded data sets kept on disk, so that the second start reads one file.
+"""Decoded data sets cached on disk, so that later starts read one file.
 
-One uncompressed .npz per source: its checksums are verified while reading, and one rename makes it appear whole or not
-at all. The file remembers the fingerprint of what it was decoded from; when the source changes it is replaced.
+One uncompressed .npz per source: its checksums are verified while reading, and a rename makes writing atomic. The file
+holds the fingerprint of what it was decoded from; when the source changes it is replaced.
 """
 
 import contextlib
 import hashlib
 import os
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from clead_jax.core.progress import log
 from clead_jax.data.dataset import Dataset, Options
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -49,7 +49,7 @@ def _fingerprint(source: Path) -> str:
 
 
 def _read(path: Path, name: str, fingerprint: str) -> Dataset | None:
-    """The cached data set; None where there is none of this fingerprint, or (saying so) where the file is damaged."""
+    """The cached data set; None if there is none of this fingerprint, or (with a warning) if the file is damaged."""
     if not path.exists():
         return None
     try:
@@ -59,12 +59,12 @@ def _read(path: Path, name: str, fingerprint: str) -> Dataset | None:
             arrays = {key: stored[key] for key in ARRAYS}
             return Dataset(name, **arrays, class_names=tuple(map(str, stored["class_names"])))
     except Exception as error:  # a damaged header can make zipfile and numpy raise anything
-        print(f"cache {path} is damaged ({error}): rebuilding it", file=sys.stderr)
+        log.warning(f"cache {path} is damaged ({error}): rebuilding it")
         return None
 
 
 def _write(path: Path, dataset: Dataset, fingerprint: str) -> None:
-    """Best effort: without the cache every start decodes again, which is said but is no reason to stop."""
+    """Best effort: an error is a warning, for without the cache every start decodes again."""
     arrays = {key: getattr(dataset, key) for key in ARRAYS}
     partial = path.with_name(f"{path.stem}-{socket.gethostname()}-{os.getpid()}.part")  # hosts may share the folder
     try:
@@ -73,6 +73,6 @@ def _write(path: Path, dataset: Dataset, fingerprint: str) -> None:
             np.savez(file, **arrays, class_names=np.array(dataset.class_names), fingerprint=np.array(fingerprint))
         partial.replace(path)
     except OSError as error:
-        print(f"cannot cache {dataset.name} in {path.parent} ({error}): every start decodes it", file=sys.stderr)
+        log.warning(f"cannot cache {dataset.name} in {path.parent} ({error}): every start decodes it")
         with contextlib.suppress(OSError):
             partial.unlink()

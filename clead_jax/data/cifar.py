@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100, downloaded and prepared for TFDS without TensorFlow.
 
-TFDS's own builders need TensorFlow to open the archive and to encode the pictures. `prepare` keeps all else of them
-(name, version, features, example ids, checksum) and does those two with `tarfile` and Pillow. What it writes is the
-folder TFDS itself would have written, in array_record format.
+TFDS's own builders need TensorFlow to open the archive and to encode the images. `prepare` does these two with
+`tarfile` and Pillow and keeps the rest (name, version, features, example ids, checksum). It writes the folder that TFDS
+writes, in array_record format.
 """
 
 import functools
@@ -45,10 +45,10 @@ for _name in ("cifar10", "cifar100"):
 
 
 def prepare(name: str, data_dir: Path, url: str | None = None) -> None:
-    """Downloads the official archive and writes DATA_DIR/NAME/VERSION, with progress bars where there is a terminal.
+    """Downloads the official archive and writes DATA_DIR/NAME/VERSION, with progress bars on a terminal.
 
-    `url`: another place of the archive, taken at its word; the official one is held to TFDS's checksum. An archive
-    already in DATA_DIR/downloads is used instead. Raises ValueError (one line) where none can be had or read.
+    `url`: another address of the archive, without a checksum; the official one is checked against TFDS's. An archive
+    already in DATA_DIR/downloads is used instead. Raises ValueError (one line) if none can be fetched or read.
     """
     import tensorflow_datasets
 
@@ -62,7 +62,7 @@ def prepare(name: str, data_dir: Path, url: str | None = None) -> None:
 
 
 def download(url: str, file: Path, sha256: str | None) -> None:
-    """Fetches `url` to `file`, which appears only when whole and, if `sha256` is given, right. ValueError otherwise."""
+    """Fetches `url` to `file`, atomically; ValueError if that fails or `sha256`, if given, does not agree."""
     digest = hashlib.sha256()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def download(url: str, file: Path, sha256: str | None) -> None:
 
 
 def _chunks(response: http.client.HTTPResponse, title: str) -> Iterator[bytes]:
-    """The body of `response` under a progress bar. Raises OSError where it ends too early."""
+    """The body of `response`, with a progress bar. Raises OSError if it ends too early."""
     total = response.length
     with tqdm(desc=f"downloading {title}", total=total, unit="B", unit_scale=True, disable=None) as bar:
         while chunk := response.read(1 << 20):
@@ -91,7 +91,7 @@ def _chunks(response: http.client.HTTPResponse, title: str) -> Iterator[bytes]:
 
 
 def _without_tensorflow(official: Any, archive: Path) -> Any:
-    """A builder class that is `official` in all but how it reads `archive`."""
+    """A builder class like `official`, except for how it reads `archive`."""
     import tensorflow_datasets
 
     with tensorflow_datasets.core.registered.skip_registration():
@@ -110,7 +110,7 @@ def _without_tensorflow(official: Any, archive: Path) -> Any:
                     "test": _examples("test", b"".join(read(layout.test_files)), layout.label_keys),
                 }
 
-    Builder.__module__ = official.__module__  # where TFDS looks for the data set's description
+    Builder.__module__ = official.__module__  # there TFDS looks for the data set's description
     return Builder
 
 

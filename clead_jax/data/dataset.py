@@ -1,7 +1,6 @@
-"""What a data source hands over: two splits in memory, as uint8.
+"""What a data source returns: two splits in memory, as uint8 numpy arrays (CIFAR-10 is 184 MB).
 
-The data sets of this field fit in memory (CIFAR-10 is 184 MB), so a `Dataset` is plain numpy arrays. Training puts them
-on the device once; cropping and scaling to [0, 1] happen there (`augment`).
+Training puts them on the device once; cropping and scaling to [0, 1] happen there (`augment`).
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from clead_jax.core.types import Examples
 
 @dataclass(frozen=True)
 class Options:
-    """How to load: the same for every source, each reads what concerns it. `sources.load` explains the fields."""
+    """Options of all sources; the fields are explained at `sources.load`."""
 
     data_dir: str | None = None
     cache_dir: str | None = None
@@ -23,7 +22,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8 [N, H, W, C], C = 1 or 3, and labels int32 [N] in 0..K-1. The test split is for the last table."""
+    """Images uint8 [N, H, W, C], C = 1 or 3, and labels int32 [N] in 0..K-1."""
 
     name: str
     train_images: np.ndarray
@@ -44,12 +43,12 @@ class Dataset:
 
     @property
     def test(self) -> Examples:
-        """The whole test split. (Of the train split there is no whole: `splits.train_validation_split` cuts it.)"""
+        """The test split. (The train split is cut by `splits.train_validation_split`.)"""
         return Examples(self.test_images, self.test_labels, np.arange(len(self.test_labels), dtype=np.int32))
 
 
 def check(dataset: Dataset) -> None:
-    """Raises ValueError (one line) naming what a source got wrong: shape, type, label range, an empty class."""
+    """Raises ValueError (one line) naming what is wrong: shape, type, label range, an empty class."""
     check_split(f"{dataset.name}, train", dataset.train_images, dataset.train_labels, dataset.num_classes)
     check_split(f"{dataset.name}, test", dataset.test_images, dataset.test_labels, dataset.num_classes)
     test_shape = dataset.test_images.shape[1:]
@@ -62,7 +61,7 @@ def check(dataset: Dataset) -> None:
 
 
 def check_split(name: str, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
-    """The part of `check` that one split can fail by itself."""
+    """The part of `check` that concerns one split."""
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(f"{name}: images of shape {images.shape}; allowed: [N, H, W, C] with C = 1 or 3, none empty")
     if images.dtype != np.uint8:

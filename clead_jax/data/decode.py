@@ -9,11 +9,11 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 MODES = {1: "L", 3: "RGB"}
-DEEP = ("I", "F")  # 16 and 32 bits per pixel: squeezing them into 8 would guess their range
+DEEP = ("I", "F")  # 16 and 32 bits per pixel, of unknown range
 
 
 def decode_all(encoded: Sequence[Path | bytes], title: str, channels: int, image_size: int | None) -> np.ndarray:
-    """uint8 [N, H, W, channels], channels 1 or 3. `title` heads the progress bar, and names images that are not files.
+    """uint8 [N, H, W, channels], channels 1 or 3. `title`: of the progress bar, and name of images that are not files.
 
     All images must have one size, unless `image_size` = S makes them S x S: the central square, resampled bilinearly.
     Raises ValueError (one line) naming the first image that cannot be read or that differs in size from the first.
@@ -47,7 +47,7 @@ def _decode(item: Path | bytes, name: str, channels: int, image_size: int | None
 
 
 def is_gray(path: Path) -> bool:
-    """Whether a picture is stored as grey levels, by its header. Unreadable ones are left to `decode_all` to report."""
+    """Whether a picture is stored as grey levels, by its header. `decode_all` reports unreadable ones."""
     try:
         with Image.open(path) as file:
             return file.mode in ("1", "L", "LA")

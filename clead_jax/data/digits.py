@@ -1,4 +1,4 @@
-"""The embedded data set: 1797 handwritten digits of 8 x 8 pixels, which come with scikit-learn. Made for a CPU."""
+"""1797 handwritten digits of 8 x 8 pixels, which come with scikit-learn: small enough for a CPU."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ TEST_COUNT = 360
 @SOURCES.register("digits")
 def digits(argument: str, options: Options) -> Dataset:
     """Images uint8 [N, 8, 8, 1] of 17 grey levels: 1437 to train on, 360 to test (from the UCI optical digits)."""
-    from sklearn.datasets import load_digits  # a second of import that other data sets need not pay
+    from sklearn.datasets import load_digits  # takes a second
 
     if argument:
         raise ValueError(f"data set 'digits' takes no argument, not {argument!r}")

@@ -1,6 +1,6 @@
 """A user's own images: one .npz file, or a folder with one subfolder of pictures per class.
 
-Either may bring a test split of its own; where there is none, `with_test_split` holds one out.
+Either may have a test split; if not, `with_test_split` holds one out.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from clead_jax.data.dataset import Dataset, Options
 from clead_jax.data.decode import decode_all, is_gray
 from clead_jax.data.splits import with_test_split
 
-MOST_CLASSES = 1_000_000  # a larger label is some other number: K classes are named and counted
+MOST_CLASSES = 1_000_000  # a larger label is an error: memory is proportional to K
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 

@@ -1,4 +1,4 @@
-"""One door to every data set: `load("digits")`, `load("cifar10")`, `load("npz:mine.npz")`, `load("folder:pictures")`.
+"""Every data set by its name: `load("digits")`, `load("cifar10")`, `load("npz:mine.npz")`, `load("folder:pictures")`.
 
 A source is a function `(argument, options) -> Dataset`, registered under the word before the colon; the argument is
 what follows. To add one, decorate it with `@SOURCES.register("word")`; `load` checks what it returns.

@@ -1,19 +1,20 @@
-"""Choosing examples: which are held out, which form a subset.
+"""Held-out splits and subsets.
 
-One idea serves all: `stratified_order` shuffles the examples so that every beginning of the list holds the classes in
-their own proportions. A held-out split is such a beginning, and a subset of 1000 contains the subset of 500.
+`stratified_order` shuffles the examples so that every prefix of the list holds the classes in proportion. A held-out
+split is a prefix, and a subset of 1000 contains the subset of 500.
 """
 
 import numpy as np
 
-from clead_jax.data.dataset import Dataset, Examples, check_split
+from clead_jax.core.types import Examples
+from clead_jax.data.dataset import Dataset, check_split
 
 TEST_SHARE = 0.2
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """A permutation [N] whose first n entries hold each class within one example of its share n/N; fixed by `seed`."""
-    # RandomState's streams are frozen for good, those of default_rng are not: a split must never move.
+    # RandomState's streams never change, unlike those of default_rng: a split must stay the same.
     shuffled = np.random.RandomState(seed).permutation(len(labels))
     place = np.empty(len(labels))
     for label in np.unique(labels):
@@ -42,7 +43,7 @@ def train_validation_split(dataset: Dataset, validation: float, seed: int = 0) -
 
 
 def with_test_split(name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Dataset:
-    """A data set that came without a test split: a fifth of every class is held out, the same one at every start."""
+    """A data set without a test split of its own: a fifth of every class is held out, the same at every start."""
     check_split(name, images, labels, len(class_names))
     train, test = hold_out(labels, TEST_SHARE)
     return Dataset(name, images[train], labels[train], images[test], labels[test], class_names)
@@ -60,7 +61,7 @@ def subset(examples: Examples, count: int, seed: int = 0) -> Examples:
 def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of uint8 images [N, H, W, C], in [0, 1] units, to four places.
 
-    Counted, not summed: float32 sums of a whole CIFAR stop growing at 2^24.
+    From counts of levels: float32 sums over all of CIFAR lose precision at 2^24.
     """
     level = np.arange(256) / 255
     share = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]) / (

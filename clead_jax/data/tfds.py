@@ -1,7 +1,7 @@
 """TensorFlow Datasets without TensorFlow: any prepared image-classification set stored as array_record.
 
-A prepared set is a folder DATA_DIR/NAME[/CONFIG]/VERSION with `dataset_info.json` inside. To read one needs no
-TensorFlow; to prepare one does (except CIFAR, see `cifar`), and so does converting one: the error gives the command.
+A prepared set is a folder DATA_DIR/NAME[/CONFIG]/VERSION with a `dataset_info.json`. Reading needs no TensorFlow;
+preparing (except CIFAR, see `cifar`) and converting do: the error gives the command.
 """
 
 import os
@@ -25,7 +25,7 @@ INSTALL = (
 
 @SOURCES.register("tfds")
 def tfds(argument: str, options: Options) -> Dataset:
-    """`tfds:NAME[/CONFIG][:VERSION]`. Where there is no `test` split `validation` stands in, else a share of `train`.
+    """`tfds:NAME[/CONFIG][:VERSION]`. Without a `test` split `validation` is used, else a share of `train`.
 
     Raises ValueError (one line): not prepared, not stored as array_record, not images with one label each.
     """
@@ -38,7 +38,7 @@ def tfds(argument: str, options: Options) -> Dataset:
 
 
 def data_dir(options: Options) -> Path:
-    """Where prepared data sets are: TFDS's own default unless the options say otherwise."""
+    """The folder of prepared data sets: that of the options, else TFDS's default."""
     root = options.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(root).expanduser().resolve()
 
@@ -47,7 +47,7 @@ def find(name: str, options: Options) -> Path | None:
     """The prepared folder of NAME[/CONFIG][:VERSION], the newest version if none is given; None if there is none."""
     name, _, version = name.partition(":")
     found = (info.parent for info in (data_dir(options) / name).glob(f"{version or '*'}/dataset_info.json"))
-    finished = (path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name))  # others are being written
+    finished = (path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name))  # others are incomplete
     return max(finished, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
 
 
@@ -61,7 +61,7 @@ def knows(name: str, options: Options) -> bool:
 
 
 def _decode(folder: Path, name: str, image_size: int | None) -> Dataset:
-    import tensorflow_datasets  # half a second, which a start from the cache need not pay
+    import tensorflow_datasets  # takes half a second, not needed with a cache
 
     builder = tensorflow_datasets.builder_from_directory(folder)
     formats = {file_format.value for file_format in builder.info.available_file_formats()}

@@ -28,20 +28,18 @@ class Progress(NamedTuple):
     seconds_left: float  # at most; inf while that is not known
 
 
-def lines(say: Callable[[str], None], name: str = "", every: float = 5.0) -> Callable[[Progress], None]:
-    """A listener that puts progress into words: at every further attack, and at most once in `every` seconds."""
+def lines(say: Callable[[str], None], name: str, every_attack: bool, every: float = 5.0) -> Callable[[Progress], None]:
+    """A listener that puts progress into words: at most once in `every` seconds, and at each new attack if asked to."""
     last: tuple[str, float] = "", time.monotonic()
 
     def heard(progress: Progress) -> None:
         nonlocal last
         now = time.monotonic()
-        if (last[0] and progress.attack != last[0]) or now - last[1] >= every:
+        if (every_attack and progress.attack != last[0]) or now - last[1] >= every:
             last = progress.attack, now
             left = f", at most {spec.duration(progress.seconds_left)} left" if progress.seconds_left < math.inf else ""
             share = progress.correct / progress.total
             say(f"{name}{progress.attack}  {progress.correct}/{progress.total} still correct ({share:.1%}){left}")
-        elif not last[0]:
-            last = progress.attack, last[1]
 
     return heard
 

@@ -42,7 +42,7 @@ def num_classes(model: Compiled, examples: Examples) -> int:
     return shape[1]
 
 
-def no_derivative(model: Compiled, examples: Examples) -> str:
+def no_derivative(model: Compiled, examples: Examples, precision: str = "float32") -> str:
     """Why a model cannot be differentiated, '' if it can. ValueError if it cannot even be run as attacks would."""
     shape = (sizes(1, model.mesh.size)[0], *examples.images.shape[1:])
     x, labels = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(shape[:1], np.int32)
@@ -50,8 +50,8 @@ def no_derivative(model: Compiled, examples: Examples) -> str:
     try:
         jax.eval_shape(model.programs.attacked_logits, model.variables, x, key)
     except Exception as error:
-        how = "the forward for attacks" if model.classifier.attack_forward else "forward"
-        raise ValueError(f"{how} cannot be run: {_in_a_line(error)}") from error
+        how = "" if precision == "float32" else f" in {precision}"
+        raise ValueError(f"forward cannot be run{how}: {_in_a_line(error)}") from error
     try:
         jax.eval_shape(gradient, model.variables, x, labels, key)
     except Exception as error:

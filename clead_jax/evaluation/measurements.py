@@ -13,27 +13,13 @@ keeps those that are still true. `audit` and the evaluation of a work directory 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from clead_jax.attacks.parse import at_radius, attack_at
-from clead_jax.core.batches import pixels, sizes
-from clead_jax.core.types import Examples, NamedAttack
-from clead_jax.evaluation.batch_size import fastest_batch
-from clead_jax.evaluation.budget import UNLIMITED, Budget, lines
-from clead_jax.evaluation.checks.context import CheckContext
-from clead_jax.evaluation.checks.run import run_checks
-from clead_jax.evaluation.classifier import Compiled
-from clead_jax.evaluation.features import clusters
+from clead_jax.core.types import Examples
+from clead_jax.evaluation.measuring import Measuring
 from clead_jax.evaluation.plan import Plan, Subject
-from clead_jax.evaluation.runner import Finding, run_attacks
-from clead_jax.results.store import Store, accuracies
-
-SHOWN, EMBEDDED, CHECKED = 8, 512, 128  # images in the report's grid, in its projection, and under the checks
+from clead_jax.results.store import Store
 
 
 class Measurement(NamedTuple):
@@ -59,13 +45,13 @@ def measure(
     `others` are not measured themselves; checks compare with the undefended model among them or the subjects.
     """
     known = {subject.label: subject for subject in [*subjects, *others]}
-    evaluation = _Evaluation(plan, subjects, known, examples, store, clock)
+    by = Measuring(plan, known, examples, store, clock)
     for subject in subjects:
         store.begin_model(subject.label, subject.identity)
     complete = True
-    for each in evaluation.measurements():
+    for each in measurements(by, subjects):
         if store.holds(each.name, each.depends) and not each.lacking:
-            evaluation.say_known(each.name)
+            _say_known(by, each.name)
             continue
         finished = each.make()
         if finished:
@@ -75,293 +61,41 @@ def measure(
     return complete
 
 
-@dataclass
-class _Evaluation:
-    plan: Plan
-    subjects: list[Subject]
-    known: dict[str, Subject]  # those, and others that checks compare with
-    examples: Examples
-    store: Store
-    clock: Callable[[], float]
+def measurements(by: Measuring, subjects: Sequence[Subject]) -> Iterator[Measurement]:
+    """In their order; each is decided on when the ones before are made."""
+    plan, source = by.plan, by.known.get(by.plan.transfer_from)
+    for subject in subjects:
+        yield _one(by, subject, "clean", by.clean)
+    for named in plan.direct:
+        for subject in subjects:
+            yield _one(by, subject, named.name, partial(by.direct, named=named), settings=named.settings)
+        for subject in subjects if source else ():
+            make, made_on = partial(by.transfer, named=named), source.identity if source else None
+            yield _one(by, subject, f"paper/{named.name}", make, source=made_on, settings=named.settings)
+    for subject in subjects:
+        if plan.curve and plan.curve_attack:
+            yield _one(by, subject, "curve", by.curve, **by.curve_plan())
+        for named in plan.distances:
+            make, few = partial(by.distance, named=named), plan.distance_examples
+            yield _one(by, subject, f"distance/{named.name}", make, settings=named.settings, n=few)
+        if subject.features and plan.pictures:
+            both = f"{subject.label}/adversarial" in by.store.embeddings
+            yield _one(by, subject, "features", by.features, attacked=both)
+    for subject in subjects if plan.suite else ():
+        yield _one(by, subject, "autoattack", by.autoattack, **(plan.suite.settings if plan.suite else {}))
+    defended = [subject for subject in subjects if subject.label != plan.undefended]
+    for subject in (defended or subjects) if plan.checks else ():
+        yield _one(by, subject, "checks", by.checks, of=sorted(by.records_of(subject.label)))
 
-    def __post_init__(self) -> None:
-        self.key, self.began = jax.random.key(self.plan.seed), self.clock()
-        self.transferred: dict[str, np.ndarray] = {}  # attack -> images made on the source, while they are at hand
 
-    # --- the list -----------------------------------------------------------------------------------------------------
+def _one(by: Measuring, subject: Subject, name: str, make: Callable[..., bool], **depends: Any) -> Measurement:
+    whole, kept = f"{subject.label}/{name}", {*(named.name for named in by.plan.direct), "autoattack"}
+    lacking = by.plan.save_images and name in kept and not by.store.has_images(whole)
+    return Measurement(whole, {"model": subject.identity, **depends}, partial(make, subject), lacking)
 
-    def measurements(self) -> Iterator[Measurement]:
-        """In their order; each is decided on when the ones before are made."""
-        plan, source = self.plan, self.known.get(self.plan.transfer_from)
-        for subject in self.subjects:
-            yield self._one(subject, "clean", self.clean)
-        for named in plan.direct:
-            for subject in self.subjects:
-                yield self._one(subject, named.name, partial(self.direct, named=named), settings=named.settings)
-            for subject in self.subjects if source else ():
-                make, made_on = partial(self.transfer, named=named), source.identity if source else None
-                yield self._one(subject, f"paper/{named.name}", make, source=made_on, settings=named.settings)
-        for subject in self.subjects:
-            if plan.curve and plan.curve_attack:
-                yield self._one(subject, "curve", self.curve, **self._curve_plan())
-            for named in plan.distances:
-                make, few = partial(self.distance, named=named), plan.distance_examples
-                yield self._one(subject, f"distance/{named.name}", make, settings=named.settings, n=few)
-            if subject.features and plan.pictures:
-                both = f"{subject.label}/adversarial" in self.store.embeddings
-                yield self._one(subject, "features", self.features, attacked=both)
-        for subject in self.subjects if plan.suite else ():
-            yield self._one(subject, "autoattack", self.autoattack, **(plan.suite.settings if plan.suite else {}))
-        defended = [subject for subject in self.subjects if subject.label != plan.undefended]
-        for subject in (defended or self.subjects) if plan.checks else ():
-            yield self._one(subject, "checks", self.checks, of=sorted(self._records(subject.label)))
 
-    def _one(self, subject: Subject, name: str, make: Callable[..., bool], **depends: Any) -> Measurement:
-        whole, kept = f"{subject.label}/{name}", {*(named.name for named in self.plan.direct), "autoattack"}
-        lacking = self.plan.save_images and name in kept and not self.store.has_images(whole)
-        return Measurement(whole, {"model": subject.identity, **depends}, partial(make, subject), lacking)
-
-    def say_known(self, name: str) -> None:
-        """Tells that an attack is measured already."""
-        attack, record = name.partition("/")[2], self.store.records.get(name)
-        if record is not None and attack != "clean" and not attack.startswith("paper/"):
-            self.plan.say(f"evaluate: {name} is measured already: {record.mean():.2%}")
-
-    # --- how each is made ---------------------------------------------------------------------------------------------
-
-    def clean(self, subject: Subject) -> bool:
-        """Predictions on the images as they are."""
-        predicted = subject.model.predict(self.examples.images, self.key)
-        self.store.records[f"{subject.label}/clean"] = predicted == self.examples.labels
-        self.store.samples[f"{subject.label}/clean/prediction"] = predicted[:SHOWN]
-        self.store.outdate_checks(subject.label, self.plan.checks)
-        return True
-
-    def direct(self, subject: Subject, named: NamedAttack) -> bool:
-        """One attack on the model itself. Images of the picture attack, and of a transfer source, run to the end."""
-        label, name, plan, store = subject.label, f"{subject.label}/{named.name}", self.plan, self.store
-        if named.name in store.suite(label):
-            raise ValueError(
-                f"{named.name} is there as part of autoattack; "
-                f"write {named.name}(norm={named.cfg.norm}) to have it by itself beside that"
-            )
-        for other, model in list(store.results["models"].items()):
-            if model.get("settings", {}).get(named.name, named.settings) != named.settings:
-                store.drop(other, named.name)  # one row of the table is one attack, with one set of settings
-        store.drop(label, named.name)
-        keep = self._wanted(label, named)
-        finding = self.attacked(subject, [named], self.examples, keep, early_stop=False, name=name, resumable=True)
-        store.records[name] = finding.correct
-        store.results["attacks"][named.name] = named.settings
-        store.model(label).setdefault("settings", {})[named.name] = named.settings
-        self._count_passes(label, finding)
-        self._mark(label, named.name, finding.complete)
-        if not finding.complete:
-            return False
-        if plan.pictures and named.name == plan.picture_attack and keep >= min(EMBEDDED, len(self.examples.labels)):
-            store.samples[name] = finding.images[:SHOWN].copy()
-            store.samples[f"{name}/prediction"] = finding.prediction[:SHOWN]
-            if subject.features:
-                store.embeddings[f"{label}/adversarial"] = subject.features(finding.images[:EMBEDDED])
-        if plan.save_images:
-            store.keep_images(name, finding.images)
-        if label == plan.transfer_from:
-            self.transferred[named.name] = finding.images
-        return True
-
-    def _wanted(self, label: str, named: NamedAttack) -> int:
-        """How many images have to come back."""
-        everything = len(self.examples.labels)
-        if self.plan.save_images or label == self.plan.transfer_from:
-            return everything
-        pictured = self.plan.pictures and named.name == self.plan.picture_attack
-        there = f"{label}/adversarial" in self.store.embeddings and named.name != "pgd"
-        return min(EMBEDDED, everything) if pictured and not there else 0
-
-    def transfer(self, subject: Subject, named: NamedAttack) -> bool:
-        """Shows a model what an attack makes of the transfer source."""
-        source, store, label = self.known[self.plan.transfer_from], self.store, subject.label
-        if named.name not in self.transferred:
-            everything = len(self.examples.labels)
-            finding = self.attacked(source, [named], self.examples, everything, early_stop=False)
-            self.transferred[named.name] = finding.images
-        predicted = subject.model.predict(self.transferred[named.name], self.key)
-        store.records[f"{label}/paper/{named.name}"] = predicted == self.examples.labels
-        own = store.protocol("paper").setdefault(label, {"source": source.label, "made_by": {}})
-        own["made_by"][named.name] = {"settings": named.settings, "fingerprint": source.identity}
-        prefix = f"{label}/paper/"
-        records = {k.removeprefix(prefix): v for k, v in store.records.items() if k.startswith(prefix)}
-        worst = np.logical_and.reduce([store.records[f"{label}/clean"], *records.values()])
-        own |= accuracies(records | {"worst_case": worst})
-        store.outdate_checks(label, self.plan.checks)
-        return True
-
-    def _curve_plan(self) -> dict[str, Any]:
-        named, few = self.plan.curve_attack, min(self.plan.curve_examples, len(self.examples.labels))
-        assert named is not None
-        return {
-            "attack": named.name,
-            "settings": named.settings,
-            "eps": list(self.plan.curve),
-            "num_examples": few,
-        }
-
-    def curve(self, subject: Subject) -> bool:
-        """Robust accuracy over eps, the attack's step size scaled along."""
-        named, few = self.plan.curve_attack, self._few(self.plan.curve_examples)
-        assert named is not None
-        shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in self.plan.curve]
-        self.plan.say(f"evaluate: {subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
-        plan, found = self._curve_plan(), self.store.results.get("curves", {})
-        before = found.get("accuracy", {}) if {key: found.get(key) for key in plan} == plan else {}
-        self.store.results["curves"] = plan | {"accuracy": before | {subject.label: shares}}
-        return True
-
-    def distance(self, subject: Subject, named: NamedAttack) -> bool:
-        """How far the nearest error is, for attacks that look for it (0 where the clean image is wrong)."""
-        few = self._few(self.plan.distance_examples)
-        finding = self.attacked(subject, [named], few, len(few.labels), early_stop=False, name=f"{subject.label}/")
-        found = finding.prediction != few.labels
-        of_attack = self.store.results.setdefault("distances", {}).setdefault(named.name, {})
-        of_attack[subject.label] = {
-            "settings": named.settings,
-            "num_examples": len(few.labels),
-            "norm": named.cfg.norm,
-            "success": float(found.mean()),
-            "median": float(np.median(finding.distance[found])) if found.any() else None,
-            "mean": float(finding.distance[found].mean()) if found.any() else None,
-        }
-        return True
-
-    def features(self, subject: Subject) -> bool:
-        """Features of clean images, those of attacked ones came with the attack; and how they fall into classes."""
-        store, label = self.store, subject.label
-        assert subject.features is not None
-        few = self.examples.images[:EMBEDDED]
-        first_images = pixels(self.examples.images[:SHOWN])
-        store.samples |= {"index": self.examples.index[:SHOWN], "label": self.examples.labels[:SHOWN]}
-        store.samples["clean"] = first_images
-        store.embeddings["label"] = self.examples.labels[: len(few)]
-        if label not in store.embeddings:
-            store.embeddings[label] = subject.features(few)
-        states = {"clean": label, "attacked": f"{label}/adversarial"}
-        store.results.setdefault("clusters", {})[label] = {
-            state: clusters(store.embeddings[key], store.embeddings["label"])
-            for state, key in states.items()
-            if key in store.embeddings
-        }
-        return True
-
-    def autoattack(self, subject: Subject) -> bool:
-        """AutoAttack on a model. Its progress lies beside the results; the same command goes on from it."""
-        suite, label, store = self.plan.suite, subject.label, self.store
-        assert suite is not None
-        for name in {*store.suite(label), *(named.name for named in suite.attacks)}:
-            store.drop(label, name)
-        keep = len(self.examples.labels) * self.plan.save_images
-        model = subject._replace(model=subject.suite or subject.model)
-        name = f"{label}/autoattack"
-        finding = self.attacked(model, suite.attacks, self.examples, keep, name=name, resumable=True)
-        store.records |= {f"{label}/{attack}": record for attack, record in finding.records.items()}
-        store.records[name] = finding.correct
-        per_image = lambda of: {attack: float(n.mean()) for attack, n in of.items()}
-        forward, backward = per_image(finding.forward), per_image(finding.backward)
-        records = {"clean": store.records[f"{label}/clean"], **finding.records, "autoattack": finding.correct}
-        store.protocol("autoattack")[label] = suite.settings | {
-            "attacks": [named.name for named in suite.attacks],
-            "notes": suite.notes,
-            "passes": {a: {"forward": forward[a], "backward": backward[a]} for a in forward},
-            "seconds": finding.seconds,
-            "complete": finding.complete,
-            **accuracies(records),
-        }
-        self._count_passes(label, finding)
-        if self.plan.save_images:
-            store.keep_images(name, finding.images)
-        return finding.complete
-
-    def _records(self, label: str) -> dict[str, np.ndarray]:
-        suite = {name: self.store.records.get(f"{label}/{name}") for name in self.store.suite(label)}
-        return self.store.direct(label) | {name: record for name, record in suite.items() if record is not None}
-
-    def checks(self, subject: Subject) -> bool:
-        """Sanity checks, on at most `CHECKED` examples."""
-        plan, few, undefended = self.plan, self._few(CHECKED), self.known.get(self.plan.undefended)
-        self.plan.say(f"evaluate: sanity checks of {subject.label} on {len(few.labels)} images")
-        size = min(sizes(len(few.labels), subject.model.mesh.size)[-1], subject.model.batch_size)
-        norm, steps, step = plan.threat_model.norm, plan.check_steps, plan.check_step
-        other = undefended if undefended and undefended.label != subject.label else None
-        context = CheckContext(
-            model=subject.model.in_batches_of(size),
-            examples=few,
-            num_classes=plan.num_classes,
-            threat_model=plan.threat_model,
-            key=self.key,
-            named=lambda text, eps: attack_at(text, norm, eps, steps, step),
-            records=self._records(subject.label),
-            training_attacks=plan.training_attacks,
-            undefended=other.model.in_batches_of(size) if other else None,
-            published=plan.published,
-        )
-        self.store.model(subject.label)["checks"] = run_checks(context)
-        return True
-
-    # --- shared -------------------------------------------------------------------------------------------------------
-
-    def attacked(
-        self,
-        subject: Subject,
-        attacks: list[NamedAttack],
-        examples: Examples,
-        keep: int = 0,
-        *,
-        early_stop: bool = True,
-        name: str = "",
-        resumable: bool = False,
-    ) -> Finding:
-        """Runs attacks on some examples; `name` it to hear of its progress."""
-        label, store, whole = subject.label, self.store, examples is self.examples
-        store.outdate_checks(label, self.plan.checks)
-        path = store.progress_file(name) if resumable else None
-        left = self.plan.budget.seconds - (self.clock() - self.began)
-        finding = run_attacks(
-            self._sized(subject.model),
-            examples,
-            attacks,
-            key=self.key,
-            num_classes=self.plan.num_classes,
-            clean=store.records.get(f"{label}/clean") if whole else None,
-            keep=keep,
-            early_stop=early_stop,
-            strict=self.plan.strict,
-            budget=Budget(left, self.plan.budget.passes) if resumable else UNLIMITED,
-            path=path,
-            heard=lines(self.plan.say, f"evaluate: {label}/") if name else lambda progress: None,
-            clock=self.clock,
-            writes=store.writes,
-        )
-        if name and resumable and finding.complete:
-            self.plan.say(f"evaluate: {name}  {finding.correct.mean():.2%} still correct")
-        if path and finding.complete and store.writes and store.directory:
-            path.unlink(missing_ok=True)
-        return finding
-
-    def _sized(self, model: Compiled) -> Compiled:
-        if self.plan.batch_size or jax.process_count() > 1:  # several processes could not agree on what is fastest
-            return model
-        found = fastest_batch(model, self.examples)
-        return model.in_batches_of(found)
-
-    def _few(self, wanted: int) -> Examples:
-        return self.plan.subset(self.examples, wanted) if wanted < len(self.examples.labels) else self.examples
-
-    def _count_passes(self, label: str, finding: Finding) -> None:
-        passes = self.store.passes.setdefault(label, {})
-        for attack in finding.forward:
-            passes[attack] = {"forward": finding.forward[attack], "backward": finding.backward[attack]}
-
-    def _mark(self, label: str, attack: str, complete: bool) -> None:
-        model = self.store.model(label)
-        model["incomplete"] = [*model.get("incomplete", []), *([] if complete else [attack])]
-        if not model["incomplete"]:
-            del model["incomplete"]
+def _say_known(by: Measuring, name: str) -> None:
+    """Tells that an attack is measured already."""
+    attack, record = name.partition("/")[2], by.store.records.get(name)
+    if record is not None and attack != "clean" and not attack.startswith("paper/"):
+        by.plan.say(f"{name} is measured already: {record.mean():.2%}")

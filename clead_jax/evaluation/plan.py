@@ -70,7 +70,7 @@ class Plan:
     batch_size: int = 256  # 0: the fastest, found by trying
     budget: Budget = UNLIMITED
     strict: bool = True  # non-finite numbers are errors; else they count as not broken and fail a check
-    say: Callable[[str], None] = log.info
+    say: Callable[[str], None] = lambda line: log.info(f"evaluate: {line}")
 
     def work(self, images: int) -> int:
         """Passes of one model on so many images at most: an attack's forward or backward ones, whichever are more."""

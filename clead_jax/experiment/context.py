@@ -20,6 +20,7 @@ from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
 from clead_jax.training import checkpoint
+from clead_jax.training.views import Attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,10 @@ class Run:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""
         model = self.compiled(dataclasses.replace(self.classifier, variables=variables))
         key, classes = jax.random.key(self.seed), self.network.num_classes
-        clean = model.predict(held.images, key) == held.labels
+        predicted = model.predict(held.images, key)
+        if (predicted < 0).any():
+            raise FloatingPointError("the model gives non-finite outputs")
+        clean = predicted == held.labels
         found = run_attacks(model, held, [attack], key=key, num_classes=classes, clean=clean, strict=True)
         return {"val_clean": float(clean.mean()), "val_robust": float(found.correct.mean())}
 
@@ -98,9 +102,9 @@ class Run:
         return {**sections, "views": self.cfg.views}
 
     @property
-    def training_pgd(self) -> NamedAttack:
+    def training_pgd(self) -> Attack:
         """PGD as it is used in training."""
-        return builders.named_training_attack(self.cfg, "pgd")
+        return builders.training_attack(self.cfg, "pgd")
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 

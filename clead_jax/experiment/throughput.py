@@ -14,13 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from clead_jax.attacks.run import run
 from clead_jax.core import sharding
 from clead_jax.core.batches import pixels
-from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree, Step
+from clead_jax.core.types import Examples, Key, NamedAttack, PyTree, Step
 from clead_jax.evaluation.classifier import Compiled
 from clead_jax.evaluation.runner import Finding, run_attacks
-from clead_jax.experiment import context
 from clead_jax.experiment.context import Run
 from clead_jax.models import flops
 from clead_jax.training import state as states
@@ -48,14 +46,6 @@ class Line(NamedTuple):
     images_per_s: float
     flops_per_image: float
     flops_per_s: float
-
-
-def open_bench(cfg: Any, batch_size: int = 0) -> Run:
-    """A network and random images for `cfg`. Its batch sizes become `batch_size` if above 0, and multiples of devices.
-
-    CIFAR is not read for it; of other sets shape and classes are. ValueError for a config that cannot run.
-    """
-    return context.open_random(cfg, batch_size)
 
 
 def initial(run: Run) -> Callable[[], PyTree]:
@@ -198,11 +188,11 @@ def repeated(step: Step, state: PyTree, frozen: PyTree, index: jax.Array, key: K
 
 def form_cases(run: Run) -> Iterator[Case]:
     """PGD on one device and in its two forms for many; all get arrays that lie on the first device."""
-    named = run.training_pgd
+    attack, forward = run.training_pgd, run.classifier.forward
     examples, keys = _batch(run, run.compiled(run.classifier).batch_size)
     args = (initial(run)(), *jax.device_put((pixels(examples.images), examples.labels)), keys)
     specs = (sharding.REPLICATED, sharding.SPLIT, sharding.SPLIT, sharding.SPLIT)
-    fn = lambda v, *batch: whole_attack(named, run.classifier, v, *batch)
+    fn = lambda v, *batch: attack(lambda images: forward(v, images), *batch)
     work = flops.count(fn, *args)
     forms = {
         "one device": jax.jit(fn),
@@ -211,12 +201,6 @@ def form_cases(run: Run) -> Iterator[Case]:
     }
     for name, form in forms.items():
         yield Case(f"pgd, {name}", len(examples.labels), work, lambda form=form: form(*args))  # type: ignore[misc]
-
-
-def whole_attack(named: NamedAttack, model: Classifier, variables: PyTree, x: Any, labels: Any, keys: Any) -> jax.Array:
-    """The attack as one program."""
-    forward = lambda images: model.forward(variables, images)
-    return run(named.attack, forward, named.objective, x, labels, keys, named.cfg)
 
 
 def _batch(run: Run, size: int) -> tuple[Examples, Key]:

@@ -1,4 +1,4 @@
-"""Losses: from embeddings or logits to one number per anchor or example; whoever averages them divides once."""
+"""Losses: from embeddings or logits to one number per anchor. Read `contrastive` first."""
 
 from clead_jax.losses import classification, margin  # noqa: F401  importing them registers losses
 from clead_jax.losses.contrastive import ContrastiveConfig, SupConConfig, info_nce, masked_nce, supcon

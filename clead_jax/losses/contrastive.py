@@ -4,15 +4,14 @@ For an anchor a, candidates C and positives P among them, and similarities s div
 
     nce(a) = -1/|P| sum_{p in P} log( exp s_ap / sum_{c in C} exp s_ac )      (SupCon, arXiv 2004.11362, Eq. 2)
 
-Everything else is who is who. `pairing` chooses anchors and candidates:
+`pairing` chooses anchors and candidates:
 
-    "anchor"   view 0 (clean) of an image looks for its view v among the views v of all images      (C-LEAD Eq. 2)
-    "all"      every view of every image looks among all other views of all images                  (SimCLR)
+    "anchor"   anchor: view 0 (clean) of an image; candidates: the views v of all images, for each v    (C-LEAD Eq. 2)
+    "all"      anchors: all views of all images; candidates: all other views of all images              (SimCLR)
 
-and `positives` what to look for: the same "instance", or the same "class". SupCon is "all" by "class", under a name of
-its own. A `margin` m makes the task harder: s - m stands for s where the candidate is a positive (as in CosFace,
-arXiv 1801.09414, Eq. 4). The negatives come from the global batch: under a jit sharded over devices, nothing here knows
-of them.
+and `positives` the positives: views of the same "instance", or of the same "class". SupCon is "all" by "class". A
+`margin` m replaces the similarity s of a positive by s - m (as in CosFace, arXiv 1801.09414, Eq. 4). Under a jit
+sharded over devices the negatives come from the global batch.
 """
 
 from dataclasses import dataclass
@@ -27,11 +26,11 @@ from clead_jax.core.types import Array
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """Temperature, similarity, who is who, and the margin. A value that is not known or not possible raises ValueError.
+    """Settings of `info_nce`. Unknown names and numbers out of range raise ValueError.
 
-    `margin`: taken off the positives' similarity; at most 2 where that is a cosine, which could not lose more.
+    `margin`: subtracted from the positives' similarity; at most 2, the range of a cosine, if that is the similarity.
     `weights`: one number >= 0 per anchoring column of [B, V]: views 1 .. V-1 with "anchor", all V with "all". They are
-    divided by their sum; () weighs all alike.
+    divided by their sum; () means equal weights.
     """
 
     temperature: float = 0.1
@@ -52,7 +51,7 @@ class ContrastiveConfig:
 
 @dataclass(frozen=True)
 class SupConConfig:
-    """What remains to be chosen where pairing is "all" and positives are by class; see `ContrastiveConfig`."""
+    """Settings of `supcon`: `ContrastiveConfig` with pairing "all" and positives by class."""
 
     temperature: float = 0.1
     similarity: str = "cosine"
@@ -62,7 +61,7 @@ class SupConConfig:
         self.contrastive()
 
     def contrastive(self) -> ContrastiveConfig:
-        """The same as one case of the general loss."""
+        """The settings of the general loss."""
         return ContrastiveConfig(self.temperature, self.similarity, "all", "class", margin=self.margin)
 
 
@@ -76,12 +75,12 @@ def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | Non
     Args:
         z: embeddings [B, V, D], of any length.
         labels: int [B]; read only if `cfg.positives` is "class".
-        cfg: which loss. `weights` of a wrong count or without a positive sum, and views too few to hold any positive,
-            raise ValueError.
-        where: bool [B]; False takes an image out, as anchor, positive and negative: divide by sum(where), not by B.
+        cfg: a wrong number of `weights`, weights without a positive sum, and too few views to form a positive raise
+            ValueError.
+        where: bool [B]; False removes an image as anchor, positive and negative: divide by sum(where), not by B.
 
     Returns:
-        float32 [B, V], finite whatever the labels; 0 where there is no anchor or no positive.
+        float32 [B, V], finite for any labels; 0 where there is no anchor or no positive.
     """
     batch, views, _ = z.shape
     shares = _shares(cfg, views)
@@ -93,21 +92,21 @@ def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | Non
 
 @LOSSES.register("supcon", SupConConfig, uses_labels=True)
 def supcon(z: Array, labels: Array, cfg: SupConConfig, where: Array | None = None) -> Array:
-    """Supervised contrastive loss (arXiv 2004.11362, Eq. 2: 1/|P| stands outside the log): `info_nce`, all, by class.
+    """Supervised contrastive loss (arXiv 2004.11362, Eq. 2: 1/|P| outside the log): `info_nce`, all, by class.
 
-    z [B, V, D] and labels [B] -> [B, V]; one view will do. Each anchor looks for its class among all other embeddings.
+    z [B, V, D] and labels [B] -> [B, V]; one view suffices.
     """
     return info_nce(z, labels, cfg.contrastive(), where)
 
 
 def check_margin(margin: float, most: float = 2.0) -> None:
-    """Raises ValueError for a margin outside [0, most]. Distances on the unit sphere and gaps of cosines end at 2."""
+    """Raises ValueError for a margin outside [0, most]. On the unit sphere nothing differs by more than 2."""
     if not 0 <= margin <= most or margin == np.inf:
         raise ValueError(f"margin must lie in [0, {most:g}], not {margin}")
 
 
 def masked_nce(similarity: Array, positives: Array, candidates: Array) -> Array:
-    """The core: NCE of each row, averaged over its positives.
+    """NCE of each row, averaged over its positives.
 
     `similarity` float [A, C], temperature included; `positives` and `candidates` bool, broadcast to [A, C]; a positive
     that is no candidate does not count. Returns [A], always finite: 0, with zero gradient, for a row without positives.
@@ -123,7 +122,7 @@ def mean_over(mask: Array, values: Array) -> Array:
 
 
 def flat_pairs(z: Array, group: Array, where: Array) -> tuple[Array, Array, Array]:
-    """All views [B, V, D] as one list of A = B * V: (z [A, D], same group [A, A], both count and are two [A, A])."""
+    """All views [B, V, D] as one list of A = B * V: (z [A, D], same group [A, A], unmasked pairs [A, A])."""
     batch, views, dim = z.shape
     group, where = jnp.repeat(group, views), jnp.repeat(where, views)
     pairs = where[:, None] & where & ~jnp.eye(batch * views, dtype=bool)
@@ -169,16 +168,16 @@ def on_sphere(z: Array) -> Array:
 
 
 def negative_euclidean(a: Array, b: Array) -> Array:
-    """Minus the distances of a [A, D] to b [C, D] -> [A, C]. Equal vectors give -0.001 or so and a finite gradient.
+    """Minus the distances of a [A, D] to b [C, D] -> [A, C]. Equal vectors give about -0.001 and a finite gradient.
 
-    By |a|^2 + |b|^2 - 2ab, which needs no [A, C, D]; distances below 0.001 |a| drown in its rounding.
+    By |a|^2 + |b|^2 - 2ab, without an array [A, C, D]; distances below 0.001 |a| are lost in rounding.
     """
     squared = jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1) - 2 * inner(a, b)
     return -jnp.sqrt(jnp.maximum(squared, 0) + 1e-6)
 
 
 def inner(a: Array, b: Array) -> Array:
-    """a b^T in true float32: TF32, a GPU's default, would be off by 0.01 after division by the temperature."""
+    """a b^T in full float32: TF32, a GPU's default, has errors of 0.01 after division by the temperature."""
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 

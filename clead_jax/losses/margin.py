@@ -1,15 +1,15 @@
 """Margin losses over class labels: an embedding should be near its own class and a margin away from the others.
 
-Embeddings lie on the unit sphere, every view of every image is an anchor, and its partners are all other embeddings of
-the global batch. With d the distance of two embeddings, cos their cosine and m the margin:
+Embeddings lie on the unit sphere; every view of every image is an anchor, compared with all other embeddings of the
+global batch. With d the distance of two embeddings, cos their cosine and m the margin:
 
     margin_pairwise   mean over the own class of d^2  +  mean over other classes of max(0, m - d)^2
-    margin_cosine     SupCon with m taken off the positives' cosines: each must win by m          (`contrastive`)
+    margin_cosine     SupCon with m subtracted from the positives' cosines                         (`contrastive`)
     margin_hinge      mean over the other classes k of max(0, m - cos(own class) + cos(class k))
 
 The first is Hadsell et al. (CVPR 2006), `y d^2 + (1 - y) max(0, m - d)^2`, except that the two kinds of pairs are
-averaged apart: over all pairs alike, the many of different classes would drown the few of one class (1 in 100 on
-CIFAR-100), and the balance would depend on the data set. arXiv 2412.19747 does not print which form it uses.
+averaged separately: in a mean over all pairs, pairs of one class (1 in 100 on CIFAR-100) would have little weight, and
+the balance would depend on the data set. arXiv 2412.19747 does not print which form it uses.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from clead_jax.losses.contrastive import (
 
 @dataclass(frozen=True)
 class PairwiseConfig:
-    """`margin`: the distance in [0, 2] beyond which other classes no longer matter; 1 is an angle of 60 degrees."""
+    """`margin`: the distance in [0, 2] beyond which other classes have no loss; 1 is an angle of 60 degrees."""
 
     margin: float = 1.0
 
@@ -66,13 +66,13 @@ class CosineConfig:
 def margin_pairwise(z: Array, labels: Array, cfg: PairwiseConfig, where: Array | None = None) -> Array:
     """Pulls a class together and pushes the others beyond `cfg.margin`.
 
-    z [B, V, D] of any length, labels int [B], where bool [B] (False takes an image out) -> float32 [B, V]; a row sums
-    to the loss of its image. Finite, with finite gradients, for equal and for zero embeddings. An anchor without a
-    partner of one kind has no term of that kind.
+    z [B, V, D] of any length, labels int [B], where bool [B] (False removes an image) -> float32 [B, V]; a row sums
+    to the loss of its image. Finite, with finite gradients, for equal and for zero embeddings. An anchor without
+    pairs of one kind has no term of that kind.
     """
     flat, own, other = _prepare(z, labels, where)
     sphere = on_sphere(flat)
-    distance = -negative_euclidean(sphere, sphere)  # at least 0.001: a root is steep at 0
+    distance = -negative_euclidean(sphere, sphere)  # at least 0.001, for a finite gradient
     pull = mean_over(own, distance**2)
     push = mean_over(other, jnp.maximum(cfg.margin - distance, 0) ** 2)
     return _per_view(pull + push, z)
@@ -80,7 +80,7 @@ def margin_pairwise(z: Array, labels: Array, cfg: PairwiseConfig, where: Array |
 
 @LOSSES.register("margin_cosine", CosineConfig, uses_labels=True)
 def margin_cosine(z: Array, labels: Array, cfg: CosineConfig, where: Array | None = None) -> Array:
-    """SupCon in which every positive must win by a margin; shapes as there."""
+    """SupCon with `cfg.margin` subtracted from the cosines of positives; shapes as there."""
     return supcon(z, labels, SupConConfig(cfg.temperature, margin=cfg.margin), where)
 
 
@@ -88,8 +88,8 @@ def margin_cosine(z: Array, labels: Array, cfg: CosineConfig, where: Array | Non
 def margin_hinge(z: Array, labels: Array, cfg: HingeConfig, where: Array | None = None) -> Array:
     """An anchor's mean cosine with its class exceeds that with each other class of the batch by `cfg.margin`.
 
-    Shapes as `margin_pairwise`. Every other class counts once, however many images it has. 0 for an anchor that is
-    alone in its class, or whose class is alone.
+    Shapes as `margin_pairwise`. Every other class has the same weight, for any number of images. 0 for an anchor
+    without another of its class, and if there is no other class.
     """
     flat, own, other = _prepare(z, labels, where)
     cosines, same = cosine(flat, flat), (own | jnp.eye(len(flat), dtype=bool)).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Models: registered backbones, and the network that puts normalisation before and two heads behind them."""
+"""Models: registered backbones, and the network that adds normalisation and two heads. Read `network` first."""
 
 from clead_jax.models import efficientnet, resnet, wide_resnet, wrappers  # noqa: F401  importing them registers
 from clead_jax.models.network import Network

@@ -2,8 +2,8 @@
 
     stem -> seven stages of MBConv blocks -> 1x1 convolution to 1280 channels -> mean over pixels [B, 1280]
 
-Two things of the published recipe are left out, because a backbone draws no random numbers: dropout before the
-classifier, and stochastic depth. BatchNorm is as in the other backbones (momentum 0.9, epsilon 1e-5, as torchvision).
+Two things of the published recipe are left out, because backbones are deterministic: dropout before the classifier and
+stochastic depth. BatchNorm is as in the other backbones (momentum 0.9, epsilon 1e-5, as torchvision).
 """
 
 import math
@@ -28,7 +28,7 @@ STAGES = (  # expansion, channels, blocks, first stride, kernel
 
 
 class ConvNormSilu(nn.Module):
-    """Convolution, BatchNorm, and (unless `linear`) SiLU. `depthwise`: every channel by itself."""
+    """Convolution, BatchNorm, and (unless `linear`) SiLU. `depthwise`: one filter per channel."""
 
     filters: int
     kernel: int
@@ -47,7 +47,7 @@ class ConvNormSilu(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Expand, filter each channel, weigh the channels by what the whole image holds, project; a shortcut if it fits."""
+    """Expansion, depthwise filter, squeeze and excitation, projection; a shortcut if the shapes agree."""
 
     expansion: int
     filters: int

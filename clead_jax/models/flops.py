@@ -1,11 +1,11 @@
-"""How many floating point operations a function asks for, counted from its jaxpr.
+"""The number of floating point operations of a function, counted from its jaxpr.
 
 Only convolutions and matrix products count, a multiplication and an addition as two: the usual measure of a network's
 work. Products with the zeros of padding and dilation do not count, so a convolution and its two gradients count alike.
 
-XLA's own `compiled.cost_analysis()` is no replacement. It sees nothing inside library calls (cuDNN, cuBLAS), takes the
-body of a loop for one round, and counts one device's part of a sharded program; where none of this is in the way, both
-agree but for the elementwise operations that XLA counts too.
+XLA's `compiled.cost_analysis()` is no replacement: it does not see library calls (cuDNN, cuBLAS), counts the body of a
+loop once, and counts one device's part of a sharded program. Elsewhere both agree except for elementwise operations,
+which XLA counts too.
 """
 
 import math
@@ -19,13 +19,13 @@ import numpy as np
 def count(fn: Callable[..., Any], *args: Any) -> int:
     """FLOPs of `fn(*args)`, which is traced and not run; args are arrays or `jax.ShapeDtypeStruct`s.
 
-    Of the branches of a condition the dearest counts; a while loop, whose length nobody knows, counts as one round.
+    Of the branches of a condition the most expensive counts; a while loop counts as one iteration.
     """
     return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
 def of_xla(fn: Callable[..., Any], *args: Any) -> float | None:
-    """What XLA says of the program compiled for one device, or None where it says nothing."""
+    """XLA's count for the program compiled for one device, or None if there is none."""
     told = jax.jit(fn).lower(*args).compile().cost_analysis() or {}
     return told.get("flops")
 
@@ -47,7 +47,7 @@ def _of_equation(equation: Any) -> int:
 
 
 def _jaxprs(value: Any) -> Iterator[Any]:
-    """The jaxprs in a parameter of an equation: itself, one that is closed over constants, or several."""
+    """The jaxprs in a parameter of an equation: one, open or closed, or several."""
     if isinstance(value, tuple | list):
         for item in value:
             yield from _jaxprs(item)
@@ -65,7 +65,7 @@ def _of_convolution(equation: Any) -> int:
     params = equation.params
     image, kernel = (variable.aval.shape for variable in equation.invars)
     out = equation.outvars[0].aval.shape
-    numbers = params["dimension_numbers"]  # where batch, features and pixels lie
+    numbers = params["dimension_numbers"]  # axes of batch, features and pixels
     batch, features = (out[axis] for axis in numbers.out_spec[:2])
     taps = map(
         _taps,
@@ -81,6 +81,6 @@ def _of_convolution(equation: Any) -> int:
 
 
 def _taps(image: int, kernel: int, out: int, stride: int, padding: int, spread: int, dilation: int) -> int:
-    """Along one axis: the pairs (output, kernel element) that meet a pixel, not a zero put before, between or after."""
+    """Along one axis: the pairs (output, kernel element) on a pixel, not on a zero of padding or dilation."""
     met = stride * np.arange(out)[:, None] + dilation * np.arange(kernel) - padding
     return int(((met >= 0) & (met <= spread * (image - 1)) & (met % spread == 0)).sum())

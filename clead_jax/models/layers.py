@@ -1,14 +1,14 @@
-"""What every backbone is made of: convolutions padded as torch pads them, and BatchNorm with torch's settings."""
+"""Layers of every backbone: convolutions with torch's padding, and BatchNorm with torch's settings."""
 
 from flax import linen as nn
 
-FULL = 64  # `width` of a published network; another scales all of its layers, so that one setting cuts any of them down
+FULL = 64  # `width` of a published network; another value scales all of its layers
 
 
 def convolution(
     filters: int, kernel: int, stride: int = 1, groups: int = 1, dtype: str = "float32", name: str | None = None
 ) -> nn.Conv:
-    """A convolution without bias. Pads both sides alike, as torch does: 'SAME' would not at stride 2."""
+    """A convolution without bias. Pads both sides equally, as torch does; 'SAME' does not at stride 2."""
     return nn.Conv(
         filters,
         kernel_size=(kernel, kernel),

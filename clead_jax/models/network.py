@@ -1,7 +1,7 @@
 """The whole model: pixels in [0, 1] -> normalise -> backbone -> features -> projector | head.
 
-Normalisation lives inside, so that an attack's ball and a checkpoint's meaning never depend on who prepared the images.
-One module holds all three parts, so that every stage shares one tree of variables:
+Normalisation is part of the model, so attacks and checkpoints always refer to pixels in [0, 1]. One module holds all
+three parts, so that every stage shares one tree of variables:
 
     {"params": {"backbone", "projector", "head"}, "batch_stats": {"backbone"}}
 
@@ -18,9 +18,21 @@ from flax import linen as nn
 
 from clead_jax.core.registry import BACKBONES
 from clead_jax.core.types import Array
-from clead_jax.models.heads import Projector
 
 DTYPES = ("float32", "bfloat16")
+
+
+class Projector(nn.Module):
+    """Two-layer MLP (C-LEAD section 4; SimCLR, arXiv 2002.05709), in float32. `hidden` 0 means the feature width."""
+
+    dim: int = 128
+    hidden: int = 0
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        """Features [B, F] -> projections [B, dim], not normalised."""
+        hidden = nn.relu(nn.Dense(self.hidden or features.shape[-1])(features))
+        return nn.Dense(self.dim)(hidden)
 
 
 class Network(nn.Module):
@@ -42,7 +54,7 @@ class Network(nn.Module):
     std: tuple[float, ...] = (0.5,)
 
     def setup(self) -> None:
-        """Name the three parts; `backbone` by hand, since that attribute is the architecture's name."""
+        """Creates the three parts. The variables of `encoder` are named "backbone", an attribute already taken."""
         if self.dtype not in DTYPES:
             raise ValueError(f"unknown dtype {self.dtype!r}: known: {', '.join(DTYPES)}")
         make_backbone = BACKBONES[self.backbone].value
@@ -51,7 +63,7 @@ class Network(nn.Module):
         self.head = nn.Dense(self.num_classes)
 
     def features(self, x: Array, train: bool) -> Array:
-        """Images [B, H, W, C] in [0, 1] -> features [B, F]. `train` uses, and updates, the statistics of the batch."""
+        """Images [B, H, W, C] in [0, 1] -> features [B, F]. `train` uses and updates batch statistics."""
         return self.encoder(self.normalize(x), train)
 
     def project(self, features: Array) -> Array:
@@ -71,7 +83,7 @@ class Network(nn.Module):
         return self.project(self.features(x, train))
 
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
-        """Images [B, H, W, C] in [0, 1] -> (features, projections, logits). What `init` calls: it meets every part."""
+        """Images [B, H, W, C] in [0, 1] -> (features, projections, logits). For `init`: it uses every part."""
         features = self.features(x, train)
         return features, self.project(features), self.classify(features)
 

@@ -2,8 +2,8 @@
 
     stem -> stages of residual blocks, each stage halving the image and doubling the channels -> mean over pixels [B, F]
 
-A backbone maps normalised images to features; it knows nothing of pixel statistics, classes or projections. Compute may
-run in bfloat16: parameters, batch statistics and features stay float32.
+A backbone maps normalised images to features. It may compute in bfloat16: parameters, batch statistics and features
+stay float32.
 """
 
 from collections.abc import Callable

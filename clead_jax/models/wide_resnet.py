@@ -1,4 +1,4 @@
-"""Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146): fewer layers, many more channels.
+"""Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146): fewer layers, more channels.
 
     convolution -> three stages of pre-activation blocks (16 k, 32 k, 64 k channels) -> BatchNorm, ReLU -> mean [B, F]
 

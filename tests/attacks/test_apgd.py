@@ -128,8 +128,8 @@ def test_restarts_begin_elsewhere_and_repeat_nothing():
     assert all((jnp.abs(starts[i] - starts[j]).max((1, 2, 3)) > 0.001).all() for i, j in ((0, 1), (1, 2)))
     best = [cross_entropy(problem.forward(APGD.result(state)), problem.labels) for state in states(problem, cfg)]
     once, thrice = best[5], best[15]
-    stands = ~APGD.done([*states(problem, cfg)][-1])
-    assert stands.any() and (thrice >= once)[stands].all()
+    robust = ~APGD.done([*states(problem, cfg)][-1])
+    assert robust.any() and (thrice >= once)[robust].all()
 
 
 @pytest.mark.parametrize("norm", norms.NORMS)

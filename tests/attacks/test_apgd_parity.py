@@ -59,8 +59,8 @@ def compare(reference, loss, norm, n, steps):
     errors = np.abs(losses - expected)
     other = ~np.isclose(step_sizes, reference[f"{trace}/step_size_per_step"][:steps, :n], rtol=1e-5)
     if loss == "dlr":  # flat once the label ranks third, where its gradient is rounding noise
-        stands = np.maximum.accumulate(expected, axis=0) < 0
-        errors, other = np.where(stands, errors, 0.0), other & stands
+        correct_so_far = np.maximum.accumulate(expected, axis=0) < 0
+        errors, other = np.where(correct_so_far, errors, 0.0), other & correct_so_far
     return errors, other, correct
 
 
@@ -84,8 +84,8 @@ def test_it_follows_the_trace(reference, loss, norm):
 
 
 @pytest.mark.slow
-def test_in_l1_it_leaves_as_few_standing(reference):
-    """The random start is another: at most one more may stand, and 98.5 % agree."""
+def test_in_l1_it_leaves_as_few_correct(reference):
+    """The random start is another: at most one more may stay correct, and 98.5 % agree."""
     expected = reference["apgd_ce_l1/correct"]
     *_, correct = follow(reference, "ce", "l1", n=len(expected))
     assert correct.sum() <= expected.sum() + 1

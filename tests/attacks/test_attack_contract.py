@@ -1,6 +1,7 @@
 """What every registered attack owes its caller. A new entry of ATTACKS is tested by being registered."""
 
 import dataclasses
+import importlib
 import re
 
 import attack_problems
@@ -11,7 +12,6 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from clead_jax import attacks
-from clead_jax.attacks import loop
 from clead_jax.attacks.norms import NORMS
 from clead_jax.attacks.objectives import margin
 from clead_jax.core.registry import ATTACKS
@@ -57,7 +57,7 @@ every_attack_in_a_ball = pytest.mark.parametrize(("name", "norm"), IN_A_BALL)
 @pytest.fixture(autouse=True)
 def rolled_loops(monkeypatch):
     """The models here have no convolutions: loops stay rolled, and compile ten times faster."""
-    monkeypatch.setattr(loop, "MOST_UNROLLED", 0)
+    monkeypatch.setattr(importlib.import_module("clead_jax.attacks.run"), "MOST_UNROLLED", 0)
 
 
 def config(name, norm, **changes):

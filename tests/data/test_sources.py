@@ -241,13 +241,13 @@ def test_a_damaged_cache_is_rebuilt_and_says_so(tmp_path, capsys, damage):
     broken = {"cut off": contents[:-100], "flipped bit": flipped, "empty": b"", "not an npz": b"PK\3\4 no"}
     cache.write_bytes(broken[damage])
     np.testing.assert_array_equal(load(name).train_images, good.train_images)
-    assert re.search(rf"cache {cache} is damaged .*rebuilding", capsys.readouterr().err)
+    assert re.search(rf"cache {cache} is damaged .*rebuilding", capsys.readouterr().out)
     load(name)
-    assert not capsys.readouterr().err
+    assert not capsys.readouterr().out
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, capsys):
     name = f"folder:{folder(tmp_path, '')}"
     (tmp_path / "file").write_text("")
     assert len(load(name, cache_dir=str(tmp_path / "file")).train_labels) == 8
-    assert re.search(r"cannot cache folder:pets in .*file", capsys.readouterr().err)
+    assert re.search(r"cannot cache folder:pets in .*file", capsys.readouterr().out)

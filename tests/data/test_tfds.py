@@ -252,7 +252,7 @@ def test_any_prepared_classification_set_is_read(tmp_path):
     dataset = load("shades", data_dir=str(tmp_path))
     assert (dataset.image_shape, dataset.class_names) == ((4, 5, 1), ("even", "odd"))
     assert sorted(dataset.train_images[:, 0, 0, 0]) == list(range(12))  # 1.10.0 is newer than 1.9.0
-    assert len(dataset.test_labels) == 6  # validation stands in for test
+    assert len(dataset.test_labels) == 6  # validation is used as test
     assert (dataset.train_images[:, 3, 4, 0] % 2 == dataset.train_labels).all()
     assert len(load("shades:1.9.0", data_dir=str(tmp_path)).train_labels) == 4
     assert len(load("tfds:shades", data_dir=str(tmp_path)).train_labels) == 12

@@ -1,4 +1,4 @@
-"""AutoAttack standard against what the authors' PyTorch code left standing, on the same nets and images."""
+"""AutoAttack standard against what the authors' PyTorch code left correct, on the same nets and images."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def forward(weights, x):
 @pytest.mark.slow
 @pytest.mark.parametrize("norm, eps", [("linf", "8/255"), ("l2", "0.5")])
 @pytest.mark.parametrize("net", ["robust", "clean"])
-def test_leaves_standing_what_the_reference_does(shared, net, norm, eps):
+def test_leaves_what_the_reference_leaves(shared, net, norm, eps):
     with np.load(shared / f"parity/{net}.npz") as stored:
         reference = dict(stored)
     weights = {k.split("/")[1]: jnp.asarray(v) for k, v in reference.items() if k.startswith("net/")}
@@ -36,6 +36,6 @@ def test_leaves_standing_what_the_reference_does(shared, net, norm, eps):
         say=print,
     )
     mine, theirs = result.correct["autoattack"], reference[f"autoattack_standard_{norm}/correct"]
-    print(net, norm, "standing", mine.sum(), "reference", theirs.sum(), "agreement", (mine == theirs).mean())
+    print(net, norm, "correct", mine.sum(), "reference", theirs.sum(), "agreement", (mine == theirs).mean())
     assert mine.sum() <= theirs.sum() + 1
     assert (mine == theirs).mean() >= 0.985

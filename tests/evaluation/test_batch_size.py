@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from clead_jax.evaluation.batch_size import automatic, fastest
-from clead_jax.evaluation.verify import Evaluator
+from clead_jax.core.types import Classifier, Examples
+from clead_jax.evaluation.batch_size import fastest, fastest_batch
+from clead_jax.evaluation.classifier import compiled
 
 
 def test_grows_while_that_is_faster():
@@ -39,7 +40,6 @@ def test_tries_the_model_itself_on_images_again_and_again():
         sizes.append(len(x))
         return x.reshape(len(x), -1)[:, :3]
 
-    images, labels = np.zeros((20, 4, 4, 1), np.float32), np.zeros(20, int)
-    objective = lambda outputs, target: outputs.sum(-1)
-    assert automatic(Evaluator(forward), None, images, labels, objective, 16) in (16, 32)
+    examples = Examples(np.zeros((20, 4, 4, 1), np.float32), np.zeros(20, np.int32), np.arange(20))
+    assert fastest_batch(compiled(Classifier(forward)), examples) in (16, 32)
     assert set(sizes) == {16, 32}

@@ -1,78 +1,107 @@
-"""The evaluator on a linear model, whose robust accuracy is known exactly."""
+"""Compiled classifiers: predictions, what is compiled how often, noise, precision."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clead_jax import attacks
 from clead_jax.core.registry import ATTACKS
-from clead_jax.evaluation.verify import Evaluator, NamedAttack
+from clead_jax.core.types import Classifier, Examples, NamedAttack
+from clead_jax.evaluation import classifier as classifiers
+from clead_jax.evaluation.classifier import compiled
+from clead_jax.evaluation.runner import run_attacks
 
-N, EPS = 37, 0.05
-
-
-def problem():
-    rng = np.random.default_rng(0)
-    images = rng.uniform(0.3, 0.7, (N, 4, 4, 1)).astype(np.float32)
-    w = rng.normal(size=16).astype(np.float32)
-    score = (images.reshape(N, -1) - 0.5) @ w
-    labels = (score > 0).astype(np.int32)
-    labels[:3] = 1 - labels[:3]  # wrong from the start: no attack may call them robust
-    forward = lambda v, x: ((x.reshape(len(x), -1) - 0.5) @ v)[:, None] * jnp.array([-0.5, 0.5])
-    robust = (np.abs(score) > EPS * np.abs(w).sum()) & (np.arange(N) >= 3)
-    return forward, w, images, labels, robust
+RNG = np.random.default_rng(0)
+IMAGES, W = RNG.uniform(0.3, 0.7, (37, 4, 4, 1)).astype(np.float32), RNG.normal(size=(16, 3)).astype(np.float32)
+LOGITS = (IMAGES.reshape(37, -1) - 0.5) @ W
 
 
-def pgd(**settings):
+def linear(v, x):
+    return (x.reshape(len(x), -1) - 0.5) @ v
+
+
+def attacked(model, eps=0.05):
     entry = ATTACKS["pgd"]
-    return NamedAttack(
-        "pgd", entry.value, entry.info["objective"], entry.config(eps=EPS, step_size=EPS / 4, **settings)
-    )
+    named = NamedAttack("pgd", entry.value, entry.info["objective"], entry.config(eps=eps, step_size=eps / 4), eps)
+    examples = Examples(IMAGES, LOGITS.argmax(-1).astype(np.int32), np.arange(37))
+    return run_attacks(model, examples, [named], key=jax.random.key(0), num_classes=3)
 
 
-@pytest.mark.parametrize("batch_size", [8, 64])
-def test_finds_exactly_the_examples_that_can_be_broken(batch_size):
-    forward, w, images, labels, robust = problem()
-    outcome = Evaluator(forward, batch_size).attack(w, images, labels, pgd(), key=jax.random.key(0), keep=5)
-    np.testing.assert_array_equal(outcome.correct, robust)
-    assert 0 < robust.sum() < N - 3
-    assert outcome.adversarial.shape == (5, 4, 4, 1) and (outcome.distance <= EPS + 1e-5).all()
-
-
-def test_batches_change_nothing():
-    forward, w, images, labels, _ = problem()
-    few = {"key": jax.random.key(0), "keep": N}
-    whole = Evaluator(forward, 64).attack(w, images, labels, pgd(steps=2), **few)
-    part = Evaluator(forward, 8).attack(w, images[20:], labels[20:], pgd(steps=2), index=np.arange(20, N), **few)
-    np.testing.assert_allclose(part.adversarial, whole.adversarial[20:], atol=1e-6)
-
-
-def test_an_attack_that_leaves_its_ball_is_an_error():
-    forward, w, images, labels, _ = problem()
-    cheat = attacks.Iterative(*pgd().attack)._replace(result=lambda state: state.x + 3 * EPS)
-    with pytest.raises(RuntimeError, match="left its ball"):
-        Evaluator(forward, 64).attack(w, images, labels, pgd()._replace(attack=cheat), key=jax.random.key(0))
+@pytest.mark.parametrize("batch_size", [8, 16, 64])
+def test_no_image_is_dropped_by_batches(batch_size):
+    model = compiled(Classifier(linear, W), batch_size=batch_size)
+    np.testing.assert_allclose(model.logits(IMAGES), LOGITS, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(model.predict(IMAGES), LOGITS.argmax(-1))
 
 
 def test_uint8_and_float_images_are_the_same_thing():
-    forward, w, images, _, _ = problem()
-    stored = (images * 255).round().astype(np.uint8)
-    evaluator = Evaluator(forward, 64)
-    np.testing.assert_array_equal(evaluator.predict(w, stored), evaluator.predict(w, stored.astype(np.float32) / 255))
+    stored, model = (IMAGES * 255).round().astype(np.uint8), compiled(Classifier(linear, W))
+    np.testing.assert_array_equal(model.predict(stored), model.predict(stored.astype(np.float32) / 255))
 
 
-def test_another_model_does_not_compile_again():
-    forward, w, images, labels, _ = problem()
+def test_nan_is_no_class():
+    model = compiled(Classifier(lambda v, x: jnp.where(x.mean() > 2, linear(v, x), jnp.nan), W))
+    assert (model.predict(IMAGES) == -1).all()
+
+
+def test_the_gradient_is_that_of_the_sum():
+    model, labels = compiled(Classifier(linear, W), batch_size=16), LOGITS.argmax(-1)
+    found = model.gradient(ATTACKS["cw"].info["objective"], IMAGES, labels, jax.random.key(0))
+    second = np.argsort(LOGITS, axis=1)[:, -2]
+    expected = (W.T[second] - W.T[labels]).reshape(37, 4, 4, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def counted(traced):
+    def forward(v, x):
+        traced.append(len(x))
+        return linear(v, x)
+
+    return forward
+
+
+def test_checkpoints_share_their_programs():
     traced = []
-
-    def counting(v, x):
-        traced.append(1)
-        return forward(v, x)
-
-    evaluator = Evaluator(counting, 64)
-    evaluator.attack(w, images, labels, pgd(), key=jax.random.key(0))
+    forward = counted(traced)
+    attacked(compiled(Classifier(forward, W), batch_size=64))
     before = len(traced)
-    other = pgd()._replace(cfg=ATTACKS["pgd"].config(eps=EPS / 2, step_size=EPS / 8))
-    evaluator.attack(-w, images, labels, other, key=jax.random.key(1))
+    attacked(compiled(Classifier(forward, -W), batch_size=64), eps=0.02)
     assert len(traced) == before
+
+
+def test_weights_held_by_the_forward_itself_are_compiled_anew():
+    held = {"w": W}
+    model = lambda v, x: linear(jnp.asarray(held["w"]), x)
+    first = compiled(Classifier(model)).predict(IMAGES)
+    held["w"] = -W
+    assert (compiled(Classifier(model)).predict(IMAGES) != first).any()
+
+
+def test_a_randomised_model_answers_by_its_mean_probability():
+    noisy = lambda v, x, key: linear(v, x) + 3 * jax.random.normal(key, (len(x), 3))
+    model, key = compiled(Classifier(noisy, W, randomized=True), batch_size=40), jax.random.key(5)
+    padded = np.concatenate([IMAGES, np.repeat(IMAGES[:1], 3, 0)])
+    draws = [noisy(W, padded, jax.random.fold_in(key, n)) for n in range(classifiers.DRAWS)]
+    expected = np.mean([jax.nn.softmax(z) for z in draws], 0).argmax(-1)[:37]
+    np.testing.assert_array_equal(model.predict(IMAGES, key), expected)
+
+
+def test_bfloat16_is_what_attacks_differentiate():
+    half = classifiers.in_bfloat16(linear)
+    seen = half(W, jnp.asarray(IMAGES))
+    assert seen.dtype == jnp.bfloat16
+    model = compiled(Classifier(linear, W, attack_forward=half))
+    np.testing.assert_allclose(model.logits(IMAGES), LOGITS, rtol=1e-4, atol=1e-5)
+    logits = model.programs.attacked_logits(model.variables, IMAGES, jax.random.key(0))
+    assert logits.dtype == jnp.float32 and 1e-5 < np.abs(logits - LOGITS).max() < 0.1
+
+
+def test_unpacking_and_fingerprints():
+    model = Classifier(linear, {"w": W})
+    forward, variables = model
+    assert forward is linear and variables["w"] is W
+    changed = W.copy()
+    changed.view(np.uint32)[0, 0] ^= 1  # the lowest bit of one weight
+    assert Classifier(linear, {"w": changed}).fingerprint != model.fingerprint
+    assert Classifier(linear, {"w": W.copy()}).fingerprint == model.fingerprint
+    np.testing.assert_allclose(Classifier(linear, W)(IMAGES), LOGITS, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The cascade on a linear model, whose robust accuracy is known exactly."""
+"""The driver of attacks on a linear model, whose robust accuracy is known exactly."""
 
 import itertools
 
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from clead_jax import attacks
+from clead_jax.core.batches import sizes
 from clead_jax.core.registry import ATTACKS
-from clead_jax.evaluation import resume as ledger
-from clead_jax.evaluation import runner as cascade
-from clead_jax.evaluation.classifier import NamedAttack
-from clead_jax.evaluation.verify import Evaluator
+from clead_jax.core.types import Classifier, Examples, NamedAttack
+from clead_jax.evaluation import runner
+from clead_jax.evaluation.budget import Budget
+from clead_jax.evaluation.classifier import compiled
 
-N, EPS = 70, 0.05
+N, EPS, KEY = 70, 0.05, jax.random.key(0)
 
 
 def forward(v, x):
@@ -22,7 +23,8 @@ def forward(v, x):
     return score[:, None] * jnp.array([-0.5, 0.5])
 
 
-def problem(batch_size=32, model=forward, **options):
+def problem(batch_size=32, model=forward, **more):
+    """(model, examples, which can not be broken); the first three are wrong from the start."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0.3, 0.7, (N, 4, 4, 1)).astype(np.float32)
     w = rng.normal(size=16).astype(np.float32)
@@ -30,9 +32,9 @@ def problem(batch_size=32, model=forward, **options):
     labels = (score > 0).astype(np.int32)
     labels[:3] = 1 - labels[:3]
     robust = (np.abs(score) > EPS * np.abs(w).sum()) & (np.arange(N) >= 3)
-    evaluator = Evaluator(model, batch_size, strict=False, **options)
-    on = cascade.Problem(evaluator, jnp.asarray(w), images, labels, np.arange(N), 2, jax.random.key(0))
-    return on, robust
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    built = compiled(Classifier(model, jnp.asarray(w), **more), mesh, batch_size)
+    return built, Examples(images, labels, np.arange(N)), robust
 
 
 def named(name, **settings):
@@ -44,86 +46,118 @@ def named(name, **settings):
 ATTACK_LIST = (named("pgd", step_size=EPS / 40, steps=30), named("square", queries=250), named("apgd_ce", steps=25))
 
 
-def start(on, batch_size=32, keep=True):
-    correct = on.evaluator.predict(on.variables, on.images) == on.labels
-    return ledger.begin("me", batch_size, correct, on.images if keep else None)
+def run(attack_list=ATTACK_LIST, given=None, **more):
+    model, examples, _ = given or problem()
+    return runner.run_attacks(model, examples, attack_list, key=KEY, num_classes=2, **more)
 
 
 def test_leaves_exactly_what_cannot_be_broken():
-    on, robust = problem()
-    book = start(on)
-    assert cascade.run(on, ATTACK_LIST, book)
-    np.testing.assert_array_equal(book.standing, robust)
-    assert 0 < robust.sum() < N - 3
-    pgd, square, apgd = (book.records[a.name] for a in ATTACK_LIST)
-    assert pgd.sum() > square.sum() > apgd.sum() or pgd.sum() > apgd.sum()
-    assert (square <= pgd).all() and (apgd <= square).all()
+    robust, found = problem()[2], run()
+    assert found.complete and 0 < robust.sum() < N - 3
+    np.testing.assert_array_equal(found.correct, robust)
+    pgd, square, apgd = (found.records[a.name] for a in ATTACK_LIST)
+    assert pgd.sum() > apgd.sum() and (square <= pgd).all() and (apgd <= square).all()
     np.testing.assert_array_equal(apgd, robust)
 
 
+SINGLE = {
+    "pgd": named("pgd", step_size=EPS / 4, steps=20),
+    "pgd restarts": named("pgd", step_size=EPS / 8, steps=7, restarts=3),
+    "cw": named("cw", step_size=EPS / 4, steps=20),
+    "square": named("square", queries=250),
+    "apgd_t": named("apgd_t", steps=40, targets=1)._replace(objective=ATTACKS["cw"].info["objective"]),
+    "fab_t": named("fab_t", steps=40, targets=1),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_single_attack_gives_the_same_verdicts_in_fewer_passes(name):
+    early = run([SINGLE[name]])
+    whole = run([SINGLE[name]], keep=N, early_stop=False)
+    np.testing.assert_array_equal(early.correct, whole.correct)
+    each = SINGLE[name].passes(2)
+    ((forward_early,), (forward_whole,)) = (found.forward.values() for found in (early, whole))
+    ((backward_whole,),) = (whole.backward.values(),)
+    assert (forward_whole == each[0]).all() and (backward_whole == each[1]).all()
+    assert forward_early.sum() < 0.75 * forward_whole.sum() and (forward_early <= forward_whole).all()
+
+
+def test_batches_change_nothing():
+    attack = [named("pgd", step_size=EPS / 4, steps=2)]
+    whole = run(attack, problem(64), keep=N, early_stop=False)
+    model, examples, _ = problem(16)
+    rest = Examples(examples.images[20:], examples.labels[20:], examples.index[20:])
+    part = run(attack, (model, rest, None), keep=N - 20, early_stop=False)
+    np.testing.assert_allclose(part.images, whole.images[20:], atol=1e-6)
+
+
+def test_images_that_are_to_run_to_the_end_do_so_right_or_wrong():
+    model, examples, _ = problem()
+    found = run([SINGLE["pgd"]], keep=5, early_stop=False)
+    assert found.images.shape == (5, 4, 4, 1) and (found.forward["pgd"][:5] == 21).all()
+    np.testing.assert_array_equal(model.predict(found.images), found.prediction)
+    moved = np.abs(found.images - examples.images[:5]).reshape(5, -1).max(1)
+    np.testing.assert_allclose(moved, found.distance, atol=1e-6)
+    assert (moved > 0.9 * EPS).all() and (moved <= EPS + 1e-6).all()
+    assert (found.prediction[:3] != examples.labels[:3]).all() and not found.correct[:3].any()
+
+
 def test_keeps_the_images_that_broke_it():
-    on, robust = problem()
-    book = start(on)
-    cascade.run(on, ATTACK_LIST, book)
-    np.testing.assert_array_equal(on.evaluator.predict(on.variables, book.adversarial) == on.labels, book.standing)
-    moved = np.abs(book.adversarial - on.images).reshape(N, -1).max(1)
+    model, examples, robust = problem()
+    found = run(keep=N)
+    np.testing.assert_array_equal(model.predict(found.images) == examples.labels, found.correct)
+    moved = np.abs(found.images - examples.images).reshape(N, -1).max(1)
     assert (moved <= EPS + 1e-6).all() and (moved[robust] == 0).all() and (moved[3:][~robust[3:]] > 0).all()
 
 
-def test_only_those_still_standing_pay():
-    on, robust = problem()
-    book = start(on)
-    cascade.run(on, ATTACK_LIST, book)
+def test_only_those_still_correct_are_attacked():
+    robust, found = problem()[2], run()
     for before, after in itertools.pairwise(ATTACK_LIST):
-        fallen = ~book.records[before.name]
-        assert (book.forward[after.name][fallen] == 0).all()
-    assert (book.forward["pgd"][:3] == 0).all()
-    assert (book.backward["square"] == 0).all()
-    steps = ATTACK_LIST[2].attack.num_steps(ATTACK_LIST[2].cfg)
-    assert (book.forward["apgd_ce"][robust] == steps).all()
-    assert book.forward["square"][book.records["square"]].min() == 250
+        assert (found.forward[after.name][~found.records[before.name]] == 0).all()
+    assert (found.forward["pgd"][:3] == 0).all() and (found.backward["square"] == 0).all()
+    assert (found.forward["apgd_ce"][robust] == ATTACK_LIST[2].passes(2)[0]).all()
+    assert found.forward["square"][found.records["square"]].min() == 250
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_stopped_again_and_again_it_ends_the_same(every, tmp_path):
-    on, _ = problem()
-    whole = start(on)
-    cascade.run(on, ATTACK_LIST, whole)
-
-    path, stops = tmp_path / "ledger.npz", 0
+@pytest.mark.parametrize("attack_list", [ATTACK_LIST, (named("pgd", step_size=EPS / 40, steps=60, restarts=2),)])
+def test_stopped_again_and_again_it_ends_the_same(every, attack_list, tmp_path):
+    whole, path, stops = run(attack_list, keep=N), tmp_path / "progress.npz", 0
     while True:
-        on, _ = problem()
-        book = ledger.load(path, "me", True) or start(on)
-        clock = itertools.count().__next__
-        budget = cascade.Budget(seconds=4 * every)  # the clock ticks when it is asked
-        save = lambda book, leaves: ledger.save(path, book, leaves)
-        if cascade.run(on, ATTACK_LIST, book, save=save, budget=budget, clock=clock):
+        clock = itertools.count().__next__  # ticks when it is asked
+        found = run(attack_list, keep=N, path=path, budget=Budget(seconds=4 * every), clock=clock)
+        if found.complete:
             break
         stops += 1
-    assert stops >= 3
-    np.testing.assert_array_equal(book.standing, whole.standing)
-    np.testing.assert_array_equal(book.adversarial, whole.adversarial)
+    assert stops >= 2
+    np.testing.assert_array_equal(found.correct, whole.correct)
+    np.testing.assert_array_equal(found.images, whole.images)
     for name in whole.forward:
-        np.testing.assert_array_equal(book.forward[name], whole.forward[name])
-        np.testing.assert_array_equal(book.records[name], whole.records[name])
+        np.testing.assert_array_equal(found.forward[name], whole.forward[name])
+        np.testing.assert_array_equal(found.records[name], whole.records[name])
 
 
-def test_a_ledger_of_something_else_is_not_gone_on_with(tmp_path):
-    on, _ = problem()
-    ledger.save(tmp_path / "a.npz", start(on, keep=False), None)
-    assert ledger.load(tmp_path / "a.npz", "me", False)
-    assert ledger.load(tmp_path / "a.npz", "another", False) is None
-    assert ledger.load(tmp_path / "a.npz", "me", True) is None  # it has no images
-    assert ledger.load(tmp_path / "b.npz", "me", False) is None
+def test_progress_of_something_else_is_not_resumed(tmp_path):
+    path, little = tmp_path / "progress.npz", Budget(passes=5)
+    assert not run(path=path, budget=little).complete
+    paid = lambda found: sum(int(n.sum()) for n in found.forward.values())
+    again = run(path=path, budget=little)
+    assert paid(again) == paid(run(budget=little))  # the budget of passes is that of all calls
+    model, examples, _ = problem()
+    others = {
+        "weights": (model.with_variables(2 * model.variables), examples, None),
+        "images": (model, Examples(examples.images * 0.99, examples.labels, examples.index), None),
+        "labels": (model, Examples(examples.images, 1 - examples.labels, examples.index), None),
+    }
+    for what, given in others.items():
+        fresh = run([SINGLE["pgd"]], given, path=path, budget=Budget(passes=1))
+        assert set(fresh.forward) == {"pgd"}, what
+    assert run([SINGLE["pgd"]], path=path, keep=3, budget=Budget(passes=1)).images.shape[0] == 3
 
 
-def test_a_spent_budget_leaves_the_rest_standing():
-    on, robust = problem()
-    book = start(on)
-    assert not cascade.run(on, ATTACK_LIST, book, budget=cascade.Budget(passes=5))
-    assert book.standing.sum() > robust.sum() and 5 <= book.passes < 100
-    assert cascade.run(on, ATTACK_LIST, book)
-    np.testing.assert_array_equal(book.standing, robust)
+def test_a_spent_budget_leaves_the_rest_correct():
+    robust, found = problem()[2], run(budget=Budget(passes=5))
+    assert not found.complete and found.correct.sum() > robust.sum()
 
 
 def test_nothing_is_compiled_for_more_than_a_few_batch_sizes():
@@ -133,12 +167,12 @@ def test_nothing_is_compiled_for_more_than_a_few_batch_sizes():
         shapes.append(len(x))
         return forward(v, x)
 
-    on, _ = problem(model=counting)
-    cascade.run(on, ATTACK_LIST, start(on))
-    assert set(shapes) <= set(cascade.sizes(32, 1)) == {16, 32}
-    assert len(shapes) < 60
+    given = problem(model=counting)
+    run(given=given)
+    assert set(shapes) <= set(sizes(32, 1)) == {16, 32}
     before = len(shapes)
-    cascade.run(on, ATTACK_LIST, start(on))
+    assert before < 60
+    run(given=given)
     assert len(shapes) == before
 
 
@@ -146,29 +180,41 @@ def test_nothing_is_compiled_for_more_than_a_few_batch_sizes():
     "batch_size, multiple, expected", [(256, 1, [16, 32, 64, 128, 256]), (100, 8, [16, 32, 64, 112]), (5, 24, [48])]
 )
 def test_batch_sizes(batch_size, multiple, expected):
-    assert cascade.sizes(batch_size, multiple) == expected
+    assert sizes(batch_size, multiple) == expected
 
 
 def test_success_on_a_cheap_copy_does_not_count():
-    on, _ = problem(inside=lambda v, x: forward(-v, x))  # "fooled" everywhere, from the start
-    book = start(on)
-    cascade.run(on, (named("pgd", step_size=EPS / 4, steps=10),), book)
-    assert book.standing.sum() == N - 3
+    given = problem(attack_forward=lambda v, x: forward(-v, x))  # "fooled" everywhere, from the start
+    assert run([SINGLE["pgd"]], given).correct.sum() == N - 3
+
+
+def cheating():
+    cheat = attacks.Iterative(*ATTACKS["pgd"].value)._replace(result=lambda state: state.x + 3 * EPS)
+    return SINGLE["pgd"]._replace(attack=cheat)
 
 
 def test_an_attack_that_leaves_the_ball_has_no_success():
-    on, _ = problem()
-    cheat = attacks.Iterative(*ATTACKS["pgd"].value)._replace(result=lambda state: state.x + 3 * EPS)
-    book = start(on)
-    cascade.run(on, (named("pgd", step_size=EPS / 4)._replace(attack=cheat),), book)
-    assert book.standing.sum() == N - 3
+    assert run([cheating()]).correct.sum() == N - 3
+    with pytest.raises(RuntimeError, match="attack pgd left its ball"):
+        run([cheating()], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda v, x: forward(v, x) / 0 - jnp.inf, "non-finite outputs"),
+        (lambda v, x: forward(v, x) + 0 * jnp.sqrt(0 * x).sum(), "attack pgd met a non-finite gradient"),
+    ],
+)
+def test_numbers_that_are_not_finite(model, said):
+    with pytest.raises(FloatingPointError, match=said):
+        run([SINGLE["pgd"]], problem(model=model), strict=True)
+    assert run([SINGLE["pgd"]], problem(model=model)).complete
 
 
 def test_hears_of_progress():
-    on, _ = problem()
     heard = []
-    cascade.run(on, ATTACK_LIST, start(on), heard=heard.append)
-    assert [h.attack for h in heard if h.total == N] and {h.attack for h in heard} == {a.name for a in ATTACK_LIST}
-    standing = [h.standing for h in heard]
-    assert standing == sorted(standing, reverse=True)
-    assert heard[-1].seconds_left < np.inf
+    run(heard=heard.append)
+    assert {h.attack for h in heard} == {a.name for a in ATTACK_LIST} and all(h.total == N for h in heard)
+    correct = [h.correct for h in heard]
+    assert correct == sorted(correct, reverse=True) and heard[-1].seconds_left < np.inf

@@ -1,4 +1,4 @@
-"""Paper, white-box and AutoAttack side by side, on a run of the smallest experiment."""
+"""Transfer, white-box and AutoAttack side by side, on a run of the smallest experiment."""
 
 import json
 import shutil
@@ -10,11 +10,11 @@ import speck
 
 import clead_jax
 from clead_jax import config, evaluate, main
-from clead_jax.attacks import parse as arsenal
-from clead_jax.evaluation.classifier import NamedAttack
-from clead_jax.evaluation.verify import Evaluator
-from clead_jax.experiment import builders as build
-from clead_jax.experiment import evaluate as measure
+from clead_jax.attacks import autoattack
+from clead_jax.attacks.parse import named_attack
+from clead_jax.core.types import NamedAttack
+from clead_jax.evaluation import measuring
+from clead_jax.experiment import builders
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def run(finished, tmp_path):
 @pytest.fixture
 def short(monkeypatch):
     """AutoAttack with fewer steps and the same names."""
-    original = arsenal.autoattack
+    original = autoattack.autoattack
     steps = {
         "apgd_ce": "steps=3",
         "apgd_dlr": "steps=2",
@@ -43,10 +43,10 @@ def short(monkeypatch):
 
     def shortened(version, norm, eps, classes):
         attacks, notes = original(version, norm, eps, classes)
-        fewer = [arsenal.named_attack(f"{a.name}({steps[a.name]})", {"norm": norm, "eps": eps}, {}) for a in attacks]
+        fewer = [named_attack(f"{a.name}({steps[a.name]})", {"norm": norm, "eps": eps}, {}) for a in attacks]
         return [f._replace(name=a.name, radius=eps) for f, a in zip(fewer, attacks, strict=True)], notes
 
-    monkeypatch.setattr(arsenal, "autoattack", shortened)
+    monkeypatch.setattr(autoattack, "autoattack", shortened)
 
 
 def again(workdir, *flags):
@@ -62,10 +62,10 @@ def arrays(path):
         return dict(stored)
 
 
-def test_papers_protocol_shows_images_of_the_undefended_model_to_the_defended_one(run):
+def test_transfer_shows_images_of_the_undefended_model_to_the_defended_one(run):
     again(run, "--save_images")
     cfg, _ = config.restore(run)
-    test = build.splits(cfg, build.dataset(cfg)).test
+    test = builders.splits(cfg, builders.dataset(cfg)).test
     kept = arrays(run / "evaluation/adversarial/baseline/pgd.npz")
     np.testing.assert_array_equal(kept["label"], test.labels)
     assert np.abs(kept["adversarial"] - test.images / 255).max() == pytest.approx(0.1, abs=1e-5)
@@ -79,26 +79,26 @@ def test_papers_protocol_shows_images_of_the_undefended_model_to_the_defended_on
     assert set(results(run)["models"]["defended"]["accuracy"]) == {"clean", "fgsm", "pgd", "worst_case"}
 
 
-def test_autoattack_stands_beside_the_white_box_results(run, short):
+def test_autoattack_lies_beside_the_white_box_results(run, short):
     before = results(run)["models"]["defended"]["accuracy"]
     again(run, "--attacks=autoattack", "--save_images")
     found = results(run)
     assert found["models"]["defended"]["accuracy"] == before
     own, records = found["protocols"]["autoattack"]["defended"], arrays(run / "evaluation/per_example.npz")
     assert own["attacks"] == ["apgd_ce", "apgd_t", "fab_t", "square"] and own["complete"]
-    standing = records["defended/clean"]
+    correct = records["defended/clean"]
     for name in own["attacks"]:
-        assert (records[f"defended/{name}"] <= standing).all()
-        standing = records[f"defended/{name}"]
-        assert own["accuracy"][name] == pytest.approx(standing.mean())
-    np.testing.assert_array_equal(records["defended/autoattack"], standing)
+        assert (records[f"defended/{name}"] <= correct).all()
+        correct = records[f"defended/{name}"]
+        assert own["accuracy"][name] == pytest.approx(correct.mean())
+    np.testing.assert_array_equal(records["defended/autoattack"], correct)
     assert own["passes"]["apgd_ce"]["forward"] > 0 == own["passes"]["square"]["backward"]
 
     forward, variables = clead_jax.load(str(run))
     kept = arrays(run / "evaluation/adversarial/defended/autoattack.npz")
     hits = np.asarray(forward(variables, kept["adversarial"]).argmax(-1)) == kept["label"]
-    np.testing.assert_array_equal(hits, standing)
-    assert not list((run / "evaluation").glob("autoattack-*.npz"))  # its progress is no longer needed
+    np.testing.assert_array_equal(hits, correct)
+    assert not list((run / "evaluation").glob("progress-*.npz"))  # its progress is no longer needed
 
 
 def test_autoattack_is_not_run_twice(run, short, capsys):
@@ -114,18 +114,18 @@ def test_a_budget_can_be_added_to(run, short, capsys):
     again(run, "--attacks=autoattack", "--budget=4passes")
     assert "with more passes it goes on" in capsys.readouterr().out
     found = results(run)["protocols"]["autoattack"]["defended"]
-    assert not found["complete"] and (run / "evaluation/autoattack-defended.npz").exists()
+    assert not found["complete"] and len(list((run / "evaluation").glob("progress-*.npz"))) == 2
     again(run, "--attacks=autoattack")
     assert results(run)["protocols"]["autoattack"]["defended"]["complete"]
 
 
-def test_a_name_of_the_cascade_is_not_given_to_something_else(run, short):
+def test_a_name_of_the_suite_is_not_given_to_something_else(run, short):
     again(run, "--attacks=autoattack")
-    with pytest.raises(ValueError, match=r"apgd_ce stands in .* as part of autoattack; write apgd_ce\(norm=linf\)"):
+    with pytest.raises(ValueError, match=r"apgd_ce is there as part of autoattack; write apgd_ce\(norm=linf\)"):
         again(run, "--attacks=apgd_ce(steps=2)", "--attacks=apgd_ce")
 
 
-def test_an_attack_measured_by_itself_gives_way_to_the_cascade(run, short, monkeypatch):
+def test_an_attack_with_settings_lies_beside_the_suite(run, short, monkeypatch):
     again(run, "--attacks=square(queries=5)")
     records = arrays(run / "evaluation/per_example.npz")
     assert "defended/square(queries=5)" in records
@@ -134,16 +134,55 @@ def test_an_attack_measured_by_itself_gives_way_to_the_cascade(run, short, monke
     assert "square(queries=5)" in results(run)["models"]["defended"]["accuracy"]
 
 
-def test_another_version_replaces_the_first_and_leaves_nothing_behind(run, short):
-    before = results(run)["models"]["defended"]["accuracy"]
-    for version in ("standard", "rand", "standard"):
-        again(run, f"--attacks=autoattack(version={version})")
-        names = {k.partition("/")[2] for k in arrays(run / "evaluation/per_example.npz") if k.startswith("defended/")}
-        assert names - {"clean", "fgsm", "pgd", "paper/fgsm", "paper/pgd"} == {"autoattack", *arsenal.VERSIONS[version]}
-        assert results(run)["models"]["defended"]["accuracy"] == before
+def test_another_version_or_precision_goes_to_a_folder_of_its_own(run, short):
+    again(run, "--attacks=autoattack")
+    before = results(run)
+    for flag, tag in (("--version=rand", "rand"), ("--precision=bfloat16", "bfloat16")):
+        again(run, "--attacks=autoattack", flag)
+        assert results(run) == before  # the standard one is not replaced
+        (other,) = (run / "evaluation").glob(f"linf-0.1-test-32-{tag}/results.json")
+        own = json.loads(other.read_text())["protocols"]["autoattack"]["defended"]
+        assert tag in (own["version"], own["precision"])
+    names = {k.partition("/")[2] for k in arrays(run / "evaluation/per_example.npz") if k.startswith("defended/")}
+    own = {"autoattack", *autoattack.VERSIONS["standard"]}
+    assert names - {"clean", "fgsm", "pgd", "paper/fgsm", "paper/pgd"} == own
 
 
-def test_afresh_means_without_the_progress_of_a_cascade_too(run, short):
+def test_a_single_attack_has_a_budget_and_goes_on_inside(run, capsys):
+    long = "--attacks=pgd(steps=40,restarts=3)"
+    again(run, long, "--protocol=whitebox", "--budget=15passes")
+    found = results(run)["models"]["defended"]
+    assert found["incomplete"] == ["pgd(steps=40,restarts=3)"]
+    assert len(list((run / "evaluation").glob("progress-*.npz"))) == 2
+    assert "with more passes it goes on" in capsys.readouterr().out
+    again(run, long, "--protocol=whitebox")
+    done = results(run)["models"]["defended"]
+    assert "incomplete" not in done and not list((run / "evaluation").glob("progress-*.npz"))
+    name = "pgd(steps=40,restarts=3)"
+    assert done["accuracy"][name] <= found["accuracy"][name]
+    kept = arrays(run / "evaluation/per_example.npz")[f"defended/{name}"]
+    again(run, long, "--protocol=whitebox", "--fresh")
+    np.testing.assert_array_equal(arrays(run / "evaluation/per_example.npz")[f"defended/{name}"], kept)
+
+
+def test_the_bound_of_a_stopped_suite_is_not_above_a_direct_result(run, short):
+    again(run, "--attacks=autoattack", "--budget=1passes")
+    found = results(run)
+    for label in ("baseline", "defended"):
+        bound = found["protocols"]["autoattack"][label]["accuracy"]["autoattack"]
+        assert bound <= min(found["models"][label]["accuracy"].values())
+
+
+def test_transfer_without_a_baseline_says_so(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/baseline")
+    again(tmp_path / "run", "--attacks=mi_fgsm")
+    assert "no transfer attacks, for there is no model 'baseline'" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="protocol paper needs the stage baseline"):
+        again(tmp_path / "run", "--protocol=paper")
+
+
+def test_fresh_means_without_the_progress_too(run, short):
     again(run, "--attacks=autoattack", "--budget=4passes")
     begun = results(run)["protocols"]["autoattack"]["defended"]["passes"]["apgd_ce"]["forward"]
     again(run, "--attacks=autoattack", "--budget=4passes", "--fresh")
@@ -160,7 +199,7 @@ def test_images_are_those_of_the_attack_that_was_measured(run):
     assert arrays(kept)["adversarial"].shape == first.shape and np.abs(arrays(kept)["adversarial"] - first).max() > 0
 
 
-def test_the_worst_case_of_a_model_is_none_of_the_others_concern(run, short):
+def test_the_worst_case_of_a_model_does_not_depend_on_others(run, short):
     before = results(run)["models"]
     again(run, "--models=probe", "--attacks=autoattack")
     again(run, "--models=probe", "--attacks=fgsm")
@@ -172,43 +211,43 @@ def test_the_worst_case_of_a_model_is_none_of_the_others_concern(run, short):
 
 
 @pytest.fixture
-def few_doubts(monkeypatch):
-    from clead_jax.evaluation.checks import run as doubts
+def few_checks(monkeypatch):
+    from clead_jax.evaluation.checks import run
 
-    few = [question for question in doubts.CHECKS if question.__name__ in ("sample_size", "images_range")]
-    monkeypatch.setattr(doubts, "CHECKS", tuple(few))
+    few = [question for question in run.CHECKS if question.__name__ in ("sample_size", "images_range")]
+    monkeypatch.setattr(run, "CHECKS", tuple(few))
 
 
-def doubted(workdir):
+def checked(workdir):
     return [check["name"] for check in results(workdir)["checks"]]
 
 
-def test_the_doubts_are_in_the_results(run, few_doubts):
+def test_the_checks_are_in_the_results(run, few_checks):
     again(run, "--checks", "--attacks=fgsm(eps=0.05)")
-    assert doubted(run) == ["images_range/defended", "sample_size/defended"]
+    assert checked(run) == ["images_range/defended", "sample_size/defended"]
     again(run, "--checks", "--models=probe", "--attacks=fgsm")
     both = [f"{name}/{model}" for model in ("defended", "probe") for name in ("images_range", "sample_size")]
-    assert doubted(run) == both
+    assert checked(run) == both
     again(run, "--nochecks", "--models=probe", "--attacks=fgsm(eps=0.04)")
-    assert doubted(run) == both  # a doubt is not taken back by not asking
+    assert checked(run) == both  # not asking takes nothing back
 
 
-def test_doubts_are_made_where_they_lack_and_once(run, few_doubts, monkeypatch):
+def test_checks_are_made_where_they_lack_and_once(run, few_checks, monkeypatch):
     again(run, "--nochecks", "--attacks=fgsm")
-    assert doubted(run) == []
-    again(run, "--checks", "--attacks=fgsm")  # nothing to measure, all to doubt
-    assert doubted(run) == ["images_range/defended", "sample_size/defended"]
-    monkeypatch.setattr(measure, "examine", lambda subject: pytest.fail("doubted again"))
+    assert checked(run) == []
+    again(run, "--checks", "--attacks=fgsm")  # nothing to measure, all to check
+    assert checked(run) == ["images_range/defended", "sample_size/defended"]
+    monkeypatch.setattr(measuring, "run_checks", lambda context: pytest.fail("checked again"))
     again(run, "--checks", "--attacks=fgsm")
-    monkeypatch.setattr(measure, "examine", died)
+    monkeypatch.setattr(measuring, "run_checks", died)
     with pytest.raises(KeyboardInterrupt):
         again(run, "--checks", "--attacks=fgsm(eps=0.05)")
     monkeypatch.undo()
     again(run, "--checks", "--attacks=fgsm(eps=0.05)")
-    assert "sample_size/defended" in doubted(run)
+    assert "sample_size/defended" in checked(run)
 
 
-def died(subject):
+def died(context):
     raise KeyboardInterrupt
 
 
@@ -218,16 +257,80 @@ def test_a_curve_can_be_of_fgsm(run):
     assert curve["attack"] == "fgsm" and len(curve["accuracy"]["defended"]) == 3
 
 
-def test_bfloat16_climbs_a_copy_and_float32_judges(run, short, monkeypatch):
-    seen, original = [], Evaluator.__init__
-    spy = lambda self, *a, inside=None, **more: seen.append(inside) or original(self, *a, inside=inside, **more)
-    monkeypatch.setattr(Evaluator, "__init__", spy)
+def test_bfloat16_is_differentiated_and_float32_judges(run, short, monkeypatch):
+    seen, original = [], measuring.run_attacks
+    spy = lambda model, *a, **more: seen.append(model.classifier.attack_forward) or original(model, *a, **more)
+    monkeypatch.setattr(measuring, "run_attacks", spy)
     again(run, "--attacks=autoattack", "--precision=bfloat16", "--num_examples=16")
     assert any(seen)
-    tag = next((run / "evaluation").glob("linf-*-16"))
-    assert (
-        json.loads((tag / "results.json").read_text())["protocols"]["autoattack"]["defended"]["precision"] == "bfloat16"
-    )
+    tag = next((run / "evaluation").glob("linf-*-16*"))
+    found = json.loads((tag / "results.json").read_text())["protocols"]["autoattack"]["defended"]
+    assert found["precision"] == "bfloat16"
+
+
+# --- other models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    """A run of another architecture."""
+    workdir = tmp_path_factory.mktemp("wider") / "run"
+    settings = {"seed": 3, "model.width": 8, "baseline__average": "ema(decay=0.5)", "stages": "baseline"}
+    main.main(speck.command(workdir, **settings))
+    return workdir
+
+
+def test_models_of_other_architectures_wrappers_and_weights_in_one_evaluation(run, wider, short):
+    models = f"probe,wide={wider}:baseline,both=ensemble(probe+{wider}:baseline),noisy=noise(probe,std=0.2)"
+    again(run, f"--models={models}", "--attacks=pgd,autoattack(version=rand)", "--checks=false")
+    tag = next((run / "evaluation").glob("linf-0.1-test-32-rand"), run / "evaluation")
+    found = json.loads((tag / "results.json").read_text())
+    assert {"probe", "wide", "both", "noisy"} <= set(found["models"])
+    records = arrays(tag / "per_example.npz")
+    cfg, _ = config.restore(run)
+    test = builders.splits(cfg, builders.dataset(cfg)).test
+    images = test.images / np.float32(255)
+    logits = [jax.nn.log_softmax(clead_jax.load(str(w), s)(images)) for w, s in ((run, "probe"), (wider, "baseline"))]
+    np.testing.assert_array_equal(records["wide/clean"], np.asarray(logits[1]).argmax(-1) == test.labels)
+    mean = np.mean(np.exp(logits), 0)
+    np.testing.assert_array_equal(records["both/clean"], mean.argmax(-1) == test.labels)
+    assert found["label_use"]["both"] == sorted({*found["label_use"]["probe"], "training"})
+
+
+def test_averaged_weights_are_chosen_by_name(wider):
+    again(wider, "--models=baseline", "--attacks=fgsm", "--checks=false")
+    last = results(wider)["models"]["baseline"]["checkpoint"]
+    again(wider, "--models=ema=baseline", "--weights=ema", "--attacks=fgsm", "--checks=false")
+    ema = results(wider)["models"]["ema"]["checkpoint"]
+    assert ema["weights"] == "ema" and ema["fingerprint"] != last["fingerprint"]
+    assert clead_jax.load(str(wider), "baseline", weights="ema").fingerprint == ema["fingerprint"]
+    with pytest.raises(ValueError, match=r"no weights 'swa' in \S+: it holds ema"):
+        again(wider, "--models=baseline", "--weights=swa")
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("finetune", r"has no checkpoint of stage 'finetune'; it has baseline, pretrain, probe"),
+        ("nowhere:probe", "nowhere is no work directory"),
+        ("mean(probe)", "unknown wrapper 'mean'"),
+        ("noise(probe,sigma=1)", "wrapper 'noise' has no setting 'sigma'; it has std"),
+        ("noise(probe+baseline)", "noise wraps one classifier, not 2"),
+    ],
+)
+def test_models_that_are_not_there(finished, models, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        again(finished, f"--models={models}")
+    assert "\n" not in str(caught.value)
+
+
+def test_load_names_the_stages_that_there_are(finished):
+    with pytest.raises(ValueError, match="no checkpoint of stage 'foo'; it has baseline, pretrain, probe"):
+        clead_jax.load(str(finished), stage="foo")
+    model = clead_jax.load(str(finished))
+    assert isinstance(model, clead_jax.Classifier) and (model.name, model.num_classes) == ("probe", 10)
+    result = clead_jax.audit(model, np.zeros((4, 8, 8, 1), np.float32), np.zeros(4, int), attacks="fgsm", checks=False)
+    assert set(result.correct) == {"clean", "fgsm"}
 
 
 @pytest.mark.parametrize(
@@ -251,11 +354,11 @@ def test_bad_input(finished, flags, message):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 10, 200])
-@pytest.mark.parametrize("version", arsenal.VERSIONS)
+@pytest.mark.parametrize("version", autoattack.VERSIONS)
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_attacks_of_every_version(version, norm, classes):
-    attacks, notes = arsenal.autoattack(version, norm, 0.1, classes)
-    assert [a.name for a in attacks] == list(arsenal.VERSIONS[version])
+    attacks, notes = autoattack.autoattack(version, norm, 0.1, classes)
+    assert [a.name for a in attacks] == list(autoattack.VERSIONS[version])
     for attack in attacks:
         assert isinstance(attack, NamedAttack) and attack.cfg.norm == norm and attack.cfg.eps == attack.radius == 0.1
         if attack.name in ("apgd_t", "fab_t"):

@@ -84,7 +84,32 @@ def hinge_oracle(z, labels, cfg, where):
     return losses / z.shape[1]
 
 
+def softmax(z):
+    return np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+
+
+def cross_entropy_oracle(logits, labels, cfg, where):
+    losses = np.zeros(logits.shape[:2])
+    for i, v in np.ndindex(losses.shape):
+        target = cfg.smoothing / logits.shape[2] + (1 - cfg.smoothing) * (np.arange(logits.shape[2]) == labels[i])
+        losses[i, v] = -(target * np.log(softmax(logits[i, v]))).sum() * where[i] / losses.shape[1]
+    return losses
+
+
+def trades_oracle(logits, labels, cfg, where):
+    losses = np.zeros(logits.shape[:2])
+    for i in np.flatnonzero(where):
+        clean = softmax(logits[i, 0])
+        losses[i, 0] = -np.log(clean[labels[i]])
+        for v in range(1, losses.shape[1]):
+            kl = (clean * np.log(clean / softmax(logits[i, v]))).sum()
+            losses[i, v] = cfg.beta * kl / (losses.shape[1] - 1)
+    return losses
+
+
 ORACLES = {
+    "cross_entropy": cross_entropy_oracle,
+    "trades": trades_oracle,
     "info_nce": contrastive_oracle,
     "supcon": supcon_oracle,
     "margin_cosine": supcon_oracle,
@@ -173,7 +198,8 @@ def test_masking_equals_slicing(name, cfg):
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_finite_on_odd_batches(name, cfg, labels, scale):
-    z = scale * embeddings(batch=len(labels))
+    classes = 8 if LOSSES[name].info.get("of") == "logits" else 5  # a label needs a logit
+    z = scale * embeddings(batch=len(labels), dim=classes)
     for where in (np.ones(len(labels), bool), np.zeros(len(labels), bool)):
         assert all(np.isfinite(a).all() for a in evaluate(name, cfg, z, labels, where))
 

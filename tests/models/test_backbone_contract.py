@@ -11,7 +11,7 @@ import clead_jax.models  # noqa: F401
 from clead_jax.core.registry import BACKBONES
 
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
-every_backbone = pytest.mark.parametrize("name", BACKBONES)
+every_backbone = pytest.mark.parametrize("name", [name for name in BACKBONES if name != "speck"])  # a test plugin
 
 
 def make(name, dtype="float32"):

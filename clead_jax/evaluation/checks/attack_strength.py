@@ -1,4 +1,4 @@
-"""Doubts about the attack: is there an easy one that finds what it missed?
+"""Checks of the attack: is there an easy one that finds what it missed?
 
 Where a weak attack finds what a strong one does not, the strong one was hindered: by masked gradients (Carlini et al.
 2019, arXiv 1902.06705; Athalye et al. 2018, arXiv 1802.00420, section 3.1), or by its settings.
@@ -19,7 +19,7 @@ FROM_IMAGE = "pgd(random_start=false)"  # where gradients are masked it stays at
 
 
 def iterative_vs_one_step(context: CheckContext) -> dict[str, Any]:
-    """PGD leaves no more standing than FGSM does.
+    """PGD leaves no more images correct than FGSM does.
 
     Many small steps can do what a large one does; where they do worse, the gradient is good at the image only: it is
     masked elsewhere (Athalye et al. 2018, section 3.1).
@@ -56,16 +56,16 @@ def restarts_enough(context: CheckContext) -> dict[str, Any]:
 
 
 def loss_still_rising(context: CheckContext) -> dict[str, Any]:
-    """At its last step the attack has come as high as it gets: twice the steps raise the loss of what stands no more.
+    """At its last step the attack has come as high as it gets: twice the steps do not raise the loss of correct images.
 
     The value is the rise by as many steps again, relative to the rise so far, in the median image.
     """
     short = context.attack("pgd")
-    if _hardly_any(stands := short.correct):
-        return check("loss_still_rising", "skipped", None, "hardly any image stands")
+    if _hardly_any(right := short.correct):
+        return check("loss_still_rising", "skipped", None, "hardly any image is still correct")
     long = context.attack(_longer(context))
     levels = [context.images, short.images, long.images]
-    before, now, later = (margins(context.logits(images), context.labels)[stands] for images in levels)
+    before, now, later = (margins(context.logits(images), context.labels)[right] for images in levels)
     with np.errstate(invalid="ignore", divide="ignore"):
         rise = float(np.median(np.nan_to_num((later - now) / (now - before), nan=0.0, posinf=1.0, neginf=0.0)))
     status = "ok" if rise <= 0.05 else "warn" if rise <= 0.25 else "fail"
@@ -82,12 +82,12 @@ def noise_vs_gradient(context: CheckContext) -> dict[str, Any]:
     found = 0 if _hardly_any(missed) else int((missed & ~context.attack(NOISE).correct).sum())
     if found <= slack(len(missed)):
         return check("noise_vs_gradient", "ok", found)
-    hint = f"random noise breaks {found} images that PGD left standing: its gradients are masked"
+    hint = f"random noise breaks {found} images that PGD did not break: its gradients are masked"
     return check("noise_vs_gradient", "fail", found, hint)
 
 
 def blackbox_vs_whitebox(context: CheckContext) -> dict[str, Any]:
-    """Square, and adversarial images of the undefended twin, find nothing that PGD missed, by either loss.
+    """Square, and adversarial images of the undefended model, find nothing that PGD missed, by either loss.
 
     Who sees the weights can do all that one can who does not. Defensive distillation withstood gradients, and fell to
     images made on another model (Papernot et al. 2017, arXiv 1602.02697).
@@ -108,7 +108,7 @@ def falls_to_chance(context: CheckContext) -> dict[str, Any]:
     """Accuracy falls as eps grows, and ends at chance where every image can be made grey.
 
     No model can tell grey from grey: whoever stays accurate there was not attacked. Curves that level off above zero
-    stood in papers whose defences fell later (Athalye et al. 2018).
+    were in papers whose defences fell later (Athalye et al. 2018).
     """
     limit = _limit(context)
     radii = [*(eps for eps in (context.eps, 2 * context.eps) if eps < _grey(context)), _grey(context)]
@@ -146,9 +146,9 @@ def _longer(context: CheckContext) -> str:
 
 
 def _gain(name: str, context: CheckContext, hint: str, more: Callable[[], list[Finding]]) -> dict[str, Any]:
-    """The check that what PGD leaves standing stands against `more` too.
+    """The check that what is correct under PGD is correct under `more` too.
 
-    Where a model draws noise, another look may be unlucky without any attack: only what stands a few looks counts.
+    Where a model draws noise, another draw may err without any attack: only what is correct in a few draws counts.
     """
     first = context.attack("pgd")
     looks = (1, 2) if context.model.randomized else ()
@@ -163,19 +163,19 @@ def _gain(name: str, context: CheckContext, hint: str, more: Callable[[], list[F
 
 def _square_alone(context: CheckContext, missed: np.ndarray) -> dict[str, float]:
     """How many images only Square breaks: of all that were recorded, where it ran after attacks with gradients."""
-    names = list(context.records)  # in a cascade what comes later stands on what came before
+    names = list(context.records)  # in a suite each attack meets only what those before it left
     before = names[: names.index("square")] if "square" in names else []
-    climbed = [context.records[name] for name in before if name.startswith(("apgd", "fab", "pgd", "cw"))]
-    if climbed:
-        found = np.logical_and.reduce(climbed) & ~context.records["square"]
+    by_gradients = [context.records[name] for name in before if name.startswith(("apgd", "fab", "pgd", "cw"))]
+    if by_gradients:
+        found = np.logical_and.reduce(by_gradients) & ~context.records["square"]
         return {"found": int(found.sum()), "of": len(found), "by_chance": slack(len(found), 0.01)}
     found = 0 if _hardly_any(missed) else int((missed & ~context.attack(SQUARE).correct).sum())
     return {"found": found, "of": len(missed), "by_chance": slack(len(missed))}
 
 
-def _hardly_any(standing: np.ndarray) -> bool:
-    """Whether what stands is too little for any attack to matter."""
-    return standing.sum() <= slack(len(standing))
+def _hardly_any(correct: np.ndarray) -> bool:
+    """Whether too few images are still correct for any attack to matter."""
+    return correct.sum() <= slack(len(correct))
 
 
 def _from_image(context: CheckContext, eps: float, undefended: bool = False) -> float:

@@ -1,4 +1,4 @@
-"""Sanity checks of gradients: are there any, do they lead uphill, and do they belong to this model?"""
+"""Checks of the gradient: does it exist, does it lead uphill, and does it say what the model does?"""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ FEWEST = 8  # examples classified right, for a share of them to mean anything
 
 
 def gradient_zero_or_nan(context: CheckContext) -> dict[str, Any]:
-    """The share of images with a gradient that is 0 everywhere, or NaN: attacks that climb it stand still.
+    """The share of images with a gradient that is 0 everywhere, or NaN: attacks that follow it do not move.
 
     Rounding, one-hot encodings and saturated softmaxes do that. Of nine defences at ICLR 2018 seven relied on it or
     its relatives (Athalye et al. 2018). Where all other classes have probability 0 in float32 the gradient counts as
@@ -71,8 +71,11 @@ def _foretold(context: CheckContext, share: float, draws: range) -> np.ndarray:
     so. 0 where either does not change at all.
     """
     x, rng, steps, each = context.images, np.random.default_rng(2), 24, np.arange(len(context.images))
-    own = context.labels[:, None] == np.arange(context.num_classes)
-    rivals = [np.where(own, -np.inf, context.logits_of_gradient(x, d)).argmax(1) for d in draws]
+
+    def leader(logits: np.ndarray) -> np.ndarray:
+        return np.where(context.labels[:, None] == np.arange(logits.shape[1]), -np.inf, logits).argmax(1)
+
+    rivals = [leader(context.logits_of_gradient(x, d)) for d in draws]
 
     def margin(images: np.ndarray) -> np.ndarray:
         logits = [context.logits_of_gradient(images, d).astype(np.float64) for d in draws]

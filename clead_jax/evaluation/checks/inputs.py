@@ -1,4 +1,4 @@
-"""Doubts about the images: are they what the threat model says, before and after the attack?"""
+"""Checks of the images: are they what the threat model says, before and after the attack?"""
 
 from typing import Any
 

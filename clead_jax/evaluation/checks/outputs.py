@@ -1,4 +1,4 @@
-"""Doubts about the model: does it give an answer that attacks can trust, and a gradient that they can follow?"""
+"""Checks of the model: does it give an answer that attacks can trust?"""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def nan_outputs(context: CheckContext) -> dict[str, Any]:
     value = {"clean": bad(context.images), "attacked": bad(context.attack("pgd").images)}
     if max(value.values()) == 0:
         return check("nan_outputs", "ok", value)
-    return check("nan_outputs", "fail", value, "outputs that are no finite numbers: overflow, log of 0, division by 0?")
+    return check("nan_outputs", "fail", value, "non-finite outputs: overflow, log of 0, division by 0?")
 
 
 def probabilities_output(context: CheckContext) -> dict[str, Any]:
@@ -45,8 +45,8 @@ def deterministic(context: CheckContext) -> dict[str, Any]:
 
     Unless the model is announced as random: then two keys should give two answers.
 
-    Attacks on random resizing, cropping or dropout that do not average over the draws climb another model at every
-    step (Athalye et al. 2018, section 4.2): what is left standing then says nothing.
+    Attacks on random resizing, cropping or dropout that do not average over the draws differentiate another model at
+    every step (Athalye et al. 2018, section 4.2): robust accuracy then says nothing.
     """
     once = context.logits(context.images)
     if context.model.randomized:

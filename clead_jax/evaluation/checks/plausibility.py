@@ -1,4 +1,4 @@
-"""Doubts that need no further attack: about what was recorded, and of how much."""
+"""Checks that need no further attack: of what was recorded, and of how many examples."""
 
 import json
 from importlib import resources

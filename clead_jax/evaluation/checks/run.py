@@ -13,7 +13,9 @@ from typing import Any
 from clead_jax.evaluation.checks import attack_strength, gradient_masking, inputs, outputs, plausibility
 from clead_jax.evaluation.checks.context import CheckContext, check
 
-CHECKS: tuple[Callable[[CheckContext], dict[str, Any]], ...] = (
+Check = Callable[[CheckContext], dict[str, Any]]
+
+CHECKS: tuple[Check, ...] = (
     inputs.images_range,
     inputs.looks_normalised,
     outputs.nan_outputs,
@@ -43,14 +45,14 @@ CHECKS: tuple[Callable[[CheckContext], dict[str, Any]], ...] = (
 def run_checks(context: CheckContext) -> list[dict[str, Any]]:
     """All checks of a model, in the order of `CHECKS`: {"name", "status", "value", "hint"} each.
 
-    A model that cannot even be asked (no derivative, no single image, ...) fails the check that asks.
+    A model that a check cannot be made on (no derivative, no single image, ...) fails that check.
     """
-    return [_ask(question, context) for question in CHECKS]
+    return [_run(made, context) for made in CHECKS]
 
 
-def _ask(question: Callable[[CheckContext], dict[str, Any]], context: CheckContext) -> dict[str, Any]:
+def _run(made: Check, context: CheckContext) -> dict[str, Any]:
     try:
-        return question(context)
-    except Exception as error:  # whatever a strange model raises: the other checks still run
+        return made(context)
+    except Exception as error:  # whatever a strange model raises: the other checks are to be made too
         reason = next(iter(str(error).splitlines()), "")
-        return check(question.__name__, "fail", None, f"could not be checked: {type(error).__name__}: {reason}"[:300])
+        return check(made.__name__, "fail", None, f"could not be checked: {type(error).__name__}: {reason}"[:300])

@@ -1,4 +1,4 @@
-"""Every check on a model of which the answer is known: once it has to speak up, once to be quiet."""
+"""Every check on a model of which the answer is known: once it has to warn, once to pass."""
 
 import dataclasses
 
@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import weak_defences
-from check_subjects import EPS, blind, linear, linear_subject, subject_of
+from check_contexts import EPS, blind, context_of, linear, linear_context
 
-from clead_jax.evaluation.checks import attack_strength as doubts_attack
-from clead_jax.evaluation.checks import inputs as doubts_images
-from clead_jax.evaluation.checks import outputs as doubts_model
-from clead_jax.evaluation.checks import plausibility as doubts_record
-from clead_jax.evaluation.checks.run import CHECKS, examine
+from clead_jax.core.types import Examples
+from clead_jax.evaluation.checks import attack_strength, gradient_masking, inputs, outputs, plausibility
+from clead_jax.evaluation.checks.context import CheckContext
+from clead_jax.evaluation.checks.run import CHECKS, run_checks
 
 TIMID = {"steps": 2, "step_size": EPS / 50}
 NOISY_SIZE = (0.02, 0.1)  # scores that random points of the ball reach now and then
@@ -24,32 +23,32 @@ def gated(v, x):
     return jnp.where(v["open"], linear(v["w"], x), blind(v["w"], x))
 
 
-def gated_subject(mine, twins):
-    w = linear_subject().variables
+def gated_context(mine, others):
+    w = linear_context().model.variables
     variables = lambda opened: {"w": w, "open": np.array(opened)}
-    return linear_subject(gated, variables=variables(mine), twin=variables(twins))
+    return linear_context(gated, variables=variables(mine), undefended=variables(others))
 
 
 def recorded(robust, n=1000, **more):
-    """As if `n` examples had been attacked, and this share stood."""
+    """As if `n` examples had been attacked, and this share were still right."""
     records = {"clean": np.ones(n, bool), "autoattack": np.arange(n) < robust * n}
-    return linear_subject(records=records, **more)
+    return linear_context(records=records, **more)
 
 
-class Forgetful(doubts_record.Subject):
+class Forgetful(CheckContext):
     """Its variables change as it is used."""
 
     def gradient(self, images, draw=0):
-        self.variables[:] += 1
+        object.__setattr__(self.model, "variables", self.model.variables + 1)
         return images
 
 
 def forgetful():
-    plain = linear_subject()
+    plain = linear_context()
     return Forgetful(**{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)})
 
 
-IMAGES = linear_subject().images
+IMAGES = linear_context().images
 TO_NAN = lambda v, x: jnp.log(-1 - x.sum((1, 2, 3)))[:, None] + linear(v, x)
 
 
@@ -70,11 +69,11 @@ def dithered(forward):
 
 def ten_directions():
     """A linear model of ten classes: which of them leads changes within a step, its gradient is exact all the same."""
-    subject = linear_subject()
+    context = linear_context()
     v = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
     forward = lambda v, x: (x.reshape(len(x), -1) - 0.5) @ v
-    labels = np.asarray(forward(v, subject.images)).argmax(-1)
-    return subject_of(forward, v, subject.images, labels)
+    labels = np.asarray(forward(v, context.images)).argmax(-1)
+    return context_of(forward, v, context.images, labels)
 
 
 def noisy(forward):
@@ -83,60 +82,60 @@ def noisy(forward):
 
 
 LOUD = [
-    (doubts_images.images_range, lambda: linear_subject(images=IMAGES * 255), "fail"),
-    (doubts_images.images_range, lambda: linear_subject(images=IMAGES / 255), "fail"),
-    (doubts_images.looks_normalised, lambda: linear_subject(images=(IMAGES - 0.5) * 4), "fail"),
-    (doubts_images.ball, lambda: linear_subject(images=IMAGES * 2 - 1), "fail"),
-    (doubts_images.ball_uint8, lambda: linear_subject(images=IMAGES * 2 - 1), "fail"),
+    (inputs.images_range, lambda: linear_context(images=IMAGES * 255), "fail"),
+    (inputs.images_range, lambda: linear_context(images=IMAGES / 255), "fail"),
+    (inputs.looks_normalised, lambda: linear_context(images=(IMAGES - 0.5) * 4), "fail"),
+    (inputs.ball, lambda: linear_context(images=IMAGES * 2 - 1), "fail"),
+    (inputs.ball_uint8, lambda: linear_context(images=IMAGES * 2 - 1), "fail"),
     (
-        doubts_images.ball_uint8,
-        lambda: linear_subject(lambda v, x: linear(v, x) * 1.0, eps=0.0005, reach=(0.001, 0.008)),
+        inputs.ball_uint8,
+        lambda: linear_context(lambda v, x: linear(v, x) * 1.0, eps=0.0005, reach=(0.001, 0.008)),
         "warn",
     ),
-    (doubts_model.nan_outputs, lambda: linear_subject(TO_NAN), "fail"),
-    (doubts_model.probabilities_output, lambda: linear_subject(weak_defences.probabilities(linear)), "fail"),
-    (doubts_model.probabilities_output, lambda: linear_subject(lambda v, x: jax.nn.sigmoid(linear(v, x) + 1)), "warn"),
-    (doubts_model.deterministic, lambda: linear_subject(weak_defences.noise_of_python(linear)), "fail"),
-    (doubts_model.deterministic, lambda: linear_subject(weak_defences.noise_of_content(linear)), "fail"),
-    (doubts_model.deterministic, lambda: linear_subject(lambda v, x, key: linear(v, x), randomized=True), "warn"),
-    (doubts_model.batch_statistics, forgetful, "fail"),
-    (doubts_model.batch_composition, lambda: linear_subject(weak_defences.batch_normalised(linear)), "fail"),
-    (doubts_model.batch_composition, lambda: linear_subject(weak_defences.noise_by_place(linear)), "fail"),
-    (doubts_model.gradient_zero_or_nan, lambda: linear_subject(blind), "fail"),
-    (doubts_model.gradient_zero_or_nan, lambda: linear_subject(weak_defences.scaled(linear)), "fail"),
-    (doubts_model.gradient_direction, lambda: linear_subject(blind), "fail"),
-    (doubts_model.gradient_direction, lambda: linear_subject(weak_defences.rippled(linear)), "fail"),
-    (doubts_model.gradient_foretells, lambda: linear_subject(blind), "fail"),
-    (doubts_model.gradient_foretells, lambda: linear_subject(half_hidden(linear)), "fail"),
-    (doubts_model.gradient_foretells, lambda: linear_subject(dithered(linear), randomized=True), "fail"),
-    (doubts_attack.iterative_vs_one_step, lambda: linear_subject(settings=TIMID), "fail"),
-    (doubts_attack.steps_enough, lambda: linear_subject(settings=TIMID | {"step_size": EPS / 4}), "fail"),
-    (doubts_attack.restarts_enough, lambda: linear_subject(blind, reach=NOISY_SIZE), "fail"),
-    (doubts_attack.loss_still_rising, lambda: linear_subject(settings=TIMID), "fail"),
-    (doubts_attack.noise_vs_gradient, lambda: linear_subject(blind, reach=NOISY_SIZE), "fail"),
-    (doubts_attack.blackbox_vs_whitebox, lambda: linear_subject(blind), "fail"),
-    (doubts_attack.blackbox_vs_whitebox, lambda: gated_subject(False, True), "fail"),
-    (doubts_attack.falls_to_chance, lambda: linear_subject(blind), "fail"),
-    (doubts_attack.undefended_falls, lambda: gated_subject(True, False), "fail"),
+    (outputs.nan_outputs, lambda: linear_context(TO_NAN), "fail"),
+    (outputs.probabilities_output, lambda: linear_context(weak_defences.probabilities(linear)), "fail"),
+    (outputs.probabilities_output, lambda: linear_context(lambda v, x: jax.nn.sigmoid(linear(v, x) + 1)), "warn"),
+    (outputs.deterministic, lambda: linear_context(weak_defences.noise_of_python(linear)), "fail"),
+    (outputs.deterministic, lambda: linear_context(weak_defences.noise_of_content(linear)), "fail"),
+    (outputs.deterministic, lambda: linear_context(lambda v, x, key: linear(v, x), randomized=True), "warn"),
+    (outputs.batch_statistics, forgetful, "fail"),
+    (outputs.batch_composition, lambda: linear_context(weak_defences.batch_normalised(linear)), "fail"),
+    (outputs.batch_composition, lambda: linear_context(weak_defences.noise_by_place(linear)), "fail"),
+    (gradient_masking.gradient_zero_or_nan, lambda: linear_context(blind), "fail"),
+    (gradient_masking.gradient_zero_or_nan, lambda: linear_context(weak_defences.scaled(linear)), "fail"),
+    (gradient_masking.gradient_direction, lambda: linear_context(blind), "fail"),
+    (gradient_masking.gradient_direction, lambda: linear_context(weak_defences.rippled(linear)), "fail"),
+    (gradient_masking.gradient_foretells, lambda: linear_context(blind), "fail"),
+    (gradient_masking.gradient_foretells, lambda: linear_context(half_hidden(linear)), "fail"),
+    (gradient_masking.gradient_foretells, lambda: linear_context(dithered(linear), randomized=True), "fail"),
+    (attack_strength.iterative_vs_one_step, lambda: linear_context(settings=TIMID), "fail"),
+    (attack_strength.steps_enough, lambda: linear_context(settings=TIMID | {"step_size": EPS / 4}), "fail"),
+    (attack_strength.restarts_enough, lambda: linear_context(blind, reach=NOISY_SIZE), "fail"),
+    (attack_strength.loss_still_rising, lambda: linear_context(settings=TIMID), "fail"),
+    (attack_strength.noise_vs_gradient, lambda: linear_context(blind, reach=NOISY_SIZE), "fail"),
+    (attack_strength.blackbox_vs_whitebox, lambda: linear_context(blind), "fail"),
+    (attack_strength.blackbox_vs_whitebox, lambda: gated_context(False, True), "fail"),
+    (attack_strength.falls_to_chance, lambda: linear_context(blind), "fail"),
+    (attack_strength.undefended_falls, lambda: gated_context(True, False), "fail"),
     (
-        doubts_attack.undefended_falls,
-        lambda: linear_subject(eps=EPS / 50, twin=linear_subject().variables),
+        attack_strength.undefended_falls,
+        lambda: linear_context(eps=EPS / 50, undefended=linear_context().model.variables),
         "warn",
     ),
-    (doubts_record.only_training_attacks, lambda: recorded(0.5, training_attacks=("autoattack",)), "warn"),
-    (doubts_record.sample_size, lambda: recorded(0.5, n=999), "warn"),
-    (doubts_record.extraordinary, lambda: recorded(0.9, published=("cifar10", "resnet18")), "warn"),
+    (plausibility.only_training_attacks, lambda: recorded(0.5, training_attacks=("autoattack",)), "warn"),
+    (plausibility.sample_size, lambda: recorded(0.5, n=999), "warn"),
+    (plausibility.extraordinary, lambda: recorded(0.9, published=("cifar10", "resnet18")), "warn"),
 ]
 QUIET = [
-    (doubts_model.gradient_foretells, ten_directions),
-    (doubts_model.gradient_foretells, lambda: linear_subject(noisy(linear), randomized=True)),
-    (doubts_attack.restarts_enough, lambda: linear_subject(noisy(linear), randomized=True, reach=(0.95, 1.3))),
-    (doubts_attack.steps_enough, lambda: linear_subject(noisy(linear), randomized=True, reach=(0.95, 1.3))),
-    (doubts_attack.undefended_falls, lambda: gated_subject(True, True)),
-    (doubts_record.only_training_attacks, lambda: recorded(0.5, training_attacks=("pgd",))),
-    (doubts_record.sample_size, lambda: recorded(0.5)),
-    (doubts_record.extraordinary, lambda: recorded(0.5, published=("cifar10", "resnet18"), eps=8 / 255)),
-    (doubts_model.deterministic, lambda: linear_subject(weak_defences.resized_and_padded(linear), randomized=True)),
+    (gradient_masking.gradient_foretells, ten_directions),
+    (gradient_masking.gradient_foretells, lambda: linear_context(noisy(linear), randomized=True)),
+    (attack_strength.restarts_enough, lambda: linear_context(noisy(linear), randomized=True, reach=(0.95, 1.3))),
+    (attack_strength.steps_enough, lambda: linear_context(noisy(linear), randomized=True, reach=(0.95, 1.3))),
+    (attack_strength.undefended_falls, lambda: gated_context(True, True)),
+    (plausibility.only_training_attacks, lambda: recorded(0.5, training_attacks=("pgd",))),
+    (plausibility.sample_size, lambda: recorded(0.5)),
+    (plausibility.extraordinary, lambda: recorded(0.5, published=("cifar10", "resnet18"), eps=8 / 255)),
+    (outputs.deterministic, lambda: linear_context(weak_defences.resized_and_padded(linear), randomized=True)),
 ]
 
 
@@ -153,67 +152,70 @@ def test_is_quiet(question, make):
 
 
 def test_a_linear_model_passes_every_check_that_applies():
-    status = {c["name"]: c["status"] for c in examine(linear_subject(records={"clean": np.ones(1000, bool)}))}
-    skipped = {"undefended_falls", "extraordinary", "loss_still_rising"}  # no twin, no data set, nothing stands
+    status = {c["name"]: c["status"] for c in run_checks(linear_context(records={"clean": np.ones(1000, bool)}))}
+    skipped = {
+        "undefended_falls",
+        "extraordinary",
+        "loss_still_rising",
+    }  # no other model, no data set, nothing is left
     assert status.pop("only_training_attacks") == "warn"  # no attack was recorded
     assert {name for name, s in status.items() if s == "skipped"} == skipped
     assert {s for name, s in status.items() if name not in skipped} == {"ok"}
 
 
 def test_names_are_those_of_the_functions_and_every_docstring_tells():
-    assert [c["name"] for c in examine(recorded(0.5))] == [q.__name__ for q in CHECKS]
+    assert [c["name"] for c in run_checks(recorded(0.5))] == [q.__name__ for q in CHECKS]
     assert all(len(q.__doc__.split("\n\n")) >= 2 for q in CHECKS)  # what is asked, and what it would have caught
 
 
 def test_what_only_square_broke_counts_where_it_is_recorded():
     n = 1000
-    stands = lambda k: np.arange(n) < k
-    records = {"clean": stands(n), "apgd_ce": stands(600), "apgd_t": stands(580)}
-    ask = lambda k: doubts_attack.blackbox_vs_whitebox(linear_subject(records={**records, "square": stands(k)}))
+    correct = lambda k: np.arange(n) < k
+    records = {"clean": correct(n), "apgd_ce": correct(600), "apgd_t": correct(580)}
+    ask = lambda k: attack_strength.blackbox_vs_whitebox(linear_context(records={**records, "square": correct(k)}))
     assert ask(575)["status"] == "ok" and ask(500)["status"] == "fail"
     assert ask(500)["value"]["square"]["found"] == 80
 
 
 def test_what_follows_square_in_a_cascade_does_not_hide_what_square_broke():
-    stands = lambda k: np.arange(1000) < k
-    records = {"clean": stands(900), "apgd_ce": stands(600), "square": stands(400), "apgd_t": stands(390)}
-    assert doubts_attack.blackbox_vs_whitebox(linear_subject(records=records))["value"]["square"]["found"] == 200
+    correct = lambda k: np.arange(1000) < k
+    records = {"clean": correct(900), "apgd_ce": correct(600), "square": correct(400), "apgd_t": correct(390)}
+    assert attack_strength.blackbox_vs_whitebox(linear_context(records=records))["value"]["square"]["found"] == 200
 
 
 def test_the_logits_of_a_single_image_are_no_probabilities():
-    for outputs, status in (((3.0, 0.0, 1.0, 0.0), "ok"), ((0.7, 0.1, 0.1, 0.1), "fail")):
-        model = lambda v, x, outputs=outputs: jnp.tile(jnp.array(outputs), (len(x), 1)) + 0 * x.sum()
-        subject = linear_subject(model)
-        one = dataclasses.replace(
-            subject, images=subject.images[:1], labels=subject.labels[:1], index=subject.index[:1]
-        )
-        assert doubts_model.probabilities_output(one)["status"] == status
+    for logits, status in (((3.0, 0.0, 1.0, 0.0), "ok"), ((0.7, 0.1, 0.1, 0.1), "fail")):
+        model = lambda v, x, logits=logits: jnp.tile(jnp.array(logits), (len(x), 1)) + 0 * x.sum()
+        context = linear_context(model)
+        whole = context.examples
+        one = dataclasses.replace(context, examples=Examples(whole.images[:1], whole.labels[:1], whole.index[:1]))
+        assert outputs.probabilities_output(one)["status"] == status
 
 
 def test_a_model_that_cannot_be_asked_fails_and_the_rest_is_heard():
     def stubborn(v, x):
         return jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, 1.0 * c[1]), (0, linear(v, x)))[1]
 
-    found = {c["name"]: c for c in examine(linear_subject(stubborn))}
+    found = {c["name"]: c for c in run_checks(linear_context(stubborn))}
     assert found["gradient_zero_or_nan"]["status"] == "fail" and "ValueError" in found["gradient_zero_or_nan"]["hint"]
     assert found["images_range"]["status"] == "ok"
 
 
 def test_a_published_figure_at_a_larger_eps_is_no_comparison():
-    tiny = doubts_record.extraordinary(recorded(0.9, published=("cifar10", "resnet18"), eps=1 / 255))
-    other = doubts_record.extraordinary(recorded(0.9, published=("digits", "tiny")))
+    tiny = plausibility.extraordinary(recorded(0.9, published=("cifar10", "resnet18"), eps=1 / 255))
+    other = plausibility.extraordinary(recorded(0.9, published=("digits", "tiny")))
     assert (tiny["status"], other["status"]) == ("skipped", "skipped")
 
 
 def test_the_architecture_counts_where_a_figure_of_it_is_known():
-    ask = lambda name: doubts_record.extraordinary(recorded(0.67, published=("cifar10", name), eps=8 / 255))
+    ask = lambda name: plausibility.extraordinary(recorded(0.67, published=("cifar10", name), eps=8 / 255))
     assert ask("resnet18")["status"] == "warn" and ask("some_other_net")["status"] == "ok"
 
 
 def test_other_norms():
     for norm, eps in (("l2", 0.4), ("l1", 2.0)):
-        found = examine(linear_subject(norm=norm, eps=eps))
+        found = run_checks(linear_context(norm=norm, eps=eps))
         assert not [c for c in found if c["status"] == "fail"], norm
-        masked = linear_subject(blind, norm=norm, eps=eps)
-        assert doubts_model.gradient_direction(masked)["status"] == "fail"
-        assert doubts_attack.blackbox_vs_whitebox(masked)["status"] == "fail"
+        masked = linear_context(blind, norm=norm, eps=eps)
+        assert gradient_masking.gradient_direction(masked)["status"] == "fail"
+        assert attack_strength.blackbox_vs_whitebox(masked)["status"] == "fail"

@@ -8,30 +8,29 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from clead_jax.attacks import parse as arsenal
-from clead_jax.evaluation.checks.context import Subject
-from clead_jax.evaluation.verify import Evaluator
+from clead_jax.attacks.parse import named_attack
+from clead_jax.core.types import Classifier, Examples, ThreatModel
+from clead_jax.evaluation.checks.context import CheckContext
+from clead_jax.evaluation.classifier import compiled
 
 N, EPS = 64, 0.05
 
 
-def subject_of(forward, variables, images, labels, eps=EPS, norm="linf", randomized=False, classes=10, **more):
-    """A subject as an audit builds it; PGD has 20 steps of eps / 4, or `settings`."""
+def context_of(forward, variables, images, labels, eps=EPS, norm="linf", randomized=False, classes=10, **more):
+    """A context as an audit builds it; PGD has 20 steps of eps / 4, or `settings`."""
     settings = more.pop("settings", {"steps": 20, "step_size": eps / 4})
     longer = lambda e: {**settings, "step_size": settings["step_size"] * e / eps}
-    evaluator = Evaluator(forward, len(images), randomized=randomized, strict=False)
-    more.setdefault("records", {"clean": evaluator.predict(variables, images) == labels})
-    return Subject(
-        evaluator=evaluator,
-        variables=variables,
-        images=images,
-        labels=labels,
-        index=np.arange(len(images)),
+    model = compiled(Classifier(forward, variables, randomized=randomized), batch_size=len(images))
+    if "undefended" in more:
+        more["undefended"] = model.with_variables(more["undefended"])
+    more.setdefault("records", {"clean": model.predict(images) == labels})
+    return CheckContext(
+        model=model,
+        examples=Examples(images, labels, np.arange(len(images))),
         num_classes=classes,
-        norm=norm,
-        eps=eps,
+        threat_model=ThreatModel(norm, eps),
         key=jax.random.key(0),
-        named=lambda text, e: arsenal.named_attack(text, {"norm": norm, "eps": e}, longer(e)),
+        named=lambda text, e: named_attack(text, {"norm": norm, "eps": e}, longer(e)),
         **more,
     )
 
@@ -49,8 +48,8 @@ def blind(v, x):
     return linear(v, jax.lax.stop_gradient(x))
 
 
-def linear_subject(forward=linear, reach=(0.1, 0.9), **more):
-    """Scores of either sign, between these shares of what eps can do: all fall, none by chance."""
+def linear_context(forward=linear, reach=(0.1, 0.9), **more):
+    """Scores of either sign, between these shares of what eps can do: all are broken, none by chance."""
     rng = np.random.default_rng(0)
     w = rng.choice([-1.0, 1.0], 64) * rng.uniform(0.5, 1.5, 64)
     noise = rng.uniform(-0.2, 0.2, (N, 64))
@@ -59,7 +58,7 @@ def linear_subject(forward=linear, reach=(0.1, 0.9), **more):
     images = (0.5 + noise + score[:, None] * w / (w @ w)).astype(np.float32).reshape(N, 8, 8, 1)
     images, w = more.pop("images", images), w.astype(np.float32)
     labels = (np.arange(N) % 2).astype(np.int32)
-    return subject_of(forward, more.pop("variables", w), images, labels, classes=2, **more)
+    return context_of(forward, more.pop("variables", w), images, labels, classes=2, **more)
 
 
 # --- small nets on digits ---------------------------------------------------------------------------------------------

@@ -1,0 +1,272 @@
+"""How each measurement is made: from models and examples to the store. `measurements` says which are, and when."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from clead_jax.attacks.parse import at_radius, attack_at
+from clead_jax.core.batches import pixels, sizes
+from clead_jax.core.types import Examples, NamedAttack
+from clead_jax.evaluation.batch_size import fastest_batch
+from clead_jax.evaluation.budget import UNLIMITED, Budget, lines
+from clead_jax.evaluation.checks.context import CheckContext
+from clead_jax.evaluation.checks.run import run_checks
+from clead_jax.evaluation.classifier import Compiled
+from clead_jax.evaluation.features import clusters
+from clead_jax.evaluation.plan import Plan, Subject
+from clead_jax.evaluation.runner import Finding, run_attacks
+from clead_jax.results.store import Store, accuracies
+
+SHOWN, EMBEDDED, CHECKED = 8, 512, 128  # images in the report's grid, in its projection, and under the checks
+
+
+@dataclass
+class Measuring:
+    """Every method measures one thing of one model, and says whether it is complete."""
+
+    plan: Plan
+    known: dict[str, Subject]  # all models, by label
+    examples: Examples
+    store: Store
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.key, self.began = jax.random.key(self.plan.seed), self.clock()
+        self.transferred: dict[str, np.ndarray] = {}  # attack -> images made on the source, while they are at hand
+
+    def clean(self, subject: Subject) -> bool:
+        """Predictions on the images as they are."""
+        predicted = subject.model.predict(self.examples.images, self.key)
+        self.store.records[f"{subject.label}/clean"] = predicted == self.examples.labels
+        self.store.samples[f"{subject.label}/clean/prediction"] = predicted[:SHOWN]
+        self.store.outdate_checks(subject.label, self.plan.checks)
+        return True
+
+    def direct(self, subject: Subject, named: NamedAttack) -> bool:
+        """One attack on the model itself. Images of the picture attack, and of a transfer source, run to the end."""
+        label, name, plan, store = subject.label, f"{subject.label}/{named.name}", self.plan, self.store
+        if named.name in store.suite(label):
+            raise ValueError(
+                f"{named.name} is there as part of autoattack; "
+                f"write {named.name}(norm={named.cfg.norm}) to have it by itself beside that"
+            )
+        for other, model in list(store.results["models"].items()):
+            if model.get("settings", {}).get(named.name, named.settings) != named.settings:
+                store.drop(other, named.name)  # one row of the table is one attack, with one set of settings
+        store.drop(label, named.name)
+        keep = self._wanted(label, named)
+        finding = self.attacked(subject, [named], self.examples, keep, early_stop=False, name=name, resumable=True)
+        store.records[name] = finding.correct
+        store.results["attacks"][named.name] = named.settings
+        store.model(label).setdefault("settings", {})[named.name] = named.settings
+        self._count_passes(label, finding)
+        self._mark(label, named.name, finding.complete)
+        if not finding.complete:
+            return False
+        if plan.pictures and named.name == plan.picture_attack and keep >= min(EMBEDDED, len(self.examples.labels)):
+            store.samples[name] = finding.images[:SHOWN].copy()
+            store.samples[f"{name}/prediction"] = finding.prediction[:SHOWN]
+            if subject.features:
+                store.embeddings[f"{label}/adversarial"] = subject.features(finding.images[:EMBEDDED])
+        if plan.save_images:
+            store.keep_images(name, finding.images)
+        if label == plan.transfer_from:
+            self.transferred[named.name] = finding.images
+        return True
+
+    def _wanted(self, label: str, named: NamedAttack) -> int:
+        """How many images have to come back."""
+        everything = len(self.examples.labels)
+        if self.plan.save_images or label == self.plan.transfer_from:
+            return everything
+        pictured = self.plan.pictures and named.name == self.plan.picture_attack
+        there = f"{label}/adversarial" in self.store.embeddings and named.name != "pgd"
+        return min(EMBEDDED, everything) if pictured and not there else 0
+
+    def transfer(self, subject: Subject, named: NamedAttack) -> bool:
+        """Shows a model what an attack makes of the transfer source."""
+        source, store, label = self.known[self.plan.transfer_from], self.store, subject.label
+        if named.name in store.model(source.label).get("incomplete", []):
+            return False  # the budget ended first
+        if named.name not in self.transferred:
+            everything = len(self.examples.labels)
+            finding = self.attacked(source, [named], self.examples, everything, early_stop=False)
+            self.transferred[named.name] = finding.images
+        predicted = subject.model.predict(self.transferred[named.name], self.key)
+        store.records[f"{label}/paper/{named.name}"] = predicted == self.examples.labels
+        own = store.protocol("paper").setdefault(label, {"source": source.label, "made_by": {}})
+        own["made_by"][named.name] = {"settings": named.settings, "fingerprint": source.identity}
+        prefix = f"{label}/paper/"
+        records = {k.removeprefix(prefix): v for k, v in store.records.items() if k.startswith(prefix)}
+        worst = np.logical_and.reduce([store.records[f"{label}/clean"], *records.values()])
+        own |= accuracies(records | {"worst_case": worst})
+        store.outdate_checks(label, self.plan.checks)
+        return True
+
+    def curve_plan(self) -> dict[str, Any]:
+        """What the curves are of."""
+        named, few = self.plan.curve_attack, min(self.plan.curve_examples, len(self.examples.labels))
+        assert named is not None
+        radii = list(self.plan.curve)
+        return {"attack": named.name, "settings": named.settings, "eps": radii, "num_examples": few}
+
+    def curve(self, subject: Subject) -> bool:
+        """Robust accuracy over eps, the attack's step size scaled along."""
+        named, few = self.plan.curve_attack, self._few(self.plan.curve_examples)
+        assert named is not None
+        shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in self.plan.curve]
+        self.plan.say(f"{subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
+        plan, found = self.curve_plan(), self.store.results.get("curves", {})
+        before = found.get("accuracy", {}) if {key: found.get(key) for key in plan} == plan else {}
+        self.store.results["curves"] = plan | {"accuracy": before | {subject.label: shares}}
+        return True
+
+    def distance(self, subject: Subject, named: NamedAttack) -> bool:
+        """How far the nearest error is, for attacks that look for it (0 where the clean image is wrong)."""
+        few = self._few(self.plan.distance_examples)
+        finding = self.attacked(subject, [named], few, len(few.labels), early_stop=False, name=f"{subject.label}/")
+        found = finding.prediction != few.labels
+        of_attack = self.store.results.setdefault("distances", {}).setdefault(named.name, {})
+        of_attack[subject.label] = {
+            "settings": named.settings,
+            "num_examples": len(few.labels),
+            "norm": named.cfg.norm,
+            "success": float(found.mean()),
+            "median": float(np.median(finding.distance[found])) if found.any() else None,
+            "mean": float(finding.distance[found].mean()) if found.any() else None,
+        }
+        return True
+
+    def features(self, subject: Subject) -> bool:
+        """Features of clean images, those of attacked ones came with the attack; and how they fall into classes."""
+        store, label = self.store, subject.label
+        assert subject.features is not None
+        images, labels, index = self.examples.images, self.examples.labels, self.examples.index
+        store.samples |= {"index": index[:SHOWN], "label": labels[:SHOWN], "clean": pixels(images[:SHOWN])}
+        store.embeddings["label"] = labels[:EMBEDDED]
+        if label not in store.embeddings:
+            store.embeddings[label] = subject.features(images[:EMBEDDED])
+        states = {"clean": label, "attacked": f"{label}/adversarial"}
+        store.results.setdefault("clusters", {})[label] = {
+            state: clusters(store.embeddings[key], store.embeddings["label"])
+            for state, key in states.items()
+            if key in store.embeddings
+        }
+        return True
+
+    def autoattack(self, subject: Subject) -> bool:
+        """AutoAttack on a model. Its progress lies beside the results; the same command goes on from it."""
+        suite, label, store = self.plan.suite, subject.label, self.store
+        assert suite is not None
+        for name in {*store.suite(label), *(named.name for named in suite.attacks)}:
+            store.drop(label, name)
+        keep = len(self.examples.labels) * self.plan.save_images
+        model = subject._replace(model=subject.suite or subject.model)
+        name = f"{label}/autoattack"
+        finding = self.attacked(model, suite.attacks, self.examples, keep, name=name, resumable=True)
+        store.records |= {f"{label}/{attack}": record for attack, record in finding.records.items()}
+        store.records[name] = finding.correct
+        per_image = lambda of: {attack: float(n.mean()) for attack, n in of.items()}
+        forward, backward = per_image(finding.forward), per_image(finding.backward)
+        records = {"clean": store.records[f"{label}/clean"], **finding.records, "autoattack": finding.correct}
+        store.protocol("autoattack")[label] = suite.settings | {
+            "attacks": [named.name for named in suite.attacks],
+            "notes": suite.notes,
+            "passes": {a: {"forward": forward[a], "backward": backward[a]} for a in forward},
+            "seconds": finding.seconds,
+            "complete": finding.complete,
+            **accuracies(records),
+        }
+        self._count_passes(label, finding)
+        if self.plan.save_images:
+            store.keep_images(name, finding.images)
+        return finding.complete
+
+    def records_of(self, label: str) -> dict[str, np.ndarray]:
+        """All attacks on a model, bool [N] each, those of its AutoAttack too."""
+        suite = {name: self.store.records.get(f"{label}/{name}") for name in self.store.suite(label)}
+        return self.store.direct(label) | {name: record for name, record in suite.items() if record is not None}
+
+    def checks(self, subject: Subject) -> bool:
+        """Sanity checks, on at most `CHECKED` examples."""
+        plan, few, undefended = self.plan, self._few(CHECKED), self.known.get(self.plan.undefended)
+        self.plan.say(f"sanity checks of {subject.label} on {len(few.labels)} images")
+        size = min(sizes(len(few.labels), subject.model.mesh.size)[-1], subject.model.batch_size)
+        norm, steps, step = plan.threat_model.norm, plan.check_steps, plan.check_step
+        other = undefended if undefended and undefended.label != subject.label else None
+        context = CheckContext(
+            model=subject.model.in_batches_of(size),
+            examples=few,
+            num_classes=plan.num_classes,
+            threat_model=plan.threat_model,
+            key=self.key,
+            named=lambda text, eps: attack_at(text, norm, eps, steps, step),
+            records=self.records_of(subject.label),
+            training_attacks=plan.training_attacks,
+            undefended=other.model.in_batches_of(size) if other else None,
+            published=plan.published,
+        )
+        self.store.model(subject.label)["checks"] = run_checks(context)
+        return True
+
+    # --- shared -------------------------------------------------------------------------------------------------------
+
+    def attacked(
+        self,
+        subject: Subject,
+        attacks: list[NamedAttack],
+        examples: Examples,
+        keep: int = 0,
+        *,
+        early_stop: bool = True,
+        name: str = "",
+        resumable: bool = False,
+    ) -> Finding:
+        """Runs attacks on some examples; `name` it to hear of its progress."""
+        label, store, whole = subject.label, self.store, examples is self.examples
+        store.outdate_checks(label, self.plan.checks)
+        path = store.progress_file(name) if resumable else None
+        left = self.plan.budget.seconds - (self.clock() - self.began)
+        finding = run_attacks(
+            self._sized(subject.model),
+            examples,
+            attacks,
+            key=self.key,
+            num_classes=self.plan.num_classes,
+            clean=store.records.get(f"{label}/clean") if whole else None,
+            keep=keep,
+            early_stop=early_stop,
+            strict=self.plan.strict,
+            budget=Budget(left, self.plan.budget.passes) if resumable else UNLIMITED,
+            path=path,
+            heard=lines(self.plan.say, f"{label}/", len(attacks) > 1) if name else lambda progress: None,
+            clock=self.clock,
+            writes=store.writes,
+        )
+        if name and resumable and finding.complete and len(attacks) == 1:
+            self.plan.say(f"{name}  {finding.correct.mean():.2%} still correct")
+        if path and finding.complete and store.writes and store.directory:
+            path.unlink(missing_ok=True)
+        return finding
+
+    def _sized(self, model: Compiled) -> Compiled:
+        if self.plan.batch_size or jax.process_count() > 1:  # several processes could not agree on what is fastest
+            return model
+        return model.in_batches_of(fastest_batch(model, self.examples))
+
+    def _few(self, wanted: int) -> Examples:
+        return self.plan.subset(self.examples, wanted) if wanted < len(self.examples.labels) else self.examples
+
+    def _count_passes(self, label: str, finding: Finding) -> None:
+        passes = self.store.passes.setdefault(label, {})
+        for attack in finding.forward:
+            passes[attack] = {"forward": finding.forward[attack], "backward": finding.backward[attack]}
+
+    def _mark(self, label: str, attack: str, complete: bool) -> None:
+        model = self.store.model(label)
+        model["incomplete"] = [*model.get("incomplete", []), *([] if complete else [attack])]
+        if not model["incomplete"]:
+            del model["incomplete"]

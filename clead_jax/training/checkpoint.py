@@ -5,9 +5,8 @@
     <directory>/120/train       what resuming needs besides: optimizer state, step, what else the stage owns
     <directory>/120/step.json   facts of the caller's, the score that makes a step the "best", a checksum of every file
 
-A step has its number as its name only while it is complete: it is written, and deleted, as `120.part`. A process killed
-at any moment leaves complete steps and a leftover that the next `save` removes. Disks and copies damage files all the
-same, so reading compares the checksums first, takes the newest sound step, and logs which ones it passed over.
+Steps are written, and deleted, as `120.part`: a process killed at any moment leaves complete steps and a leftover that
+the next `save` removes. Reading compares the checksums first and logs which damaged steps it passes over.
 
 All processes call `save` and `restore`; with several hosts the directory is on a file system they share.
 """

@@ -55,9 +55,8 @@ def run(main: Callable[[list[str]], None]) -> None:
 def keep_freed_memory() -> None:
     """Lets this process keep memory that it frees, up to 2 GB, for its next allocations. Only glibc is told.
 
-    XLA on the CPU allocates its buffers at every call, and those above 32 MB glibc takes from the system and returns
-    each time: 22,000 page faults in every step of APGD on 128 images and a small CNN, which is half as fast again
-    without them. The process then stays as large as it has once been.
+    XLA on the CPU allocates its buffers at every call, and glibc returns those above 32 MB to the system each time:
+    22,000 page faults in every step of APGD on 128 images and a small CNN, which is half as fast again without them.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

@@ -1,9 +1,8 @@
 """Every field of the config, with its type, its default and where that comes from. Imports no jax.
 
 A default is the paper's (C-LEAD, arXiv 2510.27249; its section is named), or where the paper is silent the
-literature's (its source is named), or "ours": then nothing but our judgement speaks for it. Radii and step sizes are in
-units of the [0, 1] pixel range and may be written "8/255"; lists are comma-separated strings ("clean,pgd,cw"); an item
-can carry settings of its own ("pgd(steps=10,eps=4/255)").
+literature's (its source is named), or "ours": our judgement alone. Radii and step sizes are in units of the [0, 1]
+pixel range and may be written "8/255"; lists are strings, an item may have settings: "clean,pgd(steps=10,eps=4/255)".
 """
 
 import os
@@ -94,9 +93,8 @@ class Stage(Section):
 class Supervised(Stage):
     """A loss on the logits: plain and adversarial training, probes, fine-tuning.
 
-    Batch, lr, momentum and decay: Wide ResNets (arXiv 1605.07146, Sec. 3), with a cosine (arXiv 1608.03983) for their
-    steps. That decay is also what "Bag of Tricks for Adversarial Training" (arXiv 2010.00467) finds best. 100 epochs:
-    ours.
+    Batch, lr, momentum and decay (also best in "Bag of Tricks for Adversarial Training", arXiv 2010.00467): Wide
+    ResNets (arXiv 1605.07146, Sec. 3), with a cosine (arXiv 1608.03983) for their steps. 100 epochs: ours.
     """
 
     kind: ClassVar[str] = "supervised"
@@ -112,8 +110,7 @@ class Supervised(Stage):
 class Contrastive(Stage):
     """Phase 1 of C-LEAD: a contrastive loss over `config.views`; a class head learns beside it, gradient-stopped.
 
-    Sec. 4: batch, SGD, momentum, lr, cosine. Unsaid: the decay (the baseline's), 200 epochs (ours; more costs days),
-    no warm-up (ours).
+    Sec. 4: batch, SGD, momentum, lr, cosine. Unsaid: the decay (the baseline's), 200 epochs and no warm-up (ours).
     """
 
     kind: ClassVar[str] = "contrastive"

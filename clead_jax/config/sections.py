@@ -47,10 +47,8 @@ class Section:
 
 def typed(value: Any, wanted: Any, name: str) -> Any:
     """The value as `wanted` (a type): text and whole numbers become floats where one is wanted. TypeError otherwise."""
-    if wanted is float and isinstance(value, str):
+    if wanted is float and isinstance(value, str | int) and not isinstance(value, bool):
         return spec.number(value, name)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
     kind = typing.get_origin(wanted) or wanted
     if not isinstance(value, kind) or (isinstance(value, bool) and wanted is not bool):
         raise TypeError(f"{name} is {value!r}; it must be of type {kind.__name__}")

@@ -17,10 +17,9 @@ class _Stdout(logging.StreamHandler):
 
 
 def show(verbosity: int, is_main: Callable[[], bool] = lambda: True) -> None:
-    """Prints what the package logs, as bare lines on stdout: from -1 warnings only, 0 progress too, 1 details too.
+    """Prints on stdout what the package logs, if `is_main`: from -1 warnings only, 0 progress too, 1 details too.
 
-    Called by the doors, not on import: a program that uses the package keeps its own logging. `is_main` says whether
-    this process is the one that speaks.
+    Called by the doors, not on import: a program that uses the package keeps its own logging.
     """
     handler = _Stdout()
     handler.setFormatter(logging.Formatter("%(message)s"))

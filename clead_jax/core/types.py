@@ -60,16 +60,13 @@ closed over it would become constants of the program. `batch` holds images, labe
 
 
 class NamedAttack(NamedTuple):
-    """An attack ready to run. `cfg` has `norm`, and `eps` unless the attack minimises the perturbation.
-
-    What an attack finds counts only within `radius`, the eps of the threat model.
-    """
+    """An attack ready to run. `cfg` has `norm`, and `eps` unless the attack minimises the perturbation."""
 
     name: str
     attack: Iterative
     objective: Objective
     cfg: Any
-    radius: float = float("inf")
+    radius: float = float("inf")  # the eps of the threat model: only what is found within it counts
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -105,9 +102,7 @@ class Classifier:
 
     A `randomized` model draws noise: its forward takes a key as third argument. `attack_forward` has the same arguments
     and is what attacks differentiate where that is not `forward` itself: a smooth stand-in (BPDA, arXiv 1802.00420,
-    section 4.1), or the same network in bfloat16. Success is judged by `forward` alone.
-
-    Unpacking gives the first two: `forward, variables = classifier`.
+    section 4.1), or the same network in bfloat16. Success is judged by `forward` alone. Unpacking gives the first two.
     """
 
     forward: Callable[..., Array]

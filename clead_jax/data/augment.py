@@ -30,9 +30,8 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0 or self.color_jitter < 0:
-            raise ValueError(
-                f"crop_padding {self.crop_padding}, color_jitter {self.color_jitter}; allowed: 0 and above"
-            )
+            given = f"crop_padding {self.crop_padding}, color_jitter {self.color_jitter}"
+            raise ValueError(f"{given}; allowed: 0 and above")
         if not 0 <= self.grayscale <= 1:
             raise ValueError(f"grayscale {self.grayscale} is a probability; allowed: 0 to 1")
 

@@ -68,13 +68,13 @@ def _decode(folder: Path, name: str, image_size: int | None) -> Dataset:
     if "array_record" not in formats:
         command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
         raise ValueError(f"{folder} is stored as {', '.join(formats)}; convert it {INSTALL} apache-beam && {command}")
-    image_key, label_key = _keys(builder.info)
-    class_names = tuple(builder.info.features[label_key].names)
-    train = _read(builder, "train", image_key, label_key, image_size)
+    keys = _keys(builder.info)
+    class_names = tuple(builder.info.features[keys[1]].names)
+    train = _read(builder, "train", keys, image_size)
     test = next((split for split in ("test", "validation") if split in builder.info.splits), None)
     if test is None:
         return with_test_split(name, *train, class_names)
-    return Dataset(name, *train, *_read(builder, test, image_key, label_key, image_size), class_names)
+    return Dataset(name, *train, *_read(builder, test, keys, image_size), class_names)
 
 
 def _keys(info: Any) -> tuple[str, str]:
@@ -85,19 +85,17 @@ def _keys(info: Any) -> tuple[str, str]:
     features = dict(info.features.items())
     kinds = [type(features[key]) for key in keys if isinstance(key, str)]
     if kinds != [Image, ClassLabel] or features[keys[0]].shape[-1] not in MODES or "train" not in info.splits:
-        raise ValueError(
-            f"{info.full_name} has supervised keys {keys}, features {list(features)}, splits {list(info.splits)}; "
-            "allowed: a grey or RGB Image with a ClassLabel, and a train split"
-        )
+        found = f"supervised keys {keys}, features {list(features)}, splits {list(info.splits)}"
+        allowed = "a grey or RGB Image with a ClassLabel, and a train split"
+        raise ValueError(f"{info.full_name} has {found}; allowed: {allowed}")
     return keys
 
 
-def _read(
-    builder: Any, split: str, image_key: str, label_key: str, image_size: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _read(builder: Any, split: str, keys: tuple[str, str], image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
     """One split: images uint8 [N, H, W, C], labels int32 [N]."""
     from tensorflow_datasets import decode
 
+    image_key, label_key = keys
     records = list(builder.as_data_source(split, decoders={image_key: decode.SkipDecoding()}))
     channels = builder.info.features[image_key].shape[-1]
     images = decode_all([record[image_key] for record in records], f"{builder.name} {split}", channels, image_size)

@@ -61,9 +61,8 @@ def trades(logits: Array, labels: Array, cfg: TradesConfig, where: Array | None 
     Gradients flow through both sides of it. Raises ValueError for fewer than two views.
     """
     if logits.shape[1] < 2:
-        raise ValueError(
-            f"trades needs a clean and an attacked view, not {logits.shape[1]}: views=clean,pgd(objective=kl)"
-        )
+        write = "views=clean,pgd(objective=kl)"
+        raise ValueError(f"trades needs a clean and an attacked view, not {logits.shape[1]}: {write}")
     logits = _masked(logits, where)
     clean, attacked = jax.nn.log_softmax(logits[:, :1]), jax.nn.log_softmax(logits[:, 1:])
     divergence = jnp.sum(jnp.exp(clean) * (clean - attacked), axis=-1)

@@ -91,8 +91,6 @@ class Network(nn.Module):
         """Images [B, H, W, C] in [0, 1] -> (x - mean) / std, per channel."""
         channels = x.shape[-1]
         if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels) or min(self.std) <= 0:
-            raise ValueError(
-                f"images of {channels} channels need 1 or {channels} means and positive stds, "
-                f"not mean={self.mean} and std={self.std}"
-            )
+            needed = f"images of {channels} channels need 1 or {channels} means and positive stds"
+            raise ValueError(f"{needed}, not mean={self.mean} and std={self.std}")
         return (x.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)

@@ -57,17 +57,16 @@ def ensemble(classifiers: Sequence[Classifier], cfg: EnsembleConfig) -> Classifi
             mine, its = getattr(first, field), getattr(other, field)
             if mine and its and mine != its:
                 raise ValueError(f"ensemble: {first.name} and {other.name} differ in {field}: {mine} and {its}")
-    combined = lambda forwards, combine: _combined(forwards, [c.randomized for c in classifiers], combine)
-    forwards = [c.forward for c in classifiers]
-    attacked = [c.attack_forward or c.forward for c in classifiers]
+    randomized = [c.randomized for c in classifiers]
     soft = "probabilities" if cfg.combine == "vote" else cfg.combine
+    attacked = _combined([c.attack_forward or c.forward for c in classifiers], randomized, soft)
     elsewhere = cfg.combine == "vote" or any(c.attack_forward for c in classifiers)
     return dataclasses.replace(
         first,
-        forward=combined(forwards, cfg.combine),
+        forward=_combined([c.forward for c in classifiers], randomized, cfg.combine),
         variables=tuple(c.variables for c in classifiers),
-        randomized=any(c.randomized for c in classifiers),
-        attack_forward=combined(attacked, soft) if elsewhere else None,
+        randomized=any(randomized),
+        attack_forward=attacked if elsewhere else None,
         name=f"ensemble({'+'.join(c.name for c in classifiers)})",
     )
 

@@ -80,9 +80,9 @@ def save(
 ) -> None:
     """Write one step, then delete all but the `keep_latest` newest and the one with the highest `score`.
 
-    On return the step is on disk. Steps at or after `step` are replaced: training that fell back to an earlier step
-    passes them again. Trees hold numeric arrays only (ValueError otherwise): randomness is derived from seed and step.
-    A directory that cannot be written raises a one-line OSError; the earlier steps stay. Ctrl-C waits for the end.
+    On return the step is on disk; steps at or after it, from before training fell back, are deleted. Trees hold numeric
+    arrays only (ValueError otherwise). A directory that cannot be written raises a one-line OSError; the earlier steps
+    stay. Ctrl-C waits for the end.
     """
     trees = {"model": model, "train": train} | ({"weights": weights} if weights else {})
     _require_numeric(trees)
@@ -109,9 +109,9 @@ def save(
 def restore(directory: str | Path, model: PyTree, train: PyTree, which: int | str = "latest") -> Restored | None:
     """Read a step back, or None where there is none yet; `which` is "latest", "best" or a step.
 
-    `model` and `train` are templates: arrays, or `jax.ShapeDtypeStruct`s with a sharding, which may be of another
-    device count than the one that saved. A damaged step is passed over with one logged line: "latest" goes on to the
-    next older one, "best" to the next lower score. ValueError where none is sound, or the templates do not fit.
+    `model` and `train` are templates: arrays, or `jax.ShapeDtypeStruct`s with a sharding, for any device count. After a
+    damaged step, which is logged, "latest" goes on to the next older one, "best" to the next lower score. ValueError
+    where none is sound, or the templates do not fit.
     """
     if not steps(directory):
         return None
@@ -126,8 +126,8 @@ def restore_model(directory: str | Path, which: int | str = "latest", weights: s
     """
     path, meta = _first_sound(directory, which)
     if not weights:
-        return _read_all(path / "model"), meta
-    kept = _read_all(path / "weights") if (path / "weights").is_dir() else {}
+        return _read(path / "model"), meta
+    kept = _read(path / "weights") if (path / "weights").is_dir() else {}
     if weights not in kept:
         raise ValueError(f"no weights {weights!r} in {path}: it holds {', '.join(kept) or 'the last ones only'}")
     return kept[weights], meta
@@ -139,14 +139,13 @@ def latest_meta(directory: str | Path) -> dict[str, Any] | None:
     return next((found["meta"] for step in steps(root)[::-1] if (found := _record(root / str(step)))), None)
 
 
-def _read_all(path: Path) -> PyTree:
-    stored = ocp.StandardCheckpointHandler().metadata(path).tree
-    return _read(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored))
-
-
 @_finished_first()
-def _read(path: Path, template: PyTree) -> PyTree:
-    return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(template))
+def _read(path: Path, template: PyTree = None) -> PyTree:
+    """A stored tree, laid out as `template`, or as numpy arrays."""
+    handler = ocp.StandardCheckpointHandler()
+    if template is None:
+        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), handler.metadata(path).tree)
+    return handler.restore(path, args=ocp.args.StandardRestore(template))
 
 
 def _first_sound(directory: str | Path, which: int | str) -> tuple[Path, dict[str, Any]]:

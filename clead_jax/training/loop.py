@@ -1,7 +1,7 @@
-"""The one training loop. Every stage is this loop over another `Step`; everything it does besides goes through hooks.
+"""The one training loop: every stage is this loop over another `Step`, and what else it does goes through hooks.
 
-Resuming needs nothing but the number of the next step: the order of an epoch and the key of a step are functions of
-(seed key, epoch) and (seed key, step).
+To resume needs only the number of the next step: the order of an epoch is a function of (seed key, epoch), the key of a
+step one of (seed key, step).
 """
 
 import functools
@@ -87,19 +87,15 @@ def fit(
         pending.append(metrics)
         done = number + 1
         if done % log_every == 0 or done % plan.steps_per_epoch == 0 or done - first_step in FIRST_LOOKS:
-            fetched, pending = _finite(fetch(pending), done), []
+            fetched, pending = fetch(pending), []
+            for step, metrics in enumerate(fetched, start=done - len(fetched) + 1):
+                if not np.isfinite(loss := metrics["loss"][0]):
+                    raise Diverged(f"the loss is {loss} at step {step}", bad=step - 1)
             epoch_sums = functools.reduce(_add, fetched, epoch_sums)  # one by one: rounding knows nothing of the looks
             hooks.on_log(done, _means(functools.reduce(_add, fetched, {})))
         if done % plan.steps_per_epoch == 0:
             hooks.on_epoch(epoch + 1, done, state, _means(epoch_sums))
     return state
-
-
-def _finite(fetched: list, done: int) -> list:
-    for number, metrics in enumerate(fetched, start=done - len(fetched) + 1):
-        if not np.isfinite(metrics["loss"][0]):
-            raise Diverged(f"the loss is {metrics['loss'][0]} at step {number}", bad=number - 1)
-    return fetched
 
 
 def _add(a: dict, b: dict) -> dict:

@@ -9,10 +9,7 @@ from clead_jax.training.loop import Plan
 
 
 class Progress:
-    """Speed, ETA and lines for one stage. Silent where `show` is False (all processes but the first).
-
-    `later` is how many forward+backward passes the run makes after this stage.
-    """
+    """Speed, ETA and lines for one stage, if `show`. `later`: forward+backward passes of the run after this stage."""
 
     def __init__(self, stage: str, plan: Plan, passes_per_image: int, show: bool = True, later: int = 0):
         self._stage, self._plan, self._passes, self._show, self._later = stage, plan, passes_per_image, show, later

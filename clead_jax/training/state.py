@@ -40,14 +40,11 @@ class Batch(flax.struct.PyTreeNode):
 
 
 class Extra(NamedTuple):
-    """State that a stage owns beside weights and optimizer; it is saved, sharded and resumed like them.
-
-    `weights` names the sets of parameters in it that an evaluation may choose, such as averaged ones.
-    """
+    """State that a stage owns beside weights and optimizer; it is saved, sharded and resumed like them."""
 
     init: Callable[[PyTree], PyTree] = lambda params: {}  # params -> extra
     update: Callable[[PyTree, TrainState], PyTree] = lambda extra, new: extra  # (extra, state after the step) -> extra
-    weights: Callable[[PyTree], dict[str, PyTree]] = lambda extra: {}  # extra -> {name: params}
+    weights: Callable[[PyTree], dict[str, PyTree]] = lambda extra: {}  # extra -> {name: params to evaluate}
 
 
 NOTHING = Extra()

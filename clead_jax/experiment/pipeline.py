@@ -18,7 +18,7 @@ from clead_jax.experiment.train import train
 from clead_jax.reporting import page
 
 
-def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
+def run(cfg, workdir: str, name: str, command: str = "") -> None:
     """Runs `cfg.stages` in `workdir`, going on where an earlier run with the same config was: training in the order
     given, then evaluation, then the report.
 

@@ -53,27 +53,16 @@ class CheckContext:
     @property
     def white_from_black(self) -> float:
         """The norm of a change by 1 in every pixel: how far the corners of [0, 1] are apart."""
-        size = self.images[0].size
-        return {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[self.norm]
+        return {"linf": 1.0, "l2": self.images[0].size ** 0.5, "l1": float(self.images[0].size)}[self.norm]
 
     def attack(self, text: str, eps: float | None = None, undefended: bool = False, draw: int = 0) -> Finding:
-        """What an attack leaves, e.g. "pgd(steps=40)", with all images, run to the end. Asked again it is not rerun.
-
-        Each `draw` starts elsewhere.
-        """
+        """What "pgd(steps=40)" or another leaves: all images, run to the end, once. Each `draw` starts elsewhere."""
         asked = (text, self.eps if eps is None else eps, undefended, draw)
         if asked not in self._cache:
-            model = self.undefended if undefended else self.model
+            model, named = self.undefended if undefended else self.model, self.named(*asked[:2])
             assert model is not None
-            self._cache[asked] = run_attacks(
-                model,
-                self.examples,
-                [self.named(*asked[:2])],
-                key=self._key(draw),
-                num_classes=self.num_classes,
-                keep=len(self.labels),
-                early_stop=False,
-            )
+            whole: dict[str, Any] = {"num_classes": self.num_classes, "keep": len(self.labels), "early_stop": False}
+            self._cache[asked] = run_attacks(model, self.examples, [named], key=self._key(draw), **whole)
         return self._cache[asked]
 
     def predict(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
@@ -109,8 +98,8 @@ class CheckContext:
 
 
 def check(name: str, status: str, value: Any, hint: str = "") -> dict[str, Any]:
-    """One check as it stands in results.json. `status` is ok, warn, fail or skipped; `hint` says what to do, or why."""
-    return {"name": name, "status": status, "value": value, "hint": hint}
+    """As it stands in results.json. `status` is ok, warn, fail or skipped; `hint`, unless ok, what to do, or why."""
+    return {"name": name, "status": status, "value": value, "hint": "" if status == "ok" else hint}
 
 
 def slack(n: int, share: float = 0.03) -> float:

@@ -11,51 +11,35 @@ GREY = 1 / 255  # one grey level
 
 
 def images_range(context: CheckContext) -> dict[str, Any]:
-    """Pixels lie in [0, 1] and use it: otherwise eps is not what it is said to be.
-
-    Images in 0..255, or divided by 255 twice, turn 8/255 into next to nothing, or into everything.
-    """
+    """Pixels lie in [0, 1] and use it: on 0..255, or divided by 255 twice, 8/255 is next to nothing, or everything."""
     low, high = float(context.images.min()), float(context.images.max())
     value = {"min": low, "max": high}
     if not (low >= -1e-6 and high <= 1 + 1e-6):  # NaN too
         return check("images_range", "fail", value, "give images in [0, 1], and let the model do the rest")
-    if high <= 2 * GREY:
-        return check("images_range", "fail", value, "all pixels below two grey levels: divided by 255 twice?")
-    return check("images_range", "ok", value)
+    status = "fail" if high <= 2 * GREY else "ok"
+    return check("images_range", status, value, "all pixels below two grey levels: divided by 255 twice?")
 
 
 def looks_normalised(context: CheckContext) -> dict[str, Any]:
-    """Mean and standard deviation were not taken out before the images came here.
-
-    The commonest error of this field: of pixels divided by 0.25, an eps of 8/255 is 2/255 of the image. Published
-    robust accuracies have been void for it.
-    """
+    """Mean and standard deviation were not taken out before: of pixels divided by 0.25, an eps of 8/255 is 2/255."""
     mean, std, low = (float(f(context.images)) for f in (np.mean, np.std, np.min))
     value = {"mean": mean, "std": std}
-    if low < 0 and abs(mean) < 1 and std < 3:
-        return check("looks_normalised", "fail", value, "normalise inside `forward`, so that eps is in pixels")
-    return check("looks_normalised", "ok", value)
+    status = "fail" if low < 0 and abs(mean) < 1 and std < 3 else "ok"
+    return check("looks_normalised", status, value, "normalise inside `forward`, so that eps is in pixels")
 
 
 def ball(context: CheckContext) -> dict[str, Any]:
-    """What attacks made lies in the ball and in [0, 1], measured on what they returned.
-
-    Attacks that clip the wrong thing report successes, or failures, at another eps than they were given.
-    """
+    """What attacks returned lies in the ball and in [0, 1]: those that clip the wrong thing report another eps."""
     image = context.attack("pgd").images
     distance = norm_of(image - context.images, context.norm)
     value = {"largest": float(distance.max()), "eps": context.eps}
-    inside = (distance <= rounded_up(context.eps)).all() and image.min() >= 0 and image.max() <= 1
-    if inside:  # false for NaN
-        return check("ball", "ok", value)
-    return check("ball", "fail", value, "adversarial images leave the ball or [0, 1]: see images_range and nan_outputs")
+    inside = (distance <= rounded_up(context.eps)).all() and image.min() >= 0 and image.max() <= 1  # false for NaN
+    hint = "adversarial images leave the ball or [0, 1]: see images_range and nan_outputs"
+    return check("ball", "ok" if inside else "fail", value, hint)
 
 
 def ball_uint8(context: CheckContext) -> dict[str, Any]:
-    """Saved with 8 bits the adversarial images are still within eps, up to the rounding, and still fool the model.
-
-    Perturbations smaller than a grey level vanish in a file: images handed on would not show what was claimed.
-    """
+    """Saved with 8 bits the adversarial images are still within eps, up to the rounding, and still fool the model."""
     outcome = context.attack("pgd")
     stored = np.round(outcome.images * 255) / 255
     rounding = float(norm_of(np.full_like(stored[:1], GREY / 2), context.norm)[0])

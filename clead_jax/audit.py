@@ -94,7 +94,7 @@ def audit(
 
     Args:
       forward: a `Classifier`, or a function `forward(x)`, or `forward(v, x)` if `variables` are given, of x
-        [B, H, W, C] in [0, 1], to logits [B, K]. With `randomized=True` it draws noise, and takes a key as its last argument.
+        [B, H, W, C] in [0, 1], to logits [B, K]. If `randomized`, a key is its last argument, for noise.
       images: [N, H, W, C], floats in [0, 1] or uint8.
       labels: int [N] in [0, K).
       norm: "linf", "l2" or "l1".

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.evaluation.checks.context import CheckContext, chance, check, margins, percent, slack
+from clead_jax.evaluation.checks.context import CheckContext, chance, check, margins, slack
 from clead_jax.evaluation.runner import Finding
 
 SQUARE = "square(queries=250,rescale=true)"
@@ -20,6 +20,7 @@ FROM_IMAGE = "pgd(random_start=false)"  # where gradients are masked it stays at
 
 def iterative_vs_one_step(context: CheckContext) -> dict[str, Any]:
     """PGD leaves no more images correct than FGSM does.
+
     Else the gradient is good at the image only: it is masked elsewhere (Athalye et al. 2018, section 3.1).
     """
     recorded = {"fgsm", "pgd"} <= set(context.records)
@@ -30,19 +31,26 @@ def iterative_vs_one_step(context: CheckContext) -> dict[str, Any]:
 
 
 def steps_enough(context: CheckContext) -> dict[str, Any]:
-    """Twice the steps find nothing new: so fell adversarial logit pairing (Engstrom et al. 2018, arXiv 1807.10272)."""
+    """Twice the steps find nothing new.
+
+    So fell adversarial logit pairing, from 27.9 % on ImageNet to 0.6 % (Engstrom et al. 2018, arXiv 1807.10272).
+    """
     hint = "with twice the steps: raise steps until nothing is gained"
     return _gain("steps_enough", context, hint, lambda: [context.attack(_longer(context))])
 
 
 def restarts_enough(context: CheckContext) -> dict[str, Any]:
-    """Two more random starts find nothing new: so fell clean logit pairing (Mosbach et al. 2018, arXiv 1810.12042)."""
+    """Two more random starts find nothing new.
+
+    So fell clean logit pairing and logit squeezing (Mosbach et al. 2018, arXiv 1810.12042).
+    """
     hint = "from two more random starts: raise restarts until nothing is gained"
     return _gain("restarts_enough", context, hint, lambda: [context.attack("pgd", draw=draw) for draw in (1, 2)])
 
 
 def loss_still_rising(context: CheckContext) -> dict[str, Any]:
     """Twice the steps do not raise the loss of correct images.
+
     The value is the rise by as many steps again, relative to the rise so far, in the median image.
     """
     short = context.attack("pgd")
@@ -54,12 +62,15 @@ def loss_still_rising(context: CheckContext) -> dict[str, Any]:
     with np.errstate(invalid="ignore", divide="ignore"):
         rise = float(np.median(np.nan_to_num((later - now) / (now - before), nan=0.0, posinf=1.0, neginf=0.0)))
     status = "ok" if rise <= 0.05 else "warn" if rise <= 0.25 else "fail"
-    hint = f"{percent(rise)} more loss with twice the steps: more or longer steps, or a loss that does not saturate"
+    hint = f"{rise:.0%} more loss with twice the steps: more or longer steps, or a loss that does not saturate"
     return check("loss_still_rising", status, rise, hint)
 
 
 def noise_vs_gradient(context: CheckContext) -> dict[str, Any]:
-    """Fifty random points of the ball find nothing that PGD missed (Carlini et al. 2019)."""
+    """Fifty random points of the ball find nothing that PGD missed.
+
+    Else gradients are worse than none (Carlini et al. 2019): so with rounding and shattering.
+    """
     missed = context.attack("pgd").correct
     found = 0 if _hardly_any(missed) else int((missed & ~context.attack(NOISE).correct).sum())
     hint = f"random noise breaks {found} images that PGD did not break: its gradients are masked"
@@ -68,6 +79,7 @@ def noise_vs_gradient(context: CheckContext) -> dict[str, Any]:
 
 def blackbox_vs_whitebox(context: CheckContext) -> dict[str, Any]:
     """Square, and adversarial images of the undefended model, find nothing that PGD missed, by either loss.
+
     Defensive distillation withstood gradients, and fell to such images (Papernot et al. 2017, arXiv 1602.02697).
     """
     missed = context.attack("pgd").correct & context.attack("cw").correct
@@ -82,13 +94,16 @@ def blackbox_vs_whitebox(context: CheckContext) -> dict[str, Any]:
 
 
 def falls_to_chance(context: CheckContext) -> dict[str, Any]:
-    """Accuracy falls as eps grows, and ends at chance where every image can be made grey (Athalye et al. 2018)."""
+    """Accuracy falls as eps grows, and ends at chance where every image can be made grey.
+
+    Curves that level off above it were in papers whose defences fell later (Athalye et al. 2018).
+    """
     limit = _limit(context)
     radii = [*(eps for eps in (context.eps, 2 * context.eps) if eps < _grey(context)), _grey(context)]
     accuracy = [_from_image(context, eps) for eps in radii]
     value = {"eps": radii, "accuracy": accuracy, "chance": chance(context.labels)}
     if accuracy[-1] > limit:
-        hint = f"{percent(accuracy[-1])} accuracy where every image could be made grey: the attack does not work"
+        hint = f"{accuracy[-1]:.0%} accuracy where every image could be made grey: the attack does not work"
         return check("falls_to_chance", "fail", value, hint)
     risen = max((b - a for a, b in itertools.pairwise(accuracy)), default=0.0)
     status = "fail" if risen * len(context.labels) > slack(len(context.labels)) else "ok"
@@ -97,6 +112,7 @@ def falls_to_chance(context: CheckContext) -> dict[str, Any]:
 
 def undefended_falls(context: CheckContext) -> dict[str, Any]:
     """The undefended model of the same architecture falls far below its clean accuracy under the same attack.
+
     An attack that cannot break what is known to be weak proves nothing about the rest.
     """
     if context.undefended is None:

@@ -29,6 +29,7 @@ class CheckContext:
     training_attacks: tuple[str, ...] | None = None  # names of the attacks trained on; None: not known
     undefended: Compiled | None = None  # the undefended model of the same architecture
     published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
+    _cache: dict[Any, Finding] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @functools.cached_property
     def images(self) -> np.ndarray:
@@ -92,10 +93,6 @@ class CheckContext:
     def _key(self, draw: int) -> Key:
         return jax.random.fold_in(self.key, draw) if draw else self.key
 
-    @functools.cached_property
-    def _cache(self) -> dict[Any, Finding]:
-        return {}
-
 
 def check(name: str, status: str, value: Any, hint: str = "") -> dict[str, Any]:
     """As it stands in results.json. `status` is ok, warn, fail or skipped; `hint`, unless ok, what to do, or why."""
@@ -118,8 +115,3 @@ def margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     right = labels[:, None] == np.arange(logits.shape[1])
     with np.errstate(invalid="ignore"):
         return np.where(right, -np.inf, logits).max(1) - np.where(right, logits, -np.inf).max(1)
-
-
-def percent(share: float) -> str:
-    """0.123 -> '12%'."""
-    return f"{share:.0%}"

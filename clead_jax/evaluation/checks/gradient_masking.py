@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.evaluation.checks.context import CheckContext, check, margins, percent
+from clead_jax.evaluation.checks.context import CheckContext, check, margins
 
 DRAWS = 4  # looks at a model that draws noise
 UNDERFLOW = float(np.log(np.finfo(np.float32).tiny))  # a margin at which exp is 0
@@ -28,13 +28,14 @@ def gradient_zero_or_nan(context: CheckContext) -> dict[str, Any]:
 
 def gradient_direction(context: CheckContext) -> dict[str, Any]:
     """The share of images for which a short step up the gradient hurts more than three random steps of that length.
+
     Of an honest model nearly all; of a gradient that is shattered, stopped or another function's, as few as a quarter.
     """
     right = context.predict(context.images) == context.labels
     if right.sum() < FEWEST:
         return check("gradient_direction", "skipped", None, f"fewer than {FEWEST} images are classified right")
     share = min(float(_uphill(context, x)[right].mean()) for x in (context.images, _nearby(context)))
-    hint = f"only {percent(share)} of the gradients lead uphill: they are shattered, or not those of this model"
+    hint = f"only {share:.0%} of the gradients lead uphill: they are shattered, or not those of this model"
     status = "ok" if share >= 0.9 else "warn" if share >= 0.75 else "fail"
     return check("gradient_direction", status, share, hint)
 

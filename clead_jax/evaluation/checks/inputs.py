@@ -4,14 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.evaluation.checks.context import CheckContext, check, percent, slack
+from clead_jax.evaluation.checks.context import CheckContext, check, slack
 from clead_jax.evaluation.verify import norm_of, rounded_up
 
 GREY = 1 / 255  # one grey level
 
 
 def images_range(context: CheckContext) -> dict[str, Any]:
-    """Pixels lie in [0, 1] and use it: on 0..255, or divided by 255 twice, 8/255 is next to nothing, or everything."""
+    """Pixels lie in [0, 1] and use it: otherwise eps is not what it is said to be.
+
+    Images in 0..255, or divided by 255 twice, turn 8/255 into next to nothing, or into everything.
+    """
     low, high = float(context.images.min()), float(context.images.max())
     value = {"min": low, "max": high}
     if not (low >= -1e-6 and high <= 1 + 1e-6):  # NaN too
@@ -21,7 +24,10 @@ def images_range(context: CheckContext) -> dict[str, Any]:
 
 
 def looks_normalised(context: CheckContext) -> dict[str, Any]:
-    """Mean and standard deviation were not taken out before: of pixels divided by 0.25, an eps of 8/255 is 2/255."""
+    """Mean and standard deviation were not taken out before the images came here.
+
+    The commonest error of this field: of pixels divided by 0.25, an eps of 8/255 is 2/255 of the image.
+    """
     mean, std, low = (float(f(context.images)) for f in (np.mean, np.std, np.min))
     value = {"mean": mean, "std": std}
     status = "fail" if low < 0 and abs(mean) < 1 and std < 3 else "ok"
@@ -29,7 +35,10 @@ def looks_normalised(context: CheckContext) -> dict[str, Any]:
 
 
 def ball(context: CheckContext) -> dict[str, Any]:
-    """What attacks returned lies in the ball and in [0, 1]: those that clip the wrong thing report another eps."""
+    """What attacks made lies in the ball and in [0, 1], measured on what they returned.
+
+    Attacks that clip the wrong thing report successes, or failures, at another eps than they were given.
+    """
     image = context.attack("pgd").images
     distance = norm_of(image - context.images, context.norm)
     value = {"largest": float(distance.max()), "eps": context.eps}
@@ -39,7 +48,10 @@ def ball(context: CheckContext) -> dict[str, Any]:
 
 
 def ball_uint8(context: CheckContext) -> dict[str, Any]:
-    """Saved with 8 bits the adversarial images are still within eps, up to the rounding, and still fool the model."""
+    """Saved with 8 bits the adversarial images are still within eps, up to the rounding, and still fool the model.
+
+    Perturbations smaller than a grey level vanish in a file: images handed on would not show what was claimed.
+    """
     outcome = context.attack("pgd")
     stored = np.round(outcome.images * 255) / 255
     rounding = float(norm_of(np.full_like(stored[:1], GREY / 2), context.norm)[0])
@@ -50,6 +62,6 @@ def ball_uint8(context: CheckContext) -> dict[str, Any]:
     if not excess <= rounding * 1.001 + 1e-6:
         return check("ball_uint8", "fail", value, "outside the ball by more than rounding explains")
     if lost > slack(int(fooling.sum())):
-        hint = f"{percent(lost / fooling.sum())} of the successes vanish when saved with 8 bits: save them as floats"
+        hint = f"{lost / fooling.sum():.0%} of the successes vanish when saved with 8 bits: save them as floats"
         return check("ball_uint8", "warn", value, hint)
     return check("ball_uint8", "ok", value)

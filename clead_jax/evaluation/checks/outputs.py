@@ -13,6 +13,7 @@ NUDGE, JUMP = 1e-6, 0.03  # a change of pixels that changes nothing, and more th
 
 def nan_outputs(context: CheckContext) -> dict[str, Any]:
     """All outputs are finite numbers, on clean images and on attacked ones.
+
     argmax of NaN is class 0, so broken models have passed for right on it; and where the loss is NaN no attack moves.
     """
     bad = lambda images: float((~np.isfinite(context.logits(images))).any(1).mean())
@@ -22,7 +23,10 @@ def nan_outputs(context: CheckContext) -> dict[str, Any]:
 
 
 def probabilities_output(context: CheckContext) -> dict[str, Any]:
-    """Outputs are logits, not probabilities: a second softmax, in the loss, squeezes the gradient of attacks."""
+    """Outputs are logits, not probabilities.
+
+    A second softmax in the loss squeezes the gradient: a slow attack looks like robustness.
+    """
     z = context.logits(context.images).astype(np.float64)
     sums = z.sum(1)
     value = {"min": float(z.min()), "max": float(z.max()), "sum": float(sums.mean())}
@@ -57,7 +61,10 @@ def deterministic(context: CheckContext) -> dict[str, Any]:
 
 
 def batch_statistics(context: CheckContext) -> dict[str, Any]:
-    """Evaluation leaves the model's variables as they were: BatchNorm in training mode averages adversarial images."""
+    """Evaluation leaves the model's variables as they were.
+
+    BatchNorm in training mode averages over adversarial images: every attack then meets another model.
+    """
     if not jax.tree.leaves(context.model.variables):
         return check("batch_statistics", "skipped", None, "`forward` keeps its variables to itself")
     copies = lambda: [np.array(leaf) for leaf in jax.tree.leaves(context.model.variables)]

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from clead_jax.core import spec
-from clead_jax.evaluation.checks.context import CheckContext, check, percent
+from clead_jax.evaluation.checks.context import CheckContext, check
 from clead_jax.results.intervals import PRELIMINARY, interval95
 
 
 def only_training_attacks(context: CheckContext) -> dict[str, Any]:
-    """Some attack was not trained on: models can withstand the FGSM they know, and no PGD (Wong et al. 2020)."""
+    """Some attack was not trained on. A model can fit the attack it is trained with.
+
+    In catastrophic overfitting it is right on all that FGSM makes, and wrong on all of PGD (Wong et al. 2020).
+    """
     names = [name for name in context.records if name != "clean"]
     if not names:
         return check("only_training_attacks", "warn", [], "no attack was recorded at all")
@@ -24,11 +27,14 @@ def only_training_attacks(context: CheckContext) -> dict[str, Any]:
 
 
 def sample_size(context: CheckContext) -> dict[str, Any]:
-    """A thousand examples or more were attacked: of 128 the interval of 50 % goes from 41 to 59."""
+    """A thousand examples or more were attacked.
+
+    With 128 the interval of 50 % goes from 41 to 59, wider than most gains that papers claim.
+    """
     hits = _worst(context)
     low, high = interval95(int(hits.sum()), len(hits))
     value = {"n": len(hits), "accuracy": float(hits.mean()), "interval95": [low, high]}
-    hint = f"preliminary: fewer than {PRELIMINARY} examples; {percent(low)} to {percent(high)} is all that is known"
+    hint = f"preliminary: fewer than {PRELIMINARY} examples; {low:.0%} to {high:.0%} is all that is known"
     return check("sample_size", "ok" if len(hits) >= PRELIMINARY else "warn", value, hint)
 
 

@@ -157,11 +157,8 @@ def audit(
 
 
 def _classifier(model: Classifier | Callable, variables: PyTree, randomized: bool, precision: str) -> Classifier:
-    if isinstance(model, Classifier):
-        classifier = model
-    else:
-        forward = model if variables is not None else lambda variables, x, *key: model(x, *key)
-        classifier = Classifier(forward, variables, randomized=randomized)
+    forward = model if variables is not None else lambda variables, x, *key: model(x, *key)
+    classifier = model if isinstance(model, Classifier) else Classifier(forward, variables, randomized=randomized)
     if precision not in spec.PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it can be {', '.join(spec.PRECISIONS)}")
     if precision == "float32":
@@ -175,8 +172,7 @@ def _asked(
     attacks: Sequence[str] | str, threat: ThreatModel, num_classes: int, version: str, precision: str
 ) -> tuple[list[NamedAttack], Suite | None]:
     """What is asked for, as attacks; ValueError for what cannot run, before anything does."""
-    texts = spec.items(attacks) if isinstance(attacks, str) else tuple(attacks)
-    if not texts:
+    if not (texts := spec.items(attacks) if isinstance(attacks, str) else tuple(attacks)):
         raise ValueError("attacks is empty; write for example autoattack")
     suites = [text for text in texts if spec.parse(text)[0] == "autoattack"]
     asked = autoattack.autoattack_version(suites[-1], version) if suites else ""

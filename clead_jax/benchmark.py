@@ -10,7 +10,6 @@ sharded, and pmapped. Last come the passes that attacks take to their verdicts, 
 `images/s` are training images, however many views and attack steps each of them costs. FLOPs are those of convolutions
 and matrix products (see `flops`). `of matmul` sets them against the fastest square matrix product measured here, on all
 devices together, in the model's dtype and at jax's default precision (on recent GPUs TF32 where it says float32).
-
 Full batches of a big network take minutes on a CPU: there, add for example --batch_size=16.
 """
 
@@ -52,7 +51,9 @@ def main(argv: list[str]) -> None:
     for line in throughput.measure(run, given.seconds):
         share = line.flops_per_s / rate
         found["lines"].append(line._asdict() | {"share_of_matmul": share})
-        log.info(_row(line, share))
+        per_image, per_second = _short(line.flops_per_image), _short(line.flops_per_s)
+        speed = f"{line.batch:6}{line.repeats:9}{_three_digits(line.images_per_s):>10}"
+        log.info(f"{line.what:24}{speed}{per_image:>12}{per_second:>9}{share:11.1%}")
     log.info(f"\n{'to the same verdict':24}{'passes':>10}{'without leaving':>17}{'times as fast':>15}")
     found["savings"] = []
     for saved in throughput.savings(run):
@@ -74,14 +75,6 @@ def _header(found: dict[str, Any]) -> str:
         f"matrix product: {rates}\n"
         f"one image forward: {counted}; by XLA's count {xla}\n\n"
         f"{'':24}{'batch':>6}{'repeats':>9}{'images/s':>10}{'FLOP/image':>12}{'FLOP/s':>9}{'of matmul':>11}"
-    )
-
-
-def _row(line: Any, share: float) -> str:
-    per_image, per_second = _short(line.flops_per_image), _short(line.flops_per_s)
-    return (
-        f"{line.what:24}{line.batch:6}{line.repeats:9}{_three_digits(line.images_per_s):>10}"
-        f"{per_image:>12}{per_second:>9}{share:11.1%}"
     )
 
 

@@ -16,9 +16,7 @@ LARGEST = 2048
 
 
 def fastest_batch(model: Compiled, examples: Examples) -> int:
-    """The batch size at which gradients come fastest. Sizes double from the least that attacks use, until that is no
-    longer faster, until memory runs out, or until all images fit.
-    """
+    """The batch size at which gradients come fastest, of those that attacks use, as far as memory and images go."""
 
     def seconds(size: int) -> float:
         rows, key = np.arange(size) % len(examples.images), jax.random.key(0)

@@ -18,7 +18,7 @@ import numpy as np
 
 from clead_jax.core import sharding
 from clead_jax.core.batches import padded, pixels
-from clead_jax.core.types import Array, Classifier, Forward, Iterative, Key, NamedAttack, Objective, PyTree
+from clead_jax.core.types import Array, Classifier, Forward, Key, NamedAttack, Objective, PyTree
 
 DRAWS = 8  # draws of a randomised model whose mean probability decides
 
@@ -55,7 +55,7 @@ class Programs:
     def advance(self, named: NamedAttack, variables: PyTree, state: PyTree, made: int, count: int, key: Key) -> PyTree:
         """The state (donated) `count` steps later, when `made` are made already."""
         _, step, several, _ = self._compiled(named)
-        if chunk(named.attack) > 1:
+        if named.attack.forward_only or jax.default_backend() != "cpu":  # CPU loops slow gradients down
             return several(variables, state, named.cfg, made, count, key)
         for n in range(made, made + count):
             state = step(variables, state, named.cfg, n, key)
@@ -87,9 +87,7 @@ class Programs:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A classifier ready to be evaluated, its weights on all devices of the mesh, in batches of `batch_size`, the last
-    padded by repeating its first row.
-    """
+    """A classifier to be evaluated, its weights on all devices, in batches padded by repeating their first row."""
 
     classifier: Classifier
     programs: Programs
@@ -106,9 +104,7 @@ class Compiled:
         """One batch [B, ...], spread over the devices."""
         return sharding.put(batch, sharding.split(self.mesh))
 
-    def fetch(self, tree: PyTree) -> PyTree:
-        """Arrays on the host."""
-        return sharding.to_host(tree)
+    fetch = staticmethod(sharding.to_host)
 
     def in_batches_of(self, batch_size: int) -> "Compiled":
         """The same with other batches."""
@@ -157,11 +153,6 @@ def in_bfloat16(forward: Callable[..., Array]) -> Callable[..., Array]:
     """A forward that computes with variables and images cast to bfloat16."""
     half = lambda leaf: leaf.astype(jnp.bfloat16) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else leaf
     return lambda variables, x, *key: forward(jax.tree.map(half, variables), half(x), *key)
-
-
-def chunk(attack: Iterative) -> int:
-    """How many steps one dispatch makes. Gradients of convolutions are slow inside compiled loops on the CPU."""
-    return 100 if attack.forward_only else 1 if jax.default_backend() == "cpu" else 10
 
 
 def _in_float32(forward: Callable[..., Array]) -> Callable[..., Array]:

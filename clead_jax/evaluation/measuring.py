@@ -185,7 +185,6 @@ class Measuring:
         plan, few, undefended = self.plan, self._few(CHECKED), self.known.get(self.plan.undefended)
         self.plan.say(f"sanity checks of {subject.label} on {len(few.labels)} images")
         size = min(sizes(len(few.labels), subject.model.mesh.size)[-1], subject.model.batch_size)
-        settings = plan.check_steps, plan.check_step
         other = undefended if undefended and undefended.label != subject.label else None
         context = CheckContext(
             model=subject.model.in_batches_of(size),
@@ -193,7 +192,7 @@ class Measuring:
             num_classes=plan.num_classes,
             threat_model=plan.threat_model,
             key=self.key,
-            named=lambda text, eps: attack_at(text, plan.threat_model.norm, eps, *settings),
+            named=lambda text, eps: attack_at(text, plan.threat_model.norm, eps, plan.check_steps, plan.check_step),
             records=self.records_of(subject.label),
             training_attacks=plan.training_attacks,
             undefended=other.model.in_batches_of(size) if other else None,

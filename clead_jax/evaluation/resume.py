@@ -1,7 +1,7 @@
 """How far attacks have come, in a form that can be saved at any step and resumed.
 
-The file holds the batch that was under attack, padding and all: the last bits of a float depend on the shape of the
-batch it was computed in, and a run that was stopped should end where an uninterrupted one does.
+The file holds the batch that was under attack, padding and all: the last bits of a float depend on its batch's shape,
+and a run that was stopped should end where an uninterrupted one does.
 """
 
 import dataclasses
@@ -41,11 +41,6 @@ class AttackProgress:
     seconds: float = 0.0  # spent so far, by all runs
     inside: Batch | None = None
     leaves: list[np.ndarray] | None = None  # of a state just read from a file, until its tree is known
-
-    def finish(self, attack: str) -> None:
-        """Closes an attack."""
-        self.records[attack] = self.correct.copy()
-        self.entered, self.batch, self.inside = self.correct.copy(), 0, None
 
     @property
     def passes(self) -> float:

@@ -139,16 +139,17 @@ class _Driver:
                 if not self._finish(named, rows[first : first + top]):
                     return False
                 progress.batch, progress.inside = progress.batch + 1, None
-            progress.finish(named.name)
+            progress.records[named.name], progress.entered = progress.correct.copy(), progress.correct.copy()
+            progress.batch, progress.inside = 0, None
             self._save()
         return True
 
     def _finish(self, named: NamedAttack, rows: np.ndarray) -> bool:
         """Takes one batch to the end of an attack. False if the budget ends first."""
-        progress, steps = self.progress, named.attack.num_steps(named.cfg)
-        batch = self._resumed(named) if progress.inside else self._begin(named, rows)
+        steps = named.attack.num_steps(named.cfg)
+        batch = self._resumed(named) if self.progress.inside else self._begin(named, rows)
         while batch.made < steps and (batch.rows >= 0).any():
-            progress.inside = batch
+            self.progress.inside = batch
             if self._out_of_budget():
                 return False
             batch = self._timed(named, batch, steps)

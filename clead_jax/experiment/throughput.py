@@ -132,9 +132,7 @@ def _attacked(model: Compiled, examples: Examples, named: NamedAttack, early_sto
 
 
 def savings(run: Run) -> Iterator[dict[str, Any]]:
-    """For every attack of the evaluation its passes an image to the verdict, those without leaving early, how many
-    times as fast it was and whether the verdicts are the same, on images whose label is what the network says.
-    """
+    """What leaving early saves, in passes an image and in time, on images whose label is what the network says."""
     model = run.compiled(dataclasses.replace(run.classifier, variables=initial(run)()))
     examples, _ = _batch(run, model.batch_size)
     examples = dataclasses.replace(examples, labels=model.predict(examples.images).astype(np.int32))

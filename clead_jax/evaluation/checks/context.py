@@ -78,8 +78,7 @@ class CheckContext:
         """As `logits`, by a program of its own: noise drawn in Python is another in every program."""
         judge = inspect.unwrap(self.model.programs.logits)
         program = jax.jit(lambda *args: judge(*args))  # jit knows functions it has compiled before: hence a new one
-        key = jax.random.fold_in(self.key, 0)
-        return self.model.each(lambda x: program(self.model.variables, x, key), images)
+        return self.model.each(lambda x: program(self.model.variables, x, jax.random.fold_in(self.key, 0)), images)
 
     def gradient(self, images: np.ndarray, draw: int = 0, maximised_by: str = "pgd") -> np.ndarray:
         """The gradient [n, H, W, C] of an attack's objective, as it sees it: "pgd" cross entropy, "cw" the margin."""

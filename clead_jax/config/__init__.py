@@ -3,47 +3,11 @@
 To read it all, start with `schema`. Presets (configs/*.py) use `base`, `preset` and the kinds of stages.
 """
 
-from clead_jax.config.io import (
-    FILE_SOURCES,
-    changed,
-    fields_then,
-    origin,
-    portable,
-    preset,
-    reference,
-    restore,
-    save,
-    saved_command,
-    stage_fields,
-    trained_stages,
-)
-from clead_jax.config.schema import Config, Contrastive, Joint, Stage, Supervised, base, stages_of
-from clead_jax.config.sections import Section, flatten
-from clead_jax.config.validate import PROTOCOLS, nearest, validate
+from clead_jax.config.io import fields_then, origin, portable, reference, restore, save, saved_command, stage_fields
+from clead_jax.config.schema import Config, Contrastive, Joint, Supervised, base, preset, stages_of, trained_stages
+from clead_jax.config.sections import changed, flatten
+from clead_jax.config.validate import nearest, validate
 
-__all__ = [
-    "FILE_SOURCES",
-    "PROTOCOLS",
-    "Config",
-    "Contrastive",
-    "Joint",
-    "Section",
-    "Stage",
-    "Supervised",
-    "base",
-    "changed",
-    "fields_then",
-    "flatten",
-    "nearest",
-    "origin",
-    "portable",
-    "preset",
-    "reference",
-    "restore",
-    "save",
-    "saved_command",
-    "stage_fields",
-    "stages_of",
-    "trained_stages",
-    "validate",
-]
+__all__ = ["Config", "Contrastive", "Joint", "Supervised", "base", "preset", "stages_of", "trained_stages"]
+__all__ += ["fields_then", "origin", "portable", "reference", "restore", "save", "saved_command", "stage_fields"]
+__all__ += ["changed", "flatten", "nearest", "validate"]

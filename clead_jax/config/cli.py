@@ -1,8 +1,4 @@
-"""What the doors share: flags that live in one call, and errors of one line.
-
-The doors are imported together in one process, and absl refuses a flag that is defined twice; so each call of `parse`
-has a FlagValues of its own.
-"""
+"""What the doors share: flags (each call of `parse` has its own: absl refuses one defined twice), one-line errors."""
 
 import contextlib
 import ctypes
@@ -36,7 +32,7 @@ config_flags.register_flag_parser_for_type(float, _Number())
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Calls main(sys.argv). Errors a user can mend become one line on stderr and exit status 2, 130 for Ctrl-C.
+    """Calls main(sys.argv). Errors of users become one line on stderr and exit status 2; Ctrl-C exits with 130.
 
     Those are ValueError, OSError and FloatingPointError with a message of one line; CLEAD_JAX_TRACEBACK=1 shows where
     they came from. Anything else is a bug and keeps its traceback.
@@ -59,9 +55,9 @@ def run(main: Callable[[list[str]], None]) -> None:
 def keep_freed_memory() -> None:
     """Lets this process keep memory that it frees, up to 2 GB, for its next allocations. Only glibc is told.
 
-    XLA on the CPU allocates its buffers anew at every call. Those above 32 MB glibc takes from the system and returns
-    each time, and each time the system clears them page by page: 22,000 page faults in every step of APGD on 128 images
-    and a small CNN, which runs half as fast again without them. The process then stays as large as it has once been.
+    XLA on the CPU allocates its buffers at every call, and those above 32 MB glibc takes from the system and returns
+    each time: 22,000 page faults in every step of APGD on 128 images and a small CNN, which is half as fast again
+    without them. The process then stays as large as it has once been.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
@@ -123,8 +119,7 @@ def config_name(path: str) -> str:
 def preset(argv: Sequence[str]) -> schema.Config:
     """The config as the file behind --config has it. Raises ValueError where that is no config file."""
     path, _, argument = config_path(argv).partition(":")
-    module = runpy.run_path(path)
-    if "get_config" not in module:
+    if "get_config" not in (module := runpy.run_path(path)):
         raise ValueError(f"{path} is no config file: it has no get_config()")
     try:
         cfg = module["get_config"](*([argument] if argument else []))
@@ -139,21 +134,18 @@ def with_checked_config(argv: Sequence[str]) -> Sequence[str]:
     """argv, after a look at its --config.FIELDs. Raises ValueError for one that is unknown, naming the nearest."""
     if any(a in ("--help", "-h", "-help") for a in argv):
         return argv
-    cfg = preset(argv)
-    known = flatten(cfg)
+    known = flatten(cfg := preset(argv))
     for word in argv[1:]:
-        field = word.lstrip("-").partition("=")[0]
-        for prefix in ("config.", "noconfig."):
-            if word.startswith("-") and field.startswith(prefix) and field.removeprefix(prefix) not in known:
-                raise ValueError(nearest(field.removeprefix(prefix), cfg))
+        field = re.match("-+(?:no)?config[.]([^=]*)", word)
+        if field and field[1] not in known:
+            raise ValueError(nearest(field[1], cfg))
     return argv
 
 
 def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """--config=FILE and --config.FIELD=VALUE, as they stand in argv."""
-    config_flags.DEFINE_config_file(
-        "config", None, "config file, e.g. configs/quickstart.py", flag_values=values, sys_argv=list(argv)
-    )
+    """--config=FILE and --config.FIELD=VALUE, as in argv."""
+    said = "config file, e.g. configs/quickstart.py"
+    config_flags.DEFINE_config_file("config", None, said, flag_values=values, sys_argv=list(argv))
 
 
 def define_distributed(values: flags.FlagValues) -> None:

@@ -2,21 +2,15 @@
 
 import json
 import os
-import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from clead_jax.config import schema
 from clead_jax.config.schema import Config, Contrastive, Joint
 from clead_jax.config.sections import flatten
-from clead_jax.core import spec
 
 FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
-
-
-def preset(neighbour: str, name: str, *arguments: Any) -> Config:
-    """The config of another file in the folder of `neighbour`, for presets that build on one another."""
-    return runpy.run_path(os.path.join(os.path.dirname(neighbour), name))["get_config"](*arguments)
 
 
 def origin(cfg: Config, stage: str) -> tuple[str, str] | None:
@@ -46,10 +40,7 @@ def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
 
 
 def fields_then(saved: dict[str, Any], cfg: Config, stage: str) -> dict[str, Any]:
-    """`stage_fields` of a checkpoint from those saved with it, perhaps by an earlier version, before some existed.
-
-    `cfg` tells the kinds of the stages.
-    """
+    """`stage_fields` of a checkpoint from those saved with it, perhaps by an earlier version. `cfg` tells the kinds."""
     tree: dict[str, Any] = {name: {"kind": own.kind} for name, own in schema.stages_of(cfg).items()}
     for name, value in saved.items():
         *sections, last = name.split(".")
@@ -60,20 +51,10 @@ def fields_then(saved: dict[str, Any], cfg: Config, stage: str) -> dict[str, Any
     return stage_fields(schema.from_json(tree), stage)
 
 
-def changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """'a.b: 1 -> 2, ...' for the fields that differ; empty if none does."""
-    return ", ".join(
-        f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}"
-        for k in sorted(old.keys() | new.keys())
-        if old.get(k) != new.get(k)
-    )
-
-
 def save(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     """Writes `config.json` without paths of this machine: data_dir is dropped, files are relative to the workdir."""
-    plain = schema.as_json(cfg)
+    plain, path = schema.as_json(cfg), Path(workdir) / "config.json"
     plain["data"] |= {"data_dir": "", "name": _relative(cfg.data.name, workdir)}
-    path = Path(workdir) / "config.json"
     part = path.with_suffix(".part")
     part.write_text(json.dumps({"name": name, "command": command, "config": plain}, indent=1), encoding="utf-8")
     os.replace(part, path)
@@ -81,13 +62,10 @@ def save(cfg: Config, workdir: str, name: str, command: str = "") -> None:
 
 def restore(workdir: str) -> tuple[Config, str]:
     """`config.json` of a work directory -> (config, name). Raises ValueError if there is none that can be read."""
-    saved = _saved(workdir)
+    saved = _read(workdir, lambda saved: (schema.from_json(saved["config"]), str(saved["name"])))
     if saved is None:
         raise ValueError(f"{workdir} is no work directory: it has no config.json")
-    try:
-        cfg, name = schema.from_json(saved["config"]), str(saved["name"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(workdir, error) from None
+    cfg, name = saved
     kind, _, file = cfg.data.name.partition(":")
     if kind in FILE_SOURCES:
         cfg.data.name = f"{kind}:{os.path.normpath(os.path.join(workdir, file))}"
@@ -96,20 +74,16 @@ def restore(workdir: str) -> tuple[Config, str]:
 
 def saved_command(workdir: str) -> str:
     """The command that trained a work directory, '' if that is not known."""
-    return (_saved(workdir) or {}).get("command", "")
+    return _read(workdir, lambda saved: saved.get("command", "")) or ""
 
 
-def _saved(workdir: str) -> dict[str, Any] | None:
+def _read(workdir: str, take: Callable[[dict[str, Any]], Any]) -> Any:
+    """`take` of what config.json holds; None if there is no such file."""
     path = Path(workdir) / "config.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-    except (ValueError, TypeError) as error:
-        raise _damaged(workdir, error) from None
-
-
-def _damaged(workdir: str, error: Exception) -> ValueError:
-    path = Path(workdir) / "config.json"
-    return ValueError(f"{path} is damaged ({error}); the training command writes a new one")
+        return take(dict(json.loads(path.read_text(encoding="utf-8")))) if path.exists() else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); the training command writes a new one") from None
 
 
 def portable(fields: dict[str, Any], workdir: str) -> dict[str, Any]:
@@ -120,8 +94,3 @@ def portable(fields: dict[str, Any], workdir: str) -> dict[str, Any]:
 def _relative(data_name: str, workdir: str) -> str:
     kind, _, path = data_name.partition(":")
     return f"{kind}:{os.path.relpath(path, workdir)}" if kind in FILE_SOURCES else data_name
-
-
-def trained_stages(cfg: Config) -> list[str]:
-    """The stages of `cfg.stages` that are trained, in that order."""
-    return [name for name in spec.items(cfg.stages) if name in schema.stages_of(cfg)]

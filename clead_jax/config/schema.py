@@ -6,10 +6,13 @@ units of the [0, 1] pixel range and may be written "8/255"; lists are comma-sepa
 can carry settings of its own ("pgd(steps=10,eps=4/255)").
 """
 
+import os
+import runpy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from clead_jax.config.sections import Section, nested
+from clead_jax.core import spec
 
 
 @dataclass
@@ -224,13 +227,7 @@ class Config(Section):
     # classifiers (arXiv 1911.05722, Sec. 4.1); a constant rate (ours); what the linear layer sees: see README.
     probe: Supervised = field(
         default_factory=lambda: Supervised(
-            start="pretrain",
-            fresh="head",
-            trains="head",
-            optimizer="adam",
-            lr=1e-4,
-            weight_decay=0.0,
-            schedule="constant",
+            "pretrain", fresh="head", trains="head", optimizer="adam", lr=1e-4, weight_decay=0, schedule="constant"
         )
     )
     joint: Joint = field(default_factory=Joint)
@@ -252,15 +249,24 @@ def base() -> Config:
     return Config()
 
 
+def preset(neighbour: str, name: str, *arguments: Any) -> Config:
+    """The config of another file in the folder of `neighbour`, for presets that build on one another."""
+    return runpy.run_path(os.path.join(os.path.dirname(neighbour), name))["get_config"](*arguments)
+
+
 def stages_of(cfg: Config) -> dict[str, Stage]:
-    """All trained stages that a config describes, by name; `cfg.stages` says which of them are run."""
+    """All trained stages that a config describes, by name."""
     return {name: cfg[name] for name in cfg if isinstance(cfg[name], Stage)}
+
+
+def trained_stages(cfg: Config) -> list[str]:
+    """Those of them that are run, as `cfg.stages` orders them."""
+    return [name for name in spec.items(cfg.stages) if name in stages_of(cfg)]
 
 
 def as_json(cfg: Config) -> dict[str, Any]:
     """Plain nested values; a stage carries its kind."""
-    kinds = {name: {"kind": stage.kind} for name, stage in stages_of(cfg).items()}
-    return {name: kinds.get(name, {}) | value if name in kinds else value for name, value in nested(cfg).items()}
+    return nested(cfg) | {name: {"kind": stage.kind, **nested(stage)} for name, stage in stages_of(cfg).items()}
 
 
 def from_json(saved: dict[str, Any]) -> Config:
@@ -273,9 +279,7 @@ def from_json(saved: dict[str, Any]) -> Config:
         if not isinstance(value, dict):
             cfg[name] = value
             continue
-        own = dict(value)
-        kind = own.pop("kind", None)
-        if kind is not None and name not in cfg:
-            cfg[name] = KINDS[kind]()
-        getattr(cfg, name).update(own)
+        if name not in cfg and "kind" in value:
+            cfg[name] = KINDS[value["kind"]]()
+        getattr(cfg, name).update({field: value[field] for field in value if field != "kind"})
     return cfg

@@ -25,9 +25,7 @@ class Section:
         object.__setattr__(self, name, typed(value, fields[name], name))
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self:
-            raise KeyError(name)
-        return getattr(self, name)
+        return vars(self)[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         setattr(self, name, value)
@@ -35,12 +33,11 @@ class Section:
     def __contains__(self, name: object) -> bool:
         return name in vars(self)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(vars(self))
-
     def keys(self) -> Iterator[str]:
         """Names of the fields, in their order; makes `dict(section)` and `f(**section)` work."""
         return iter(vars(self))
+
+    __iter__ = keys
 
     def update(self, values: Mapping[str, Any]) -> None:
         """Sets several fields."""
@@ -65,11 +62,15 @@ def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name in section:
         value = section[name]
-        if isinstance(value, Section | dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
+        inner = isinstance(value, Section | dict)
+        flat |= flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
     return flat
+
+
+def changed(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """'a.b: 1 -> 2, ...' for the flat fields that differ; empty if none does."""
+    differ = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in differ)
 
 
 def nested(section: Section) -> dict[str, Any]:

@@ -18,6 +18,11 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.stem": ("cifar", "imagenet"),
 }
+NOT_EMPTY = {
+    "views": "for example clean,pgd,cw",
+    "evaluation.attacks": "for example fgsm,pgd,cw",
+    "evaluation.protocol": f"some of {', '.join(PROTOCOLS)}",
+}
 POSITIVE = (
     *("evaluation.curve_examples", "evaluation.distance_examples", "evaluation.steps", "evaluation.restarts"),
     *("model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
@@ -31,40 +36,38 @@ NOT_NEGATIVE = (
 
 def validate(cfg: Config) -> None:
     """Raises ValueError, one line, for the first field whose value cannot be meant."""
-    flat = flatten(cfg)
-    known = (*stages_of(cfg), *LATER)
-    for stage in spec.items(cfg.stages):
-        if stage not in known:
-            raise ValueError(f"stages: unknown stage {stage!r}; known: {', '.join(known)}")
-    for field, choices in (CHOICES | {"defended": tuple(stages_of(cfg))}).items():
+    flat, stages = flatten(cfg), tuple(stages_of(cfg))
+    lists = {"stages": ("stage", (*stages, *LATER)), "evaluation.protocol": ("protocol", PROTOCOLS)}
+    for field, (kind, known) in lists.items():
+        for name in spec.items(flat[field]):
+            if name not in known:
+                raise ValueError(f"{field}: unknown {kind} {name!r}; known: {', '.join(known)}")
+    for field, choices in (CHOICES | {"defended": stages}).items():
         if flat[field] not in choices:
             raise ValueError(f"{field} is {flat[field]!r}; it can be {', '.join(choices)}")
+    for field, example in (NOT_EMPTY | {f"{name}.trains": f"some of {', '.join(PARTS)}" for name in stages}).items():
+        if not spec.items(flat[field]):
+            raise ValueError(f"{field} is empty; write {example}")
     if cfg.data.name.partition(":")[0::2] in [(source, "") for source in io.FILE_SOURCES]:
         raise ValueError(f"data.name is {cfg.data.name!r}; it lacks the path: npz:FILE or folder:DIR")
-    for field in POSITIVE:
+    for field in (*POSITIVE, *(f"{name}.{field}" for name in stages for field in ("epochs", "batch_size", "lr"))):
         if not flat[field] > 0:
             raise ValueError(f"{field} is {flat[field]}; it must be above 0")
-    for field in NOT_NEGATIVE:
+    rates = ("momentum", "weight_decay", "warmup_epochs")
+    for field in (*NOT_NEGATIVE, *(f"{name}.{field}" for name in stages for field in rates)):
         if flat[field] < 0:
             raise ValueError(f"{field} is {flat[field]}; it must not be negative")
     if not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed is {cfg.seed}; it lies in [0, 2**32)")
     if not 0 < cfg.data.validation < 1:
         raise ValueError(f"data.validation is {cfg.data.validation}; it is a share of train between 0 and 1")
-    for name in stages_of(cfg):
+    for name in stages:
         _stage(cfg, name)
-    _views(cfg)
-    _evaluation(cfg)
+    _attacks(cfg)
 
 
 def _stage(cfg: Config, name: str) -> None:
     own, others = cfg[name], tuple(other for other in stages_of(cfg) if other != name)
-    for field in ("epochs", "batch_size", "lr"):
-        if not own[field] > 0:
-            raise ValueError(f"{name}.{field} is {own[field]}; it must be above 0")
-    for field in ("momentum", "weight_decay", "warmup_epochs"):
-        if own[field] < 0:
-            raise ValueError(f"{name}.{field} is {own[field]}; it must not be negative")
     source, _, which = own.start.partition(":")
     if source not in ("scratch", *others) or which not in ("", "latest", "best"):
         raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
@@ -74,8 +77,6 @@ def _stage(cfg: Config, name: str) -> None:
         for part in spec.items(own[field]):
             if part not in PARTS:
                 raise ValueError(f"{name}.{field} is {own[field]!r}; its parts can be {', '.join(PARTS)}")
-    if not spec.items(own.trains):
-        raise ValueError(f"{name}.trains is empty; write some of {', '.join(PARTS)}")
     if circle := _circle(cfg, name):
         raise ValueError(f"{name}.start or .ascend leads back to {name}: {' <- '.join(circle)}")
 
@@ -88,18 +89,11 @@ def _circle(cfg: Config, name: str, path: tuple[str, ...] = ()) -> tuple[str, ..
     return next((found for other in needed if (found := _circle(cfg, other, (*path, name)))), ())
 
 
-def _views(cfg: Config) -> None:
-    if not spec.items(cfg.views):
-        raise ValueError("views is empty; write for example clean,pgd,cw")
-    anchored = "pretrain" in spec.items(cfg.stages) and cfg.pretrain.pairing == "anchor"
+def _attacks(cfg: Config) -> None:
+    own, anchored = cfg.evaluation, "pretrain" in spec.items(cfg.stages) and cfg.pretrain.pairing == "anchor"
     if anchored and spec.items(cfg.views)[0] not in ("clean", "augmented"):
-        raise ValueError(
-            f"views is {cfg.views!r}; under pairing=anchor the first one is the anchor: clean or augmented"
-        )
-
-
-def _evaluation(cfg: Config) -> None:
-    own = cfg.evaluation
+        rule = "under pairing=anchor the first one is the anchor: clean or augmented"
+        raise ValueError(f"views is {cfg.views!r}; {rule}")
     for section in ("train_attack", "evaluation"):
         for field in ("eps", "step_size"):
             spec.unit(cfg[section][field], f"{section}.{field}", cfg[section].norm)
@@ -107,14 +101,7 @@ def _evaluation(cfg: Config) -> None:
         spec.unit(eps, "evaluation.curve", own.norm)
     if own.which not in ("latest", "best") and not own.which.isdecimal():
         raise ValueError(f"evaluation.which is {own.which!r}; it can be latest, best, or the number of a saved step")
-    for protocol in (asked := spec.items(own.protocol)):
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"evaluation.protocol: unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
-    if not asked:
-        raise ValueError(f"evaluation.protocol is empty; write some of {', '.join(PROTOCOLS)}")
     spec.budget(own.budget)
-    if not spec.items(own.attacks):
-        raise ValueError("evaluation.attacks is empty; write for example fgsm,pgd,cw")
 
 
 def nearest(field: str, cfg: Any) -> str:

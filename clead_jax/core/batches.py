@@ -21,11 +21,6 @@ def example_keys(key: Key, index: np.ndarray | Array) -> Key:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))
 
 
-def fold_in_each(keys: Key, number: int) -> Key:
-    """keys [B], each with `number` folded in: another stream of random numbers for every example."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
 def padded(n: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
     """(rows [batch_size], how many of them are real) for each batch of n examples. Padding repeats the first row."""
     rows = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]

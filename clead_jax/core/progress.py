@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
 
 log = logging.getLogger("clead_jax")
 
@@ -12,13 +11,9 @@ log = logging.getLogger("clead_jax")
 class _Stdout(logging.StreamHandler):
     """Writes where `print` would at this moment."""
 
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stdout
-
-    @stream.setter
-    def stream(self, value: TextIO) -> None:
-        pass
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout
+        super().emit(record)
 
 
 def show(verbosity: int, is_main: Callable[[], bool] = lambda: True) -> None:

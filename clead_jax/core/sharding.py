@@ -1,15 +1,10 @@
 """Many devices and many hosts: a one-dimensional mesh, two shardings, and attacks spread over the devices.
 
-Everything compiled here is written for the global batch: under `jit`, data split over the mesh and a replicated state
-are enough. XLA adds the sums over devices, BatchNorm and contrastive negatives see the whole batch, and results differ
-between device counts by rounding only. Hence no axis name, no pmean, and no case for one device or for one host:
-
-    mesh = data_mesh()
-    state, batch = put(state, replicated(mesh)), put(batch, split(mesh))
-    state, metrics = step(state, frozen, batch, key)
-
-An attack on labels treats every example by itself, so its compiled form holds no communication at all: `sharded` and
-`pmapped` give, bit for bit, what one device gives.
+Programs are written for the global batch: under `jit`, with a batch that is `split` over the mesh and a `replicated`
+state, XLA adds the sums over devices, BatchNorm and contrastive negatives see the whole batch, and results differ
+between device counts by rounding only. Hence no axis name, no pmean, and no case for one device or for one host.
+An attack on labels treats examples separately, without communication: `sharded` and `pmapped` give, bit for bit, what
+one device gives.
 """
 
 import os
@@ -58,7 +53,7 @@ def of_main(number: float) -> float:
 
 
 def shared_clock() -> Callable[[], float]:
-    """Seconds from now on, the same on every process, which all must ask together: those of the first."""
+    """Seconds from now on by the first process's clock; all processes must ask together."""
     began = time.monotonic()
     return lambda: of_main(time.monotonic() - began)
 
@@ -120,10 +115,7 @@ def sharded(fn: Callable[..., PyTree], mesh: Mesh, in_specs: Sequence[P]) -> Cal
 
 
 def pmapped(fn: Callable[..., PyTree], in_specs: Sequence[P]) -> Callable[..., PyTree]:
-    """The `jax.pmap` form of `sharded`, over this host's devices: same arguments, same results.
-
-    For callers with pmapped programs of their own; `sharded` is the form that the package itself uses.
-    """
+    """The `jax.pmap` form of `sharded`, over this host's devices, for callers with pmapped programs of their own."""
     mapped = jax.pmap(fn, in_axes=tuple(0 if spec == SPLIT else None for spec in in_specs))
     devices = jax.local_device_count()
     fold = lambda x: x.reshape(devices, -1, *x.shape[1:])

@@ -13,13 +13,11 @@ def number(text: Any, name: str = "number") -> float:
     """'8/255', '0.1' or 0.1 -> float. Raises ValueError naming `name` for anything else, NaN and infinity too."""
     match = re.fullmatch(r"\s*([-+.\deE]+)\s*(?:/\s*([-+.\deE]+)\s*)?", str(text))
     try:
-        if match is None:
-            raise ValueError
-        value = float(match[1]) / float(match[2] or 1)
-        if not math.isfinite(value):
-            raise ValueError
+        value = float(match[1]) / float(match[2] or 1) if match else math.nan
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{name}: {str(text)!r} is no number; write 0.1 or 8/255") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: {str(text)!r} is no number; write 0.1 or 8/255")
     return value
 
 
@@ -53,8 +51,8 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 def settings(text: str, kind: str, config: type, defaults: dict[str, Any]) -> Any:
     """'mine(margin=0.2)' -> an instance of the dataclass `config`; what stands in parentheses overrides `defaults`.
 
-    Of the defaults those count that the dataclass has. Raises ValueError for a setting that it has not, naming the ones
-    that a `kind` ("attack", "loss") of this name has, and for a value that is not of its field's type.
+    Defaults that the dataclass lacks are left out. Raises ValueError for a setting that it lacks, naming those of this
+    `kind` ("attack", "loss"), and for a value that is not of its field's type.
     """
     name, own = parse(text)
     fields = [field.name for field in dataclasses.fields(config)]

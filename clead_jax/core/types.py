@@ -38,11 +38,10 @@ class Targeted(NamedTuple):
 
 
 class Iterative(NamedTuple):
-    """An attack as pure functions over a state, so that a caller may drive it step by step.
+    """An attack as pure functions over a state, which a caller drives step by step.
 
-    Every leaf of the state is [B, ...], counters and keys included: a caller may gather some rows, spread
-    them over devices, or save them between two steps. Fields may share an array: call `init` under jit if `step` is to
-    donate its state.
+    Every leaf of the state is [B, ...], counters and keys included: between two steps a caller may gather rows, spread
+    them over devices, or save them. Leaves may share an array: call `init` under jit if `step` is to donate its state.
     """
 
     init: Callable[..., PyTree]  # (forward, objective, x, target, keys, cfg) -> state

@@ -23,18 +23,13 @@ def cached(source: Path, name: str, options: Options, build: Callable[[], Datase
     """`build()`, or what it returned for the same `source` files and options at an earlier start."""
     source = source.resolve()
     digest = hashlib.sha256(f"{source} {options.image_size}".encode()).hexdigest()[:12]
-    path = _folder(options) / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
+    root = Path(options.cache_dir or os.environ.get("CLEAD_JAX_CACHE") or "~/.cache/clead_jax").expanduser()
+    path = root / "data" / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
     fingerprint = _fingerprint(source)
-    dataset = _read(path, name, fingerprint)
-    if dataset is None:
+    if (dataset := _read(path, name, fingerprint)) is None:
         dataset = build()
         _write(path, dataset, fingerprint)
     return dataset
-
-
-def _folder(options: Options) -> Path:
-    root = options.cache_dir or os.environ.get("CLEAD_JAX_CACHE") or "~/.cache/clead_jax"
-    return Path(root).expanduser() / "data"
 
 
 def _fingerprint(source: Path) -> str:

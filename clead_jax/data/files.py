@@ -3,6 +3,7 @@
 Either may have a test split; if not, `with_test_split` holds one out.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,25 @@ def npz(argument: str, options: Options) -> Dataset:
     """
     path = _existing(argument, "npz:FILE")
     name = f"npz:{path.name}"
-    arrays = _read_npz(path)
-    read = lambda split: (_images(arrays, f"{split}images", path), _labels(arrays, f"{split}labels", path))
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except Exception as error:  # a damaged header can make zipfile and numpy raise anything
+        raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
+
+    def read(split: str) -> Iterator[np.ndarray]:
+        for key, checked in ((f"{split}images", _images), (f"{split}labels", _labels)):
+            if key not in arrays:
+                raise ValueError(f"{path}: no array {key!r} among {', '.join(arrays) or 'none'}")
+            yield checked(arrays[key], key, path)
+
     has_splits = "images" not in arrays
     images, labels = read("train_" if has_splits else "")
     class_names = tuple(map(str, np.ravel(arrays.get("class_names", range(labels.max(initial=0) + 1)))))
     if not has_splits:
         return with_test_split(name, images, labels, class_names)
-    return Dataset(name, images, labels, *read("test_"), class_names)
+    test_images, test_labels = read("test_")
+    return Dataset(name, images, labels, test_images, test_labels, class_names)
 
 
 def _existing(argument: str, usage: str) -> Path:
@@ -43,22 +55,7 @@ def _existing(argument: str, usage: str) -> Path:
     return path
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
-    except Exception as error:  # a damaged header can make zipfile and numpy raise anything
-        raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
-
-
-def _entry(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
-    if key not in arrays:
-        raise ValueError(f"{path}: no array {key!r} among {', '.join(arrays) or 'none'}")
-    return arrays[key]
-
-
-def _images(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
-    images = _entry(arrays, key, path)
+def _images(images: np.ndarray, key: str, path: Path) -> np.ndarray:
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):
@@ -68,8 +65,7 @@ def _images(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
     return np.round(images * 255).astype(np.uint8)
 
 
-def _labels(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
-    labels = _entry(arrays, key, path)
+def _labels(labels: np.ndarray, key: str, path: Path) -> np.ndarray:
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: {key} are {labels.dtype}; allowed: integers 0..K-1")
     outside = labels[(labels < 0) | (labels >= MOST_CLASSES)]

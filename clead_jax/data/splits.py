@@ -64,9 +64,8 @@ def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     From counts of levels: float32 sums over all of CIFAR lose precision at 2^24.
     """
     level = np.arange(256) / 255
-    share = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]) / (
-        images[..., 0].size
-    )
+    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+    share = np.stack(counts) / images[..., 0].size
     mean = share @ level
     std = np.sqrt(share @ level**2 - mean**2)
     return mean.round(4).tolist(), np.maximum(std, 1e-3).round(4).tolist()

@@ -41,7 +41,7 @@ def cross_entropy(logits: Array, labels: Array, cfg: CrossEntropyConfig, where: 
 
     `where` bool [B]: False takes an image out.
     """
-    logits, classes = _unmasked(logits, where), logits.shape[-1]
+    logits, classes = _masked(logits, where), logits.shape[-1]
     targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), cfg.smoothing)[:, None]
     if cfg.smoothing:
         losses = optax.losses.softmax_cross_entropy(logits, jnp.broadcast_to(targets, logits.shape))
@@ -64,17 +64,13 @@ def trades(logits: Array, labels: Array, cfg: TradesConfig, where: Array | None 
         raise ValueError(
             f"trades needs a clean and an attacked view, not {logits.shape[1]}: views=clean,pgd(objective=kl)"
         )
-    logits = _unmasked(logits, where)
+    logits = _masked(logits, where)
     clean, attacked = jax.nn.log_softmax(logits[:, :1]), jax.nn.log_softmax(logits[:, 1:])
     divergence = jnp.sum(jnp.exp(clean) * (clean - attacked), axis=-1)
     natural = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
     return _masked(jnp.concatenate([natural[:, None], cfg.beta * divergence / divergence.shape[1]], axis=1), where)
 
 
-def _masked(losses: Array, where: Array | None) -> Array:
-    return losses if where is None else jnp.where(where[:, None], losses, 0)
-
-
-def _unmasked(logits: Array, where: Array | None) -> Array:
-    """What is masked may be NaN."""
-    return logits if where is None else jnp.where(where[:, None, None], logits, 0)
+def _masked(values: Array, where: Array | None) -> Array:
+    """`values` [B, ...] without the images that `where` takes out, which may be NaN."""
+    return values if where is None else jnp.where(jnp.expand_dims(where, range(1, values.ndim)), values, 0)

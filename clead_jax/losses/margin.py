@@ -18,17 +18,7 @@ import jax.numpy as jnp
 
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
-from clead_jax.losses.contrastive import (
-    SupConConfig,
-    check_margin,
-    cosine,
-    flat_pairs,
-    inner,
-    mean_over,
-    negative_euclidean,
-    on_sphere,
-    supcon,
-)
+from clead_jax.losses import contrastive
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,7 @@ class PairwiseConfig:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        check_margin(self.margin)
+        contrastive.check_margin(self.margin)
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ class HingeConfig:
     margin: float = 0.5
 
     def __post_init__(self) -> None:
-        check_margin(self.margin)
+        contrastive.check_margin(self.margin)
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class CosineConfig:
     margin: float = 0.2
 
     def __post_init__(self) -> None:
-        SupConConfig(self.temperature, margin=self.margin)
+        contrastive.SupConConfig(self.temperature, margin=self.margin)
 
 
 @LOSSES.register("margin_pairwise", PairwiseConfig, uses_labels=True)
@@ -71,17 +61,17 @@ def margin_pairwise(z: Array, labels: Array, cfg: PairwiseConfig, where: Array |
     pairs of one kind has no term of that kind.
     """
     flat, own, other = _prepare(z, labels, where)
-    sphere = on_sphere(flat)
-    distance = -negative_euclidean(sphere, sphere)  # at least 0.001, for a finite gradient
-    pull = mean_over(own, distance**2)
-    push = mean_over(other, jnp.maximum(cfg.margin - distance, 0) ** 2)
+    sphere = contrastive.on_sphere(flat)
+    distance = -contrastive.negative_euclidean(sphere, sphere)  # at least 0.001, for a finite gradient
+    pull = contrastive.mean_over(own, distance**2)
+    push = contrastive.mean_over(other, jnp.maximum(cfg.margin - distance, 0) ** 2)
     return _per_view(pull + push, z)
 
 
 @LOSSES.register("margin_cosine", CosineConfig, uses_labels=True)
 def margin_cosine(z: Array, labels: Array, cfg: CosineConfig, where: Array | None = None) -> Array:
     """SupCon with `cfg.margin` subtracted from the cosines of positives; shapes as there."""
-    return supcon(z, labels, SupConConfig(cfg.temperature, margin=cfg.margin), where)
+    return contrastive.supcon(z, labels, contrastive.SupConConfig(cfg.temperature, margin=cfg.margin), where)
 
 
 @LOSSES.register("margin_hinge", HingeConfig, uses_labels=True)
@@ -92,10 +82,10 @@ def margin_hinge(z: Array, labels: Array, cfg: HingeConfig, where: Array | None 
     without another of its class, and if there is no other class.
     """
     flat, own, other = _prepare(z, labels, where)
-    cosines, same = cosine(flat, flat), (own | jnp.eye(len(flat), dtype=bool)).astype(jnp.float32)
-    size = inner(other.astype(jnp.float32), same)  # of each column's class, if it is not the row's
-    to_class = inner(jnp.where(other, cosines, 0), same) / jnp.maximum(size, 1)
-    gap = jnp.maximum(cfg.margin - mean_over(own, cosines)[:, None] + to_class, 0)
+    cosines, same = contrastive.cosine(flat, flat), (own | jnp.eye(len(flat), dtype=bool)).astype(jnp.float32)
+    size = contrastive.inner(other.astype(jnp.float32), same)  # of each column's class, if it is not the row's
+    to_class = contrastive.inner(jnp.where(other, cosines, 0), same) / jnp.maximum(size, 1)
+    gap = jnp.maximum(cfg.margin - contrastive.mean_over(own, cosines)[:, None] + to_class, 0)
     share = jnp.where(other, 1 / jnp.maximum(size, 1), 0)  # these sum to the number of other classes
     hinge = jnp.sum(share * gap, axis=-1) / jnp.maximum(jnp.sum(share, axis=-1), 1)
     return _per_view(jnp.where(jnp.any(own, axis=-1), hinge, 0), z)
@@ -105,7 +95,7 @@ def _prepare(z: Array, labels: Array, where: Array | None) -> tuple[Array, Array
     """z [B, V, D] -> (float32 [A, D], pairs of one class [A, A], pairs of two classes [A, A]), A = B * V."""
     where = jnp.ones(len(z), bool) if where is None else where
     z = jnp.where(where[:, None, None], z.astype(jnp.float32), 0)  # what is masked may be NaN
-    flat, same, pairs = flat_pairs(z, labels, where)
+    flat, same, pairs = contrastive.flat_pairs(z, labels, where)
     return flat, pairs & same, pairs & ~same
 
 

@@ -13,9 +13,9 @@ from flax import linen as nn
 
 from clead_jax.core.registry import BACKBONES
 from clead_jax.core.types import Array
-from clead_jax.models.layers import FULL, batch_norm, convolution
+from clead_jax.models.layers import FULL
+from clead_jax.models.resnet import STEMS, ConvNorm
 
-STEM_STRIDES = {"cifar": 1, "imagenet": 2}
 STAGES = (  # expansion, channels, blocks, first stride, kernel
     (1, 16, 1, 1, 3),
     (6, 24, 2, 2, 3),
@@ -25,25 +25,6 @@ STAGES = (  # expansion, channels, blocks, first stride, kernel
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-
-
-class ConvNormSilu(nn.Module):
-    """Convolution, BatchNorm, and (unless `linear`) SiLU. `depthwise`: one filter per channel."""
-
-    filters: int
-    kernel: int
-    stride: int = 1
-    depthwise: bool = False
-    linear: bool = False
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """x [B, H, W, C] -> [B, H / stride, W / stride, filters]."""
-        groups = self.filters if self.depthwise else 1
-        x = convolution(self.filters, self.kernel, self.stride, groups, self.dtype)(x)
-        x = batch_norm(train, self.dtype)(x)
-        return x if self.linear else nn.silu(x)
 
 
 class MBConv(nn.Module):
@@ -61,12 +42,12 @@ class MBConv(nn.Module):
         channels = x.shape[-1]
         wide, y = channels * self.expansion, x
         if self.expansion > 1:
-            y = ConvNormSilu(wide, 1, dtype=self.dtype, name="expand")(y, train)
-        y = ConvNormSilu(wide, self.kernel, self.stride, depthwise=True, dtype=self.dtype, name="depthwise")(y, train)
+            y = nn.silu(ConvNorm(wide, 1, dtype=self.dtype, name="expand")(y, train))
+        y = nn.silu(ConvNorm(wide, self.kernel, self.stride, self.dtype, groups=wide, name="depthwise")(y, train))
         squeezed = y.mean(axis=(1, 2), keepdims=True)
         squeezed = nn.silu(nn.Dense(max(1, channels // 4), dtype=self.dtype, name="squeeze")(squeezed))
         y = y * nn.sigmoid(nn.Dense(wide, dtype=self.dtype, name="excite")(squeezed))
-        y = ConvNormSilu(self.filters, 1, linear=True, dtype=self.dtype, name="project")(y, train)
+        y = ConvNorm(self.filters, 1, dtype=self.dtype, name="project")(y, train)
         return x + y if x.shape == y.shape else y
 
 
@@ -81,13 +62,13 @@ class EfficientNetB0(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Normalised images [B, H, W, C] -> features [B, F] in float32, F = 1280 at full width."""
-        if self.stem not in STEM_STRIDES:
-            raise ValueError(f"unknown stem {self.stem!r}: known: {', '.join(STEM_STRIDES)}")
+        if self.stem not in STEMS:
+            raise ValueError(f"unknown stem {self.stem!r}: known: {', '.join(STEMS)}")
         channels = lambda full: 8 * math.ceil(full * self.width / FULL / 8)  # multiples of 8, for the hardware
-        x = ConvNormSilu(channels(32), 3, STEM_STRIDES[self.stem], dtype=self.dtype, name="stem")(x, train)
+        x = nn.silu(ConvNorm(channels(32), 3, STEMS[self.stem][1], self.dtype, name="stem")(x, train))
         for number, (expansion, full, blocks, first_stride, kernel) in enumerate(STAGES, start=1):
             for i in range(blocks):
                 stride, name = first_stride if i == 0 else 1, f"stage{number}_block{i + 1}"
                 x = MBConv(expansion, channels(full), stride, kernel, self.dtype, name=name)(x, train)
-        x = ConvNormSilu(channels(1280), 1, dtype=self.dtype, name="top")(x, train)
+        x = nn.silu(ConvNorm(channels(1280), 1, dtype=self.dtype, name="top")(x, train))
         return x.astype(jnp.float32).mean(axis=(1, 2))

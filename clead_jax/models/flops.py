@@ -37,7 +37,9 @@ def _of_jaxpr(jaxpr: Any) -> int:
 def _of_equation(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        return _of_product(equation)
+        (contracted, _), _ = params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
     inner = [_of_jaxpr(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)]
@@ -55,28 +57,16 @@ def _jaxprs(value: Any) -> Iterator[Any]:
         yield getattr(value, "jaxpr", value)
 
 
-def _of_product(equation: Any) -> int:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
-
-
 def _of_convolution(equation: Any) -> int:
     params = equation.params
     image, kernel = (variable.aval.shape for variable in equation.invars)
     out = equation.outvars[0].aval.shape
     numbers = params["dimension_numbers"]  # axes of batch, features and pixels
     batch, features = (out[axis] for axis in numbers.out_spec[:2])
-    taps = map(
-        _taps,
-        (image[axis] for axis in numbers.lhs_spec[2:]),
-        (kernel[axis] for axis in numbers.rhs_spec[2:]),
-        (out[axis] for axis in numbers.out_spec[2:]),
-        params["window_strides"],
-        (low for low, _ in params["padding"]),
-        params["lhs_dilation"],
-        params["rhs_dilation"],
-    )
+    layout = ((image, numbers.lhs_spec), (kernel, numbers.rhs_spec), (out, numbers.out_spec))
+    sizes = ([shape[axis] for axis in spec[2:]] for shape, spec in layout)
+    padding, dilations = [low for low, _ in params["padding"]], (params["lhs_dilation"], params["rhs_dilation"])
+    taps = map(_taps, *sizes, params["window_strides"], padding, *dilations)
     return 2 * batch * features * kernel[numbers.rhs_spec[1]] * math.prod(taps)
 
 

@@ -1,5 +1,7 @@
 """Layers of every backbone: convolutions with torch's padding, and BatchNorm with torch's settings."""
 
+from functools import partial
+
 from flax import linen as nn
 
 FULL = 64  # `width` of a published network; another value scales all of its layers
@@ -9,17 +11,9 @@ def convolution(
     filters: int, kernel: int, stride: int = 1, groups: int = 1, dtype: str = "float32", name: str | None = None
 ) -> nn.Conv:
     """A convolution without bias. Pads both sides equally, as torch does; 'SAME' does not at stride 2."""
-    return nn.Conv(
-        filters,
-        kernel_size=(kernel, kernel),
-        strides=stride,
-        padding=kernel // 2,
-        feature_group_count=groups,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # He et al., arXiv 1502.01852
-        name=name,
-    )
+    he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # arXiv 1502.01852
+    plain = partial(nn.Conv, use_bias=False, kernel_init=he, feature_group_count=groups)
+    return plain(filters, (kernel, kernel), strides=stride, padding=kernel // 2, dtype=dtype, name=name)
 
 
 def batch_norm(train: bool, dtype: str, name: str | None = None) -> nn.BatchNorm:

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from clead_jax.core.registry import BACKBONES
+from clead_jax.core.spec import PRECISIONS
 from clead_jax.core.types import Array
-
-DTYPES = ("float32", "bfloat16")
 
 
 class Projector(nn.Module):
@@ -55,8 +54,8 @@ class Network(nn.Module):
 
     def setup(self) -> None:
         """Creates the three parts. The variables of `encoder` are named "backbone", an attribute already taken."""
-        if self.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {self.dtype!r}: known: {', '.join(DTYPES)}")
+        if self.dtype not in PRECISIONS:
+            raise ValueError(f"unknown dtype {self.dtype!r}: known: {', '.join(PRECISIONS)}")
         make_backbone = BACKBONES[self.backbone].value
         self.encoder = make_backbone(width=self.width, stem=self.stem, dtype=self.dtype, name="backbone")
         self.projector = Projector(self.projection_dim, self.projection_hidden)

@@ -26,11 +26,12 @@ class ConvNorm(nn.Module):
     kernel: int
     stride: int = 1
     dtype: str = "float32"
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """x [B, H, W, C] -> [B, H / stride, W / stride, filters]."""
-        x = convolution(self.filters, self.kernel, self.stride, dtype=self.dtype)(x)
+        x = convolution(self.filters, self.kernel, self.stride, self.groups, self.dtype)(x)
         return batch_norm(train, self.dtype)(x)
 
 

@@ -1,13 +1,12 @@
 """Averaged weights: an exponential moving average of every step, or the mean of the last epochs (SWA).
 
-They belong to the stage's state (`Extra`), cost no pass, and stand in the checkpoint beside the last weights, under
-their name. Batch statistics do not average: those of averaged weights are estimated anew (`reestimated`).
+They belong to the stage's state (`Extra`), cost no pass, and lie in the checkpoint beside the last weights, under their
+name. Batch statistics do not average: those of averaged weights are estimated anew (`reestimated`).
 """
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +24,9 @@ class EMA:
     """
 
     decay: float = 0.999
+    start: ClassVar[float] = 0.0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
-
-    def share(self, step: jax.Array, taken: jax.Array, total_steps: int, steps_per_epoch: int) -> jax.Array:
+    def share(self, step: jax.Array, due: jax.Array, taken: jax.Array) -> jax.Array:
         """How much of the new weights goes into the average after `step` steps."""
         return 1 - jnp.minimum(self.decay, (1 + step) / (10 + step))
 
@@ -41,13 +37,8 @@ class SWA:
 
     start: float = 0.75
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.start < 1:
-            raise ValueError(f"start must lie in [0, 1), got {self.start}")
-
-    def share(self, step: jax.Array, taken: jax.Array, total_steps: int, steps_per_epoch: int) -> jax.Array:
+    def share(self, step: jax.Array, due: jax.Array, taken: jax.Array) -> jax.Array:
         """1/n for the n-th weights that are taken, else 0; before the first the average follows the weights."""
-        due = (step >= self.start * total_steps) & (step % steps_per_epoch == 0)
         return jnp.where(due, 1 / (taken + 1), jnp.where(taken == 0, 1.0, 0.0))
 
 
@@ -63,13 +54,15 @@ def extra(text: str, total_steps: int, steps_per_epoch: int) -> Extra:
     if name not in AVERAGES:
         raise ValueError(f"unknown average {name!r}; known: {', '.join(AVERAGES)}")
     rule: Any = spec.settings(text, "average", AVERAGES[name], {})
+    for setting, value in vars(rule).items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{text}: {setting} must lie in [0, 1), got {value}")
 
     def update(old: PyTree, new: TrainState) -> PyTree:
-        taken = old["taken"]
-        share = rule.share(new.step, taken, total_steps, steps_per_epoch)
+        due = (new.step >= rule.start * total_steps) & (new.step % steps_per_epoch == 0)
+        share = rule.share(new.step, due, old["taken"])
         mean = jax.tree.map(lambda a, p: ((1 - share) * a + share * p).astype(p.dtype), old["mean"], new.params)
-        due = new.step >= getattr(rule, "start", 0) * total_steps
-        return {"mean": mean, "taken": taken + (due & (new.step % steps_per_epoch == 0))}
+        return {"mean": mean, "taken": old["taken"] + due}
 
     return Extra(
         init=lambda params: {"mean": jax.tree.map(jnp.array, params), "taken": jnp.zeros((), jnp.int32)},
@@ -92,6 +85,6 @@ def reestimated(apply: Callable[[PyTree, Any], PyTree], batch_stats: PyTree, bat
         return jax.tree.map(lambda low, high: low / (1 - (high - low)), from_zero, from_one)
 
     total, count = zeros, 0
-    for count, batch in zip(itertools.count(1), batches, strict=False):  # noqa: B007
-        total = jax.tree.map(jnp.add, total, of_batch(batch))
-    return jax.tree.map(lambda leaf: leaf / max(count, 1), total) if count else batch_stats
+    for batch in batches:
+        total, count = jax.tree.map(jnp.add, total, of_batch(batch)), count + 1
+    return jax.tree.map(lambda leaf: leaf / count, total) if count else batch_stats

@@ -13,26 +13,19 @@ from clead_jax.training.metric_writer import MetricWriter
 from clead_jax.training.progress import Progress
 from clead_jax.training.state import TrainState
 
-Save = Callable[[int, int, TrainState, float | None], None]
-"""(step, epoch, state, score) -> None: writes a checkpoint."""
-
 
 @dataclasses.dataclass
 class Callbacks:
-    """The `Hooks` of one stage.
-
-    `validate` gives val_clean and val_robust of a state; it is called every `validate_every` epochs and at the end.
-    `fetch` brings arrays to the host.
-    """
+    """The `Hooks` of one stage. `validate` is called every `validate_every` epochs and at the end."""
 
     name: str
     plan: Plan
     passes: int  # per training image
     writer: MetricWriter
     progress: Progress
-    fetch: Callable[[PyTree], PyTree]
-    validate: Callable[[TrainState], dict[str, float]]
-    save: Save
+    fetch: Callable[[PyTree], PyTree]  # arrays to the host
+    validate: Callable[[TrainState], dict[str, float]]  # state -> val_clean, val_robust
+    save: Callable[[int, int, TrainState, float | None], None]  # step, epoch, state, score: writes a checkpoint
     validate_every: int
     save_every: int
     _epoch_started: float = dataclasses.field(default_factory=time.monotonic)
@@ -48,23 +41,19 @@ class Callbacks:
         """
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.fetch(state.params))):
             raise Diverged(f"a weight is not finite after step {step}", bad=step)
-        paused = time.monotonic()
-        validated = epoch % self.validate_every == 0 or epoch == self.plan.epochs
+        paused, plan = time.monotonic(), self.plan
+        validated = epoch % self.validate_every == 0 or epoch == plan.epochs
         if validated:
             try:
                 means |= self.validate(state)
             except FloatingPointError as error:
                 raise Diverged(f"{error}, after step {step}", bad=step) from error
-        self._write(epoch, step, means, seconds=paused - self._epoch_started)
+        line = {"stage": self.name, "step": step, "epoch": epoch, "epochs": plan.epochs, **means}
+        seconds = round(paused - self._epoch_started, 3)  # of training: what a validation costs is a choice of its own
+        line |= {"images_per_s": self.progress.images_per_second, "seconds": seconds}
+        self.writer.write(line | {"passes": plan.steps_per_epoch * plan.batch_size * self.passes})
+        self.progress.epoch(epoch, step, means)
         if validated or epoch % self.save_every == 0:
             self.save(step, epoch, state, means.get("val_robust"))
         self.progress.leave_out(time.monotonic() - paused)
         self._epoch_started = time.monotonic()
-
-    def _write(self, epoch: int, step: int, means: dict[str, float], seconds: float) -> None:
-        """`seconds` are those of training: what a validation costs is a choice of its own."""
-        plan = self.plan
-        line = {"stage": self.name, "step": step, "epoch": epoch, "epochs": plan.epochs, **means}
-        line |= {"images_per_s": self.progress.images_per_second, "seconds": round(seconds, 3)}
-        self.writer.write(line | {"passes": plan.steps_per_epoch * plan.batch_size * self.passes})
-        self.progress.epoch(epoch, step, means)

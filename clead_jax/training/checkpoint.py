@@ -5,9 +5,8 @@
     <directory>/120/train       what resuming needs besides: optimizer state, step, what else the stage owns
     <directory>/120/step.json   facts of the caller's, the score that makes a step the "best", a checksum of every file
 
-A step has its number as its name only while it is complete: it is written, and deleted, as `120.part`. A process killed
-at any moment leaves complete steps and a leftover that the next `save` removes. Disks and copies damage files all the
-same, so reading compares the checksums first, takes the newest sound step, and logs which ones it passed over.
+Steps are written, and deleted, as `120.part`: a process killed at any moment leaves complete steps and a leftover that
+the next `save` removes. Reading compares the checksums first and logs which damaged steps it passes over.
 
 All processes call `save` and `restore`; with several hosts the directory is on a file system they share.
 """
@@ -49,11 +48,8 @@ def steps(directory: str | Path) -> list[int]:
 
 @contextlib.contextmanager
 def _finished_first() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, where orbax and its threads would print tracebacks; a second one does not.
-
-    In other threads than the main one nothing changes: signals do not reach them.
-    """
-    if threading.current_thread() is not threading.main_thread():
+    """Ctrl-C waits for the end of the block, where orbax's threads would print tracebacks; a second one does not."""
+    if threading.current_thread() is not threading.main_thread():  # signals do not reach other threads
         yield
         return
     came = threading.Event()
@@ -88,10 +84,10 @@ def save(
     passes them again. Trees hold numeric arrays only (ValueError otherwise): randomness is derived from seed and step.
     A directory that cannot be written raises a one-line OSError; the earlier steps stay. Ctrl-C waits for the end.
     """
-    _require_numeric({"model": model, "train": train, "weights": weights or {}})
+    trees = {"model": model, "train": train} | ({"weights": weights} if weights else {})
+    _require_numeric(trees)
     root = Path(directory).absolute()
     part = root / f"{step}.part"
-    trees = {"model": model, "train": train} | ({"weights": weights} if weights else {})
     items = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in trees.items()})
     try:
         if jax.process_index() == 0:
@@ -102,9 +98,11 @@ def save(
             record = {"meta": meta, "score": score, "sha256": _checksums(part)}
             (part / "step.json").write_text(json.dumps(record, indent=1, default=float))
             part.rename(root / str(step))
-            _retire(root, keep_latest)
+            kept = {*steps(root)[-keep_latest:], *_best_first(root)[:1]}
+            _delete(root, (old for old in steps(root) if old not in kept))
     except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
-        raise OSError(f"cannot write checkpoint {step} in {directory}: {_first_line(error)}") from error
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(f"cannot write checkpoint {step} in {directory}: {first_line}") from error
     multihost_utils.sync_global_devices(f"checkpoint {step} written")
 
 
@@ -121,9 +119,7 @@ def restore(directory: str | Path, model: PyTree, train: PyTree, which: int | st
     return Restored(int(path.name), _read(path / "model", model), _read(path / "train", train), meta)
 
 
-def restore_model(
-    directory: str | Path, which: int | str = "latest", weights: str = ""
-) -> tuple[PyTree, dict[str, Any]]:
+def restore_model(directory: str | Path, which: int | str = "latest", weights: str = "") -> tuple[PyTree, dict]:
     """(model as numpy arrays, meta) without a template, chosen as in `restore`; with `weights` those of that name.
 
     Raises ValueError where there is no step, or no such weights, naming those that there are.
@@ -170,10 +166,8 @@ def _first_sound(directory: str | Path, which: int | str) -> tuple[Path, dict[st
 
 def _candidates(root: Path, which: int | str) -> list[int]:
     newest_first = steps(root)[::-1]
-    if which == "latest":
-        return newest_first
-    if which == "best":
-        return list(dict.fromkeys([*_best_first(root), *newest_first]))
+    if which in ("latest", "best"):
+        return list(dict.fromkeys([*(_best_first(root) if which == "best" else ()), *newest_first]))
     if str(which) in map(str, newest_first):
         return [int(which)]
     raise ValueError(f"no checkpoint {which!r} in {root}: it holds {newest_first[::-1]}; allowed: latest, best")
@@ -218,11 +212,6 @@ def _make_room(root: Path, step: int) -> None:
     _delete(root, (old for old in steps(root) if old >= step))
 
 
-def _retire(root: Path, keep_latest: int) -> None:
-    kept = {*steps(root)[-keep_latest:], *_best_first(root)[:1]}
-    _delete(root, (old for old in steps(root) if old not in kept))
-
-
 def _delete(root: Path, old_steps: Iterable[int]) -> None:
     for step in old_steps:
         shutil.rmtree((root / str(step)).rename(root / f"{step}.part"))
@@ -234,7 +223,3 @@ def _require_numeric(tree: PyTree) -> None:
         if isinstance(kind, type) or not (jnp.issubdtype(kind, np.number) or jnp.issubdtype(kind, np.bool_)):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(f"a checkpoint holds numeric arrays only, but {name} is {kind}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,8 +2,8 @@
 
     {"stage": "pretrain", "step": 120, "epoch": 2, "loss": 1.31, "images_per_s": 5120.0}
 
-A killed run leaves lines beyond its last checkpoint, the very last one perhaps torn. Opening the file removes a torn
-line, and `drop_after` the steps that will be run again, so that no step is there twice.
+A killed run leaves lines beyond its last checkpoint, the last one perhaps incomplete. Opening the file removes such a
+line, and `drop_after` the steps that will be run again.
 """
 
 import importlib.util
@@ -17,10 +17,7 @@ from clead_jax.results import jsonl
 
 
 class MetricWriter:
-    """Appends records to `path`; with `tensorboard_dir`, also event files in its sub-directory <stage>.
-
-    Does nothing where `active` is False (all processes but the first).
-    """
+    """Appends records to `path` and event files to `tensorboard_dir`/STAGE, if given; nothing unless `active`."""
 
     def __init__(self, path: str | Path, tensorboard_dir: str | Path | None = None, active: bool = True):
         self._path, self._active = Path(path), active
@@ -61,8 +58,6 @@ class MetricWriter:
     def _open_events(self, directory: str | Path, stage: str, purge_step: int | None = None) -> Any:
         from tensorboardX import SummaryWriter
 
-        suffix = f".{purge_step or 0}"  # tells apart files that were opened in the same second
-        self._events[stage] = SummaryWriter(
-            str(Path(directory) / stage), purge_step=purge_step, filename_suffix=suffix, flush_secs=10
-        )
+        suffix, folder = f".{purge_step or 0}", str(Path(directory) / stage)  # for files opened in the same second
+        self._events[stage] = SummaryWriter(folder, purge_step=purge_step, filename_suffix=suffix, flush_secs=10)
         return self._events[stage]

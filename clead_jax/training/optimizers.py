@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import jax
 import optax
 
-from clead_jax.core.types import PyTree
-
 SCHEDULES = ("cosine", "constant")
 
 
@@ -24,28 +22,19 @@ class Settings:
     online_lr: float = 0.0
 
 
-def sgd(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """SGD as in PyTorch and the papers: the decay is added to the gradient, before the momentum."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum))
-
-
-def adam(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """Adam (arXiv 1412.6980) with the decay added to the gradient; `momentum` is not used."""
-    del momentum
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(rate))
-
-
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adam": adam}
+OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "adam": lambda rate, momentum: optax.adam(rate),  # arXiv 1412.6980
+}
+"""(rate, momentum) -> what follows the weight decay, which is added to the gradient as in PyTorch and the papers."""
 
 
 def rate(schedule: str, lr: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
     """Linear warm-up from 0, then constant or a cosine down to 0 at `total_steps`. ValueError for other names."""
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
-    if schedule == "cosine":
-        after = optax.cosine_decay_schedule(lr, max(1, total_steps - warmup_steps))
-    else:
-        after = optax.constant_schedule(lr)
+    cosine = optax.cosine_decay_schedule(lr, max(1, total_steps - warmup_steps))
+    after = cosine if schedule == "cosine" else optax.constant_schedule(lr)
     return optax.join_schedules([optax.linear_schedule(0.0, lr, max(1, warmup_steps)), after], [warmup_steps])
 
 
@@ -55,11 +44,9 @@ def make(settings: Settings, total_steps: int, steps_per_epoch: int) -> optax.Gr
         raise ValueError(f"unknown optimizer {settings.optimizer!r}; known: {', '.join(sorted(OPTIMIZERS))}")
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     schedule = rate(settings.schedule, settings.lr, total_steps, warmup)
-    main = OPTIMIZERS[settings.optimizer](schedule, settings.momentum, settings.weight_decay)
+    follow = OPTIMIZERS[settings.optimizer](schedule, settings.momentum)
+    main = optax.chain(optax.add_decayed_weights(settings.weight_decay), follow)
     if not settings.online_lr:
         return main
-    return optax.partition({True: optax.adam(settings.online_lr), False: main}, _is_head)
-
-
-def _is_head(params: PyTree) -> PyTree:
-    return {part: jax.tree.map(lambda _, here=part == "head": here, leaves) for part, leaves in params.items()}
+    is_head = lambda params: {part: jax.tree.map(lambda _: part == "head", params[part]) for part in params}  # noqa: B023
+    return optax.partition({True: optax.adam(settings.online_lr), False: main}, is_head)

@@ -20,18 +20,11 @@ class Progress:
         self._clock: tuple[float, int] | None = None  # (time, step) of the first tick: it holds the compilation
         self.images_per_second = 0.0  # training images, not views; 0 until two ticks were heard
 
-    def cost(self) -> str:
-        """'200 epochs x 87 steps x 512 images x 13 forward+backward passes = 1.2e+08 passes'."""
-        plan = self._plan
-        total = plan.total_steps * plan.batch_size * self._passes
-        return (
-            f"{plan.epochs} epochs x {plan.steps_per_epoch} steps x {plan.batch_size} images"
-            f" x {self._passes} forward+backward passes = {total:.3g} passes"
-        )
-
     def start(self) -> None:
         """Says what the stage will cost; how long is said once the first steps were measured."""
-        self._say(f"{self._stage}: {self.cost()}")
+        plan, total = self._plan, self._plan.total_steps * self._plan.batch_size * self._passes
+        size = f"{plan.epochs} epochs x {plan.steps_per_epoch} steps x {plan.batch_size} images"
+        self._say(f"{self._stage}: {size} x {self._passes} forward+backward passes = {total:.3g} passes")
 
     def tick(self, step: int, loss: float) -> None:
         """Called every few steps: measures the speed, and tells how long the stage will take when it first knows."""
@@ -43,7 +36,10 @@ class Progress:
         first = not self.images_per_second
         self.images_per_second = self._plan.batch_size / seconds_a_step
         if first:
-            self._say(f"{self._stage}: {seconds_a_step:.3g} s a step at first, {self.eta(step)}{self._whole_run(step)}")
+            # What the stages to come add at this speed a pass: roughly, for not every pass takes the same time.
+            whole = self._seconds_left(step) + self._later / (self.images_per_second * self._passes)
+            run = f"; the whole run at most about {duration(whole)}" if self._later else ""
+            self._say(f"{self._stage}: {seconds_a_step:.3g} s a step at first, {self.eta(step)}{run}")
         if self._live:
             line = f"step {step}/{self._plan.total_steps}  loss {loss:.4f}  {self.eta(step)}"
             print(f"\r  {line}\033[K", end="", file=sys.stderr, flush=True)
@@ -59,13 +55,6 @@ class Progress:
 
     def _seconds_left(self, step: int) -> float:
         return (self._plan.total_steps - step) * self._plan.batch_size / self.images_per_second
-
-    def _whole_run(self, step: int) -> str:
-        """What the stages to come add at this speed a pass: roughly, for not every pass takes the same time."""
-        if not self._later:
-            return ""
-        afterwards = self._later / (self.images_per_second * self._passes)
-        return f"; the whole run at most about {duration(self._seconds_left(step) + afterwards)}"
 
     def epoch(self, epoch: int, step: int, means: dict[str, float]) -> None:
         """One line for a finished epoch."""

@@ -55,11 +55,8 @@ NOTHING = Extra()
 
 def split(variables: PyTree, trained: tuple[str, ...]) -> tuple[PyTree, PyTree]:
     """(the `trained` parts, the rest), each {"params", "batch_stats"}."""
-    mine: PyTree = {"params": {}, "batch_stats": {}}
-    rest: PyTree = {"params": {}, "batch_stats": {}}
-    for collection in mine:
-        for part, leaves in variables.get(collection, {}).items():
-            (mine if part in trained else rest)[collection][part] = leaves
+    of = lambda collection, ours: {k: v for k, v in variables.get(collection, {}).items() if (k in trained) == ours}
+    mine, rest = ({name: of(name, ours) for name in ("params", "batch_stats")} for ours in (True, False))
     return mine, rest
 
 
@@ -67,8 +64,7 @@ def create(
     variables: PyTree, trained: tuple[str, ...], tx: optax.GradientTransformation, extra: Extra = NOTHING
 ) -> tuple[TrainState, PyTree]:
     """Step 0 of a stage: a state over the `trained` parts of `variables`, and the frozen rest."""
-    mine, rest = split(variables, trained)
-    zero = jnp.zeros((), jnp.int32)
+    (mine, rest), zero = split(variables, trained), jnp.zeros((), jnp.int32)
     state = TrainState(zero, opt_state=tx.init(mine["params"]), extra=extra.init(mine["params"]), **mine)
     return state, rest
 

@@ -45,6 +45,7 @@ def make_step(
     online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,
     weight included; a term called "loss" is the whole of it.
     """
+    cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
     def step(state: TrainState, frozen: Frozen, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         now = variables(state.params, state.batch_stats, frozen.variables)
@@ -63,7 +64,7 @@ def make_step(
             logits = network.apply(merged, seen, method=network.classify)
             added = {n: w * term(z, logits.reshape(b, v, -1), batch.labels) for n, (w, term) in terms.items()}
             loss = jnp.stack(list(added.values())).sum()
-            beside = _cross_entropy(logits, view_labels) if online else jnp.zeros(())
+            beside = cross_entropy(logits, view_labels).mean() if online else jnp.zeros(())
             stats = {part: new.get("batch_stats", state.batch_stats)[part] for part in state.batch_stats}
             return loss + beside, (loss, beside, added, logits, stats)
 
@@ -77,7 +78,3 @@ def make_step(
         return apply_gradients(state, tx, grads, stats, extra), metrics
 
     return step
-
-
-def _cross_entropy(logits: Array, labels: Array) -> Array:
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()

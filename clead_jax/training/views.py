@@ -1,12 +1,11 @@
 """Views: versions of one image, stacked [B, V, H, W, C] (batch first: in other orders XLA replicates the forward).
 
-The loss that attacks maximise is a switch the paper leaves open, and it is nothing but a choice of classifier:
+The paper does not say which loss attacks maximise; here it is a choice of classifier, for any attack and objective:
   contrastive  instance discrimination: "logits" are the similarities of a perturbed image to every clean image of the
-               batch over the temperature, its "label" is its own row. No class label is used. Cross entropy of these
-               logits is InfoNCE, and the C&W margin is the gap to the nearest other image.
+               batch over the temperature, its "label" is its own row. Cross entropy of these logits is InfoNCE, and the
+               C&W margin is the gap to the nearest other image.
   online       the class head on the current encoder
   reference    the frozen network of another stage
-so that every registered attack and objective serves all three unchanged.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clead_jax.core.batches import fold_in_each
 from clead_jax.core.types import Array, Forward, Key, PyTree
 from clead_jax.training.step import MakeViews
 
@@ -74,15 +72,13 @@ def make_views(views: tuple[Attack | str, ...], target: Target, augment: Augment
     def make(variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key) -> Array:
         x = augment(keys, images)
         forward, wanted = target(variables, reference, x, labels)
-        stack = []
-        for number, view in enumerate(views):
-            view_keys = fold_in_each(keys, number + 1)
-            if view == "clean":
-                stack.append(x)
-            elif view == "augmented":
-                stack.append(augment(view_keys, images))
-            else:
-                stack.append(view(forward, x, wanted, view_keys))  # type: ignore[operator]
-        return jnp.stack(stack, axis=1)
+
+        def one(number: int, view: Attack | str) -> Array:
+            own = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+            if callable(view):
+                return view(forward, x, wanted, own)
+            return x if view == "clean" else augment(own, images)
+
+        return jnp.stack([one(number, view) for number, view in enumerate(views, start=1)], axis=1)
 
     return make

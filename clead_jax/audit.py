@@ -93,9 +93,8 @@ def audit(
     """Attacks a model, and checks whether the result can be believed.
 
     Args:
-      forward: a `Classifier`, or a function `forward(x)`, or `forward(v, x)` if `variables` are given: x [B, H, W, C] in
-        [0, 1] -> logits [B, K]. A model that draws noise takes a key as its last argument, and `randomized=True`
-        announces it.
+      forward: a `Classifier`, or a function `forward(x)`, or `forward(v, x)` if `variables` are given, of x
+        [B, H, W, C] in [0, 1], to logits [B, K]. If `randomized`, a key is its last argument, for noise.
       images: [N, H, W, C], floats in [0, 1] or uint8.
       labels: int [N] in [0, K).
       norm: "linf", "l2" or "l1".
@@ -115,8 +114,7 @@ def audit(
       seed: of all randomness.
       say: hears lines of progress, for example `print`.
 
-    Raises ValueError, one line, for wrong shapes, types, labels or settings. A model that gives NaN, or images that are
-    not in [0, 1], raise nothing: they fail a check.
+    Raises ValueError, one line, for wrong shapes, types, labels, settings. NaN, or images outside [0, 1], fail a check.
     """
     started, threat = time.monotonic(), ThreatModel(norm, spec.unit(eps, "eps", norm))
     examples = inputs.checked_examples(images, labels)
@@ -127,13 +125,14 @@ def audit(
     notes = suite.notes if suite else []
     if why := inputs.no_derivative(compiled, examples, precision):
         notes = [f"the model has no derivative ({why}): attacks without gradients only", *notes]
-        direct, suite = _without_gradients(direct, suite, threat)
+        without = lambda attacks: [named for named in attacks if named.attack.forward_only]
+        direct = without(direct)  # and of a suite at least Square: it is not to be empty
+        suite = suite and suite._replace(attacks=without(suite.attacks) or [parse.attack_at("square", *threat)])
     limit = Budget(*spec.budget(budget))
     wanted = batch_size or (sizes(1, compiled.mesh.size)[0] if why else fastest_batch(compiled, examples))
     compiled = compiled.in_batches_of(sizes(wanted, compiled.mesh.size)[-1])
-    subjects = [Subject("model", compiled, {"fingerprint": classifier.fingerprint})]
-    if twin is not None:
-        subjects.append(Subject("twin", compiled.with_variables(twin), {}))
+    subject = Subject("model", compiled, {"fingerprint": classifier.fingerprint})
+    others = [] if twin is None else [Subject("twin", compiled.with_variables(twin), {})]
     plan = Plan(
         threat_model=threat,
         num_classes=classes,
@@ -150,22 +149,16 @@ def audit(
         say=lambda line: say(line.removeprefix("model/")) if say else None,
     )
     store = Store({}, examples.index, examples.labels, progress_path=Path(path) if path else None)
-    complete = measure(plan, subjects[:1], examples, store, others=subjects[1:])
+    complete = measure(plan, [subject], examples, store, others=others)
     own = {name.removeprefix("model/"): value for name, value in store.records.items() if name.startswith("model/")}
     kept = {name.removeprefix("model/"): value for name, value in store.images.items()}
     passes, found = store.passes.get("model", {}), store.model("model").get("checks", [])
     return Result(norm, threat.eps, own, passes, kept, found, notes, complete, time.monotonic() - started)
 
 
-def _classifier(
-    model: Classifier | Callable[..., Array], variables: PyTree, randomized: bool, precision: str
-) -> Classifier:
-    if isinstance(model, Classifier):
-        classifier = model
-    elif variables is not None:
-        classifier = Classifier(model, variables, randomized=randomized)
-    else:
-        classifier = Classifier(lambda variables, x, *key: model(x, *key), randomized=randomized)
+def _classifier(model: Classifier | Callable, variables: PyTree, randomized: bool, precision: str) -> Classifier:
+    forward = model if variables is not None else lambda variables, x, *key: model(x, *key)
+    classifier = model if isinstance(model, Classifier) else Classifier(forward, variables, randomized=randomized)
     if precision not in spec.PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it can be {', '.join(spec.PRECISIONS)}")
     if precision == "float32":
@@ -179,25 +172,13 @@ def _asked(
     attacks: Sequence[str] | str, threat: ThreatModel, num_classes: int, version: str, precision: str
 ) -> tuple[list[NamedAttack], Suite | None]:
     """What is asked for, as attacks; ValueError for what cannot run, before anything does."""
-    texts = spec.items(attacks) if isinstance(attacks, str) else tuple(attacks)
-    if not texts:
+    if not (texts := spec.items(attacks) if isinstance(attacks, str) else tuple(attacks)):
         raise ValueError("attacks is empty; write for example autoattack")
     suites = [text for text in texts if spec.parse(text)[0] == "autoattack"]
     asked = autoattack.autoattack_version(suites[-1], version) if suites else ""
     autoattack.check_names(texts, asked)
     direct = [parse.attack_at(text, *threat) for text in texts if text not in suites]
     return direct, Suite(asked, precision, *autoattack.autoattack(asked, *threat, num_classes)) if asked else None
-
-
-def _without_gradients(
-    direct: list[NamedAttack], suite: Suite | None, threat: ThreatModel
-) -> tuple[list[NamedAttack], Suite | None]:
-    """What is left without the attacks that need gradients; of a suite at least Square, else it would be empty."""
-    left = [named for named in direct if named.attack.forward_only]
-    if suite is None:
-        return left, None
-    inside = [named for named in suite.attacks if named.attack.forward_only]
-    return left, suite._replace(attacks=inside or [parse.attack_at("square", *threat)])
 
 
 class _Callable(types.ModuleType):

@@ -5,13 +5,11 @@
 Times, on random images: the forward pass and every attack of `config.evaluation.attacks`, driven as the evaluation
 drives them (host copies and the check of every image included), and one training step of every stage. With several
 devices all share each batch; if they are of one machine, the training PGD is also timed as one program on one device,
-sharded, and pmapped. Last come the passes that attacks take until every image has its verdict, where images that are
-broken leave the batch, beside those that they take without.
+sharded, and pmapped. Last come the passes that attacks take to their verdicts, if broken images leave the batch or not.
 
 `images/s` are training images, however many views and attack steps each of them costs. FLOPs are those of convolutions
 and matrix products (see `flops`). `of matmul` sets them against the fastest square matrix product measured here, on all
 devices together, in the model's dtype and at jax's default precision (on recent GPUs TF32 where it says float32).
-
 Full batches of a big network take minutes on a CPU: there, add for example --batch_size=16.
 """
 
@@ -49,20 +47,20 @@ def main(argv: list[str]) -> None:
     run = context.open_random(given.config, given.batch_size)
     found = {"config": Path(cli.config_path(argv)).stem} | throughput.environment(run, given.seconds)
     log.info(_header(found))
-    rate = found["matmul_flops_per_s"][found["model"]["dtype"]]
-    found["lines"] = []
+    rate, found["lines"] = found["matmul_flops_per_s"][found["model"]["dtype"]], []
     for line in throughput.measure(run, given.seconds):
         share = line.flops_per_s / rate
         found["lines"].append(line._asdict() | {"share_of_matmul": share})
-        log.info(_row(line, share))
+        per_image, per_second = _short(line.flops_per_image), _short(line.flops_per_s)
+        speed = f"{line.batch:6}{line.repeats:9}{_three_digits(line.images_per_s):>10}"
+        log.info(f"{line.what:24}{speed}{per_image:>12}{per_second:>9}{share:11.1%}")
     log.info(f"\n{'to the same verdict':24}{'passes':>10}{'without leaving':>17}{'times as fast':>15}")
     found["savings"] = []
-    for name, passes, without, ratio, same in throughput.savings(run):
-        found["savings"].append(
-            {"attack": name, "passes": passes, "without": without, "ratio": ratio, "same_verdicts": same}
-        )
-        different = "" if same else "   verdicts differ"
-        log.info(f"attack {name:17}{passes:10.4g}{without:17.4g}{ratio:15.3g}{different}")
+    for saved in throughput.savings(run):
+        found["savings"].append(saved)
+        different = "" if saved["same_verdicts"] else "   verdicts differ"
+        numbers = "{passes:10.4g}{without:17.4g}{ratio:15.3g}".format(**saved)
+        log.info(f"attack {saved['attack']:17}{numbers}{different}")
     if given.json and sharding.is_main():
         Path(given.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -77,14 +75,6 @@ def _header(found: dict[str, Any]) -> str:
         f"matrix product: {rates}\n"
         f"one image forward: {counted}; by XLA's count {xla}\n\n"
         f"{'':24}{'batch':>6}{'repeats':>9}{'images/s':>10}{'FLOP/image':>12}{'FLOP/s':>9}{'of matmul':>11}"
-    )
-
-
-def _row(line: Any, share: float) -> str:
-    per_image, per_second = _short(line.flops_per_image), _short(line.flops_per_s)
-    return (
-        f"{line.what:24}{line.batch:6}{line.repeats:9}{_three_digits(line.images_per_s):>10}"
-        f"{per_image:>12}{per_second:>9}{share:11.1%}"
     )
 
 

@@ -8,8 +8,6 @@ Finished measurements are reused (--fresh discards them). Results of the same th
 into evaluation/results.json; others go to evaluation/<tag>/.
 """
 
-from typing import Any
-
 from absl import flags
 
 from clead_jax import config
@@ -68,37 +66,27 @@ def main(argv: list[str]) -> None:
     progress.show(options.verbosity, sharding.is_main)
     stages.check(cfg)
     if scaled:
-        step = cfg.evaluation.step_size
-        progress.log.info(f"evaluate: step size {step}, in the same proportion to eps as before")
+        progress.log.info(f"evaluate: step size {cfg.evaluation.step_size}, in the same proportion to eps as before")
     run = context.open_run(cfg, options.workdir, name)
     with cli.writing_in(options.workdir), run.alone():
         directory = evaluate(run, options.models, options.fresh)
     if sharding.is_main():
-        print(page.table(directory))
         shown = f"python -m clead_jax.report --workdir={options.workdir} shows them"
-        print(f"results: {directory / 'results.json'}; {shown}")
+        print(f"{page.table(directory)}\nresults: {directory / 'results.json'}; {shown}")
 
 
 def _override(cfg: config.Config, options: flags.FlagValues) -> bool:
     """Puts the flags into the config. Whether the step size was scaled to another radius."""
-    cfg.data.data_dir = options.data_dir
-    own = cfg.evaluation
+    cfg.data.data_dir, own = options.data_dir, cfg.evaluation
     relative_step = own.step_size / (own.eps or 1.0)
+    read = {int: spec.whole, float: spec.number, bool: lambda given, _: given}
     for field in OVERRIDES:
         if (given := options[field].value) is not None:
-            own[field] = _as(type(own[field]), given, field)
+            own[field] = read.get(type(own[field]), lambda given, _: given.replace("none", ""))(given, field)
     scaled = options.step_size is None and bool(options.eps or options.norm)
     if scaled:
         own.step_size = relative_step * own.eps
     return scaled
-
-
-def _as(wanted: type, given: Any, field: str) -> Any:
-    if wanted is int:
-        return spec.whole(given, field)
-    if wanted is float:
-        return spec.number(given, field)
-    return given if wanted is bool else given.replace("none", "")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
     python -m clead_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.pretrain.epochs=1 ...]
 
 Runs the stages of `config.stages`: those that train in the order given, then evaluation and report. The same command
-goes on where a killed run was; finished stages are not run again. Without --workdir the run lies in
-runs/<name of the config file>.
+goes on where a killed run was; finished stages are not run again.
 """
 
 import os

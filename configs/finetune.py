@@ -4,7 +4,8 @@
     python -m clead_jax.main --config=configs/finetune.py:aff-digits        the quickstart's network and data, minutes
 
 ":slf" trains a linear layer on clean images (the probe of every C-LEAD config), ":alf" a linear layer on attacked
-images, ":sff" everything on clean images, ":aff" everything on attacked ones. They start from stage pretrain, which an
+images, ":sff" everything on clean images, ":aff" everything on attacked ones. A linear layer is trained as the probe
+is; everything with SGD, lr 0.01 and decay 2e-4, for 25 epochs, as there. All start from stage pretrain, which an
 earlier run in the same work directory may have trained. Full-length CIFAR-10 numbers: not measured yet.
 """
 
@@ -23,8 +24,10 @@ def get_config(variant="aff"):
     if way not in WAYS or on not in ("", "digits"):
         raise ValueError(f"configs/finetune.py:{variant}: it can be {', '.join(WAYS)}, each with -digits")
     cfg = config.preset(__file__, "quickstart.py") if on else config.base()
-    cfg[way] = config.Supervised(start="pretrain", fresh="head", epochs=25, lr=0.01, weight_decay=2e-4, **WAYS[way])
+    whole = {"start": "pretrain", "fresh": "head", "epochs": 25, "lr": 0.01, "weight_decay": 2e-4}
     if on:
-        cfg[way].update({"batch_size": 64, "epochs": 15})
+        whole |= {"batch_size": 64, "epochs": 15}
+    settings = dict(cfg.probe) if WAYS[way]["trains"] == "head" else whole
+    cfg[way] = config.Supervised(**settings | WAYS[way])
     cfg.stages, cfg.defended = f"baseline,pretrain,{way},evaluate,report", way
     return cfg

@@ -276,3 +276,25 @@ def test_real_processes(argv, named):
     done = subprocess.run([sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr
+
+
+def test_a_second_process_is_refused_and_writes_nothing(refused, tmp_path):
+    main.main(speck.command(tmp_path, stages="baseline", baseline__epochs=1))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"import time; from clead_jax.results import lock\n"
+         f"with lock.held({str(tmp_path)!r}): print('holding', flush=True); time.sleep(100)"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "holding\n"
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        for door, argv in (
+            (main.main, speck.command(tmp_path, stages="baseline,evaluate", baseline__epochs=1)),
+            (evaluate.main, ["evaluate", f"--workdir={tmp_path}", "--attacks=fgsm", "--curve=none"]),
+        ):
+            error = refused(door, argv)
+            assert f"pid {holder.pid} on" in error and "since 20" in error and error.count("\n") <= 1
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    finally:
+        holder.kill()
+        holder.wait()

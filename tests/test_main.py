@@ -3,6 +3,7 @@
 import shlex
 
 import pytest
+import speck
 
 from clead_jax import config, main
 from clead_jax.experiment import pipeline
@@ -42,3 +43,10 @@ def test_places_of_this_machine_are_left_out(recorded, name):
     kind, _, path = name.partition(":")
     shown = f"--config.data.name={kind}:{path.split('/')[-1]}"
     assert recorded[0][1] == f"python -m clead_jax.main --config=configs/resnet18.py {shown}"
+
+
+def test_verbosity_decides_what_is_said(tmp_path, capsys):
+    for verbosity, epochs in ((0, 2), (-1, 0)):
+        argv = speck.command(tmp_path / str(verbosity), stages="baseline")
+        main.main([*argv, f"--verbosity={verbosity}"])
+        assert capsys.readouterr().out.count("baseline  epoch") == epochs

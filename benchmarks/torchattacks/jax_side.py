@@ -1,4 +1,4 @@
-"""Our side of `against_torch`: nets with random weights, random images, and attacks as an evaluation drives them."""
+"""Our side of the comparison: nets with random weights, random images, and attacks driven as in an evaluation."""
 
 import dataclasses
 import itertools
@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.attacks import parse as arsenal
+from clead_jax.attacks.parse import attack_at
 from clead_jax.core import sharding
-from clead_jax.core.types import Array, PyTree
-from clead_jax.evaluation.verify import Evaluator, NamedAttack
-from clead_jax.experiment import builders as build
+from clead_jax.core.types import Array, Classifier, Examples, NamedAttack, PyTree
+from clead_jax.evaluation.classifier import Compiled, compiled
+from clead_jax.evaluation.runner import run_attacks
 from clead_jax.experiment import throughput
-from clead_jax.models import flops
+from clead_jax.models import Network, flops
 
-EPS = 1e-6  # so small that nothing is fooled
 CLASSES = 10
 CHANNELS, STRIDES = (3, 32, 64, 128, 128), (1, 2, 2, 1)  # of the net `small`
 WIDTHS = {"tiny": 16, "resnet18": 64}
@@ -27,22 +26,20 @@ WIDTHS = {"tiny": 16, "resnet18": 64}
 class Problem(NamedTuple):
     """A net and what to attack it with."""
 
-    evaluator: Evaluator
-    forward: Callable[[PyTree, Array], Array]
-    variables: PyTree
-    weights: dict[str, Any]  # the same as plain arrays, and what else the other side needs to make the net
+    model: Compiled
+    weights: dict[str, Any]  # of the model as plain arrays, and what else the other side needs
     images: np.ndarray  # float32 [B, H, W, C] in [0, 1]
-    labels: np.ndarray  # int32 [B]: what the net says
+    labels: np.ndarray  # int32 [B], the net's own predictions
 
 
 def problem(name: str, batch_size: int) -> Problem:
-    """A net by its name in `against_torch.NETS`, random images, and the labels that the net gives them."""
+    """A net by its name in `run.NETS`, random images, and the net's predictions as labels."""
     random = np.random.default_rng(0)
     images = random.random((batch_size, *((8, 8, 1) if name == "digits" else (32, 32, 3))), np.float32)
     forward, variables, weights = _small(random) if name == "small" else _resnet(name, images[:1], random)
-    evaluator = Evaluator(forward, batch_size)
-    labels = evaluator.predict(variables, images).astype(np.int32)
-    return Problem(evaluator, forward, variables, weights, images, labels)
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    model = compiled(Classifier(forward, variables, CLASSES), mesh, batch_size)
+    return Problem(model, weights, images, model.predict(images).astype(np.int32))
 
 
 def _small(random: np.random.Generator) -> tuple[Callable, PyTree, dict[str, Any]]:
@@ -66,55 +63,55 @@ def _small(random: np.random.Generator) -> tuple[Callable, PyTree, dict[str, Any
 
 
 def _resnet(name: str, image: np.ndarray, random: np.random.Generator) -> tuple[Callable, PyTree, dict[str, Any]]:
-    """One of ours. What `init` makes 0 or 1 is moved a little, so that no two of BatchNorm's numbers can be swapped."""
+    """One of ours. The constants of `init` are perturbed, so that swapped BatchNorm parameters are noticed."""
     backbone = "resnet18" if name == "resnet18" else "tiny"
-    network = build.network({"backbone": backbone, "num_classes": CLASSES, "width": WIDTHS[backbone]})
+    network = Network(backbone, CLASSES, WIDTHS[backbone])
     variables = jax.device_get(network.init(jax.random.key(0), image, False))
     moved = lambda leaf: leaf * random.uniform(0.8, 1.2, leaf.shape) + random.uniform(0, 0.1, leaf.shape)
     variables = jax.tree.map(lambda v: moved(v).astype(np.float32) if v.ndim == 1 else v, variables)
     weights = {"mean": network.mean[0], "std": network.std[0], **variables}
-    return build.forward(network), jax.device_put(variables), weights
+    return lambda v, x: network.apply(v, x, False, method="logits"), jax.device_put(variables), weights
 
 
 def logits(of: Problem) -> np.ndarray:
-    """What the net says, [B, K]."""
-    return np.asarray(jax.jit(of.forward)(of.variables, of.images))
+    """The net's logits [B, K]."""
+    return of.model.logits(of.images)
 
 
-def named(text: str) -> NamedAttack:
-    """'square(queries=500)' -> an attack on so small a ball that it fools nobody."""
-    return arsenal.named_attack(text, {"norm": "linf", "eps": EPS}, {"step_size": EPS / 4})
+def named(text: str, eps: float) -> NamedAttack:
+    """'square(queries=500)' -> an attack in the Linf ball of radius eps."""
+    return attack_at(text, "linf", eps)
 
 
-def attack(of: Problem, text: str) -> tuple[float, int]:
-    """(seconds that the attack took, how many images it has not fooled)."""
-    begin = time.perf_counter()
-    outcome = of.evaluator.attack(of.variables, of.images, of.labels, named(text), key=jax.random.key(0))
-    return time.perf_counter() - begin, int(outcome.correct.sum())
+def attack(of: Problem, text: str, eps: float) -> tuple[float, int]:
+    """(seconds that the attack took, images still correct after it). Broken images leave the batch."""
+    examples, begin = Examples(of.images, of.labels, np.arange(len(of.labels))), time.perf_counter()
+    found = run_attacks(of.model, examples, [named(text, eps)], key=jax.random.key(0), num_classes=CLASSES)
+    return time.perf_counter() - begin, int(found.correct.sum())
 
 
-def settings(text: str) -> dict[str, Any]:
+def settings(text: str, eps: float) -> dict[str, Any]:
     """The settings of an attack, for the other side."""
-    return dataclasses.asdict(named(text).cfg)
+    return dataclasses.asdict(named(text, eps).cfg)
 
 
 def passes(text: str) -> dict[str, list[int]]:
-    """[forward passes alone, forward and backward passes] that an image costs on either side."""
-    given = named(text)
-    steps = given.attack.num_steps(given.cfg)
-    if given.attack.forward_only:
-        return {"ours": [steps + 2, 0], "theirs": [steps + 3, 0]}
-    return {"ours": [2, steps], "theirs": [1, steps] if text.startswith("apgd") else [0, steps - 1]}
+    """[forward passes alone, forward and backward passes] per image on either side, if no image is broken."""
+    forward, backward = named(text, 0.0).passes(CLASSES)
+    ours = [forward - backward + 2, backward]  # the clean and the attacked image are classified too
+    if not backward:
+        return {"ours": ours, "theirs": [forward + 3, 0]}
+    return {"ours": ours, "theirs": [1, backward] if text.startswith("apgd") else [0, backward - 1]}
 
 
 def work(of: Problem) -> tuple[int, int]:
-    """FLOPs of an image's forward pass, and of one with its gradient."""
-    one = jax.ShapeDtypeStruct((1, *of.images.shape[1:]), np.float32)
-    gradient = jax.grad(lambda x, variables: jnp.sum(of.forward(variables, x)))
-    return flops.count(of.forward, of.variables, one), flops.count(gradient, one, of.variables)
+    """FLOPs of the forward pass of one image, and of forward and backward pass."""
+    one, (forward, variables) = jax.ShapeDtypeStruct((1, *of.images.shape[1:]), np.float32), of.model.classifier
+    gradient = jax.grad(lambda x, variables: jnp.sum(forward(variables, x)))
+    return flops.count(forward, variables, one), flops.count(gradient, one, variables)
 
 
 def environment() -> dict[str, Any]:
-    """What this side runs on, and how fast it multiplies matrices (FLOP/s)."""
+    """The version of jax, and the rate of its matrix products (FLOP/s)."""
     rate = throughput.matmul_rate(sharding.data_mesh(), "float32", 2.0)
     return {"jax": jax.__version__, "matmul_flops_per_s": rate}

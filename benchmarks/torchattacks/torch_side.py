@@ -1,6 +1,6 @@
-"""PyTorch's side of `against_torch`, for a process of its own: our weights in torch modules, attacked by torchattacks.
+"""PyTorch's side of the comparison, in a process of its own: our weights in torch modules, attacked by torchattacks.
 
-Images come and go as ours do, [B, H, W, C] in [0, 1]; inside they are torch's [B, C, H, W].
+Images are passed as [B, H, W, C] in [0, 1]; inside they are torch's [B, C, H, W].
 """
 
 import time
@@ -21,7 +21,7 @@ MAKERS = {
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std, inside the model as ours has it."""
+    """(x - mean) / std, as the first layer, as in our models."""
 
     def __init__(self, mean: float, std: float):
         super().__init__()
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 def network(weights: dict[str, Any]) -> nn.Module:
-    """The net of `against_torch_ours.Problem.weights`, in evaluation mode."""
+    """The net of `jax_side.Problem.weights`, in evaluation mode."""
     layers: list[nn.Module] = [Normalise(weights["mean"], weights["std"])]
     if "layers" in weights:
         layers += plain(weights["layers"], weights["strides"])
@@ -91,7 +91,7 @@ def conv_norm(tree: dict[str, Any], statistics: dict[str, Any], stride: int) -> 
 
 
 def conv(tree: dict[str, Any], stride: int) -> nn.Module:
-    """A convolution from a kernel [h, w, in, out] and a bias, if there is one; padded alike on all sides."""
+    """A convolution from a kernel [h, w, in, out] and a bias, if there is one; padded equally on all sides."""
     kernel = torch.tensor(tree["kernel"]).permute(3, 2, 0, 1).contiguous()
     out, channels, side, _ = kernel.shape
     module = nn.Conv2d(channels, out, side, stride, side // 2, bias="bias" in tree)
@@ -115,7 +115,7 @@ def _filled(module: nn.Module, kernel: torch.Tensor, tree: dict[str, Any]) -> nn
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """Sets how many threads torch uses, from now on; says what is installed."""
+    """Sets the number of torch's threads; returns the versions."""
     torch.set_num_threads(threads)
     return {"torch": torch.__version__, "torchattacks": torchattacks.__version__, "torch_threads": threads}
 
@@ -129,7 +129,7 @@ def logits(weights: dict[str, Any], images: np.ndarray) -> np.ndarray:
 def attack(
     weights: dict[str, Any], name: str, settings: dict[str, Any], images: np.ndarray, labels: np.ndarray
 ) -> tuple[float, int]:
-    """(seconds that the attack took, how many images it has not fooled)."""
+    """(seconds that the attack took, images still correct after it). The final check is not timed."""
     net, x, y = network(weights), _inward(images), torch.tensor(labels, dtype=torch.long)
     run = MAKERS[name](net, settings)
     begin = time.perf_counter()

@@ -47,12 +47,7 @@ class APGDConfig:
     eot: int = jax.tree.static(default=1)  # gradients to average, for a `forward` that draws noise at every call
 
     def __post_init__(self) -> None:
-        norms.check(self.norm)
-        if isinstance(self.eps, float | int) and self.eps < 0:
-            raise ValueError(f"eps must not be negative, got {self.eps}")
-        for name, least in (("steps", 1), ("restarts", 1), ("targets", 0), ("eot", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        norms.check_settings(self, eps=0, steps=1, restarts=1, targets=0, eot=1)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts={self.restarts} needs random_start=True")
 

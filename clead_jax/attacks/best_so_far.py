@@ -1,7 +1,7 @@
 """The best point seen so far: one that fools the model, and among those the one with the highest objective."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,16 @@ def keep_better(best: Best, x_adv: Array, values: Array, outputs: Array, target:
     new = Best(x_adv, values, fooled(outputs, target))
     better = jnp.where(new.fooled == best.fooled, new.value > best.value, new.fooled)
     return select(better, new, best)
+
+
+def result(state: Any) -> Array:
+    """x_adv [B, ...] of an attack whose state has a field `best`: the best point seen."""
+    return state.best.x_adv
+
+
+def done(state: Any) -> Array:
+    """Rows [B] of such an attack that already fool the model."""
+    return state.best.fooled
 
 
 def select(mask: Array, new: PyTree, old: PyTree) -> PyTree:

@@ -43,9 +43,7 @@ class CWL2Config:
     norm: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        norms.check_settings(self, steps=1, rounds=1)
 
 
 class State(NamedTuple):

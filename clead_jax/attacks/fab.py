@@ -53,12 +53,7 @@ class FABConfig:
     restarts: int = jax.tree.static(default=1)  # of all runs, from random points after the first
 
     def __post_init__(self) -> None:
-        norms.check(self.norm)
-        if isinstance(self.eps, float | int) and self.eps < 0:
-            raise ValueError(f"eps must not be negative, got {self.eps}")
-        for name, least in (("steps", 1), ("targets", 0), ("restarts", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        norms.check_settings(self, eps=0, steps=1, targets=0, restarts=1)
 
 
 @jax.tree_util.register_dataclass

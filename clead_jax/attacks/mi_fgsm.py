@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from clead_jax.attacks import norms
-from clead_jax.attacks.best_so_far import Best, keep_better, nothing_yet
+from clead_jax.attacks.best_so_far import Best, done, keep_better, nothing_yet, result
 from clead_jax.attacks.objectives import ascent, cross_entropy
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
@@ -32,13 +32,7 @@ class MIFGSMConfig:
     steps: int = jax.tree.static(default=10)  # of length eps / steps each
 
     def __post_init__(self) -> None:
-        norms.check(self.norm)
-        for name in ("eps", "decay"):
-            value = getattr(self, name)
-            if isinstance(value, float | int) and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        norms.check_settings(self, eps=0, decay=0, steps=1)
 
 
 class State(NamedTuple):
@@ -64,16 +58,6 @@ def step(forward: Forward, objective: Objective, state: State, cfg: MIFGSMConfig
     velocity = cfg.decay * state.velocity + gradient / jnp.where(size > 0, size, 1.0)
     x_adv = norms.ascend(state.x_adv, velocity, cfg.eps / cfg.steps, cfg.norm)
     return state._replace(x_adv=norms.project(x_adv, state.x, cfg.eps, cfg.norm), velocity=velocity, best=best)
-
-
-def result(state: State) -> Array:
-    """x_adv [B, ...]: the best point seen."""
-    return state.best.x_adv
-
-
-def done(state: State) -> Array:
-    """Rows [B] that already fool the model."""
-    return state.best.fooled
 
 
 def num_steps(cfg: MIFGSMConfig) -> int:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from clead_jax.attacks import norms
-from clead_jax.attacks.best_so_far import Best, keep_better, nothing_yet, per_row
+from clead_jax.attacks.best_so_far import Best, done, keep_better, nothing_yet, per_row, result
 from clead_jax.attacks.objectives import margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
@@ -31,11 +31,7 @@ class NoiseConfig:
     random_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        norms.check(self.norm)
-        if isinstance(self.eps, float | int) and self.eps < 0:
-            raise ValueError(f"eps must not be negative, got {self.eps}")
-        if self.points < 1:
-            raise ValueError(f"points must be at least 1, got {self.points}")
+        norms.check_settings(self, eps=0, points=1)
 
 
 class State(NamedTuple):
@@ -59,16 +55,6 @@ def step(forward: Forward, objective: Objective, state: State, cfg: NoiseConfig)
     outputs = forward(x_adv)
     best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
     return state._replace(made=state.made + 1, best=best)
-
-
-def result(state: State) -> Array:
-    """x_adv [B, ...]: the best point seen."""
-    return state.best.x_adv
-
-
-def done(state: State) -> Array:
-    """Rows [B] that already fool the model."""
-    return state.best.fooled
 
 
 def num_steps(cfg: NoiseConfig) -> int:

@@ -9,6 +9,7 @@ that ignore the box and clip afterwards lose most of their length (Croce & Hein 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,16 @@ def check(norm: str) -> None:
     """Raises ValueError unless `norm` is one of `NORMS`."""
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}: known: {', '.join(NORMS)}")
+
+
+def check_settings(cfg: Any, **least: int) -> None:
+    """Raises ValueError for an unknown `cfg.norm`, and for fields below their minimum, e.g. eps=0; traced ones pass."""
+    check(cfg.norm)
+    for name, minimum in least.items():
+        value = getattr(cfg, name)
+        if isinstance(value, float | int) and value < minimum:
+            wanted = f"be at least {minimum}" if minimum else "not be negative"
+            raise ValueError(f"{name} must {wanted}, got {value}")
 
 
 def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:

@@ -41,16 +41,9 @@ class GradientConfig:
     keep: str = jax.tree.static(default="best")  # "best" point seen (needs labels), or "last"
 
     def __post_init__(self) -> None:
-        norms.check(self.norm)
+        norms.check_settings(self, eps=0, step_size=0, steps=1, restarts=1)
         if self.keep not in ("best", "last"):
             raise ValueError(f"unknown keep {self.keep!r}: known: best, last")
-        for name in ("eps", "step_size"):
-            value = getattr(self, name)
-            if isinstance(value, float | int) and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-        for name in ("steps", "restarts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.restarts > 1 and not (self.random_start and self.keep == "best"):
             raise ValueError(f"restarts={self.restarts} needs random_start=True and keep='best'")
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clead_jax.attacks import norms
-from clead_jax.attacks.best_so_far import Best, keep_better, nothing_yet, per_row, select
+from clead_jax.attacks.best_so_far import Best, done, keep_better, nothing_yet, per_row, result, select
 from clead_jax.attacks.objectives import margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
@@ -47,13 +47,9 @@ class SquareConfig:
     random_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        norms.check(self.norm)
-        if isinstance(self.eps, float | int) and self.eps < 0:
-            raise ValueError(f"eps must not be negative, got {self.eps}")
+        norms.check_settings(self, eps=0, queries=1)
         if isinstance(self.p_init, float | int) and not 0 < self.p_init <= 1:
             raise ValueError(f"p_init must lie in (0, 1], got {self.p_init}")
-        if self.queries < 1:
-            raise ValueError(f"queries must be at least 1, got {self.queries}")
 
 
 class State(NamedTuple):
@@ -80,16 +76,6 @@ def step(forward: Forward, objective: Objective, state: State, cfg: SquareConfig
     outputs = forward(x_adv)
     best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
     return state._replace(made=state.made + 1, best=best)
-
-
-def result(state: State) -> Array:
-    """x_adv [B, ...]: the best point seen."""
-    return state.best.x_adv
-
-
-def done(state: State) -> Array:
-    """Rows [B] that already fool the model."""
-    return state.best.fooled
 
 
 def num_steps(cfg: SquareConfig) -> int:

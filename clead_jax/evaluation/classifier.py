@@ -18,7 +18,7 @@ import numpy as np
 
 from clead_jax.core import sharding
 from clead_jax.core.batches import padded, pixels
-from clead_jax.core.types import Array, Classifier, Forward, Iterative, Key, NamedAttack, Objective, PyTree
+from clead_jax.core.types import Array, Classifier, Forward, Key, NamedAttack, Objective, PyTree
 
 DRAWS = 8  # draws of a randomised model whose mean probability decides
 
@@ -55,7 +55,7 @@ class Programs:
     def advance(self, named: NamedAttack, variables: PyTree, state: PyTree, made: int, count: int, key: Key) -> PyTree:
         """The state (donated) `count` steps later, when `made` are made already."""
         _, step, several, _ = self._compiled(named)
-        if chunk(named.attack) > 1:
+        if named.attack.forward_only or jax.default_backend() != "cpu":  # CPU loops slow gradients down
             return several(variables, state, named.cfg, made, count, key)
         for n in range(made, made + count):
             state = step(variables, state, named.cfg, n, key)
@@ -74,28 +74,20 @@ class Programs:
         attack, objective = named.attack, named.objective
         if (attack, objective) not in self._attacks:
             begin = lambda v, x, t, keys, cfg, key: attack.init(self._bound(v, key), objective, x, t, keys, cfg)
-
-            def step(v: PyTree, state: PyTree, cfg: Any, made: Array, key: Key) -> PyTree:
-                return attack.step(self._bound(v, jax.random.fold_in(key, made)), objective, state, cfg)
-
-            def several(v: PyTree, state: PyTree, cfg: Any, made: Array, count: Array, key: Key) -> PyTree:
-                return jax.lax.fori_loop(made, made + count, lambda n, s: step(v, s, cfg, n, key), state)
-
-            self._attacks[attack, objective] = (
-                jax.jit(begin),
-                jax.jit(step, donate_argnums=1),
-                jax.jit(several, donate_argnums=1),
-                jax.jit(lambda state: (attack.result(state), attack.done(state))),
+            noise = lambda v, key, n: self._bound(v, jax.random.fold_in(key, n))
+            step = lambda v, state, cfg, n, key: attack.step(noise(v, key, n), objective, state, cfg)
+            several = lambda v, state, cfg, made, count, key: jax.lax.fori_loop(
+                made, made + count, lambda n, s: step(v, s, cfg, n, key), state
             )
+            end = lambda state: (attack.result(state), attack.done(state))
+            programs = jax.jit(begin), *(jax.jit(f, donate_argnums=1) for f in (step, several)), jax.jit(end)
+            self._attacks[attack, objective] = programs
         return self._attacks[attack, objective]
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A classifier ready to be evaluated, its weights on all devices of the mesh, in batches of `batch_size`.
-
-    Batches are padded by repeating their first row, so that no image is dropped and no shape changes.
-    """
+    """A classifier to be evaluated, its weights on all devices, in batches padded by repeating their first row."""
 
     classifier: Classifier
     programs: Programs
@@ -112,9 +104,7 @@ class Compiled:
         """One batch [B, ...], spread over the devices."""
         return sharding.put(batch, sharding.split(self.mesh))
 
-    def fetch(self, tree: PyTree) -> PyTree:
-        """Arrays on the host."""
-        return sharding.to_host(tree)
+    fetch = staticmethod(sharding.to_host)
 
     def in_batches_of(self, batch_size: int) -> "Compiled":
         """The same with other batches."""
@@ -122,8 +112,7 @@ class Compiled:
 
     def with_variables(self, variables: PyTree) -> "Compiled":
         """The same programs with other weights."""
-        placed = sharding.put(variables, sharding.replicated(self.mesh))
-        return dataclasses.replace(self, variables=placed)
+        return dataclasses.replace(self, variables=sharding.put(variables, sharding.replicated(self.mesh)))
 
     def predict(self, images: np.ndarray, key: Key | None = None) -> np.ndarray:
         """Predicted classes int [N] of images [N, H, W, C] (uint8, or floats in [0, 1]); -1 where an output is NaN."""
@@ -140,10 +129,8 @@ class Compiled:
 
     def each(self, program: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
         """program(*batches) for all rows of some arrays [N, ...], put together again."""
-        parts = []
-        for rows, size in padded(len(arrays[0]), self.batch_size):
-            parts.append(self.fetch(program(*(self.place(a[rows]) for a in arrays)))[:size])
-        return np.concatenate(parts)
+        one = lambda rows: self.fetch(program(*(self.place(a[rows]) for a in arrays)))
+        return np.concatenate([one(rows)[:size] for rows, size in padded(len(arrays[0]), self.batch_size)])
 
 
 def compiled(classifier: Classifier, mesh: jax.sharding.Mesh | None = None, batch_size: int = 256) -> Compiled:
@@ -166,13 +153,6 @@ def in_bfloat16(forward: Callable[..., Array]) -> Callable[..., Array]:
     """A forward that computes with variables and images cast to bfloat16."""
     half = lambda leaf: leaf.astype(jnp.bfloat16) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else leaf
     return lambda variables, x, *key: forward(jax.tree.map(half, variables), half(x), *key)
-
-
-def chunk(attack: Iterative) -> int:
-    """How many steps one dispatch makes. Gradients of convolutions are slow inside compiled loops on the CPU."""
-    if attack.forward_only:
-        return 100
-    return 1 if jax.default_backend() == "cpu" else 10
 
 
 def _in_float32(forward: Callable[..., Array]) -> Callable[..., Array]:

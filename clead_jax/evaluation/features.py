@@ -5,12 +5,11 @@ from sklearn.metrics import pairwise_distances, silhouette_score
 
 
 def clusters(features: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """Cluster measures of features [n, F], scaled to length 1, under their true classes [n].
+    """Cluster measures of features [n, F], scaled to length 1 (zeros stay zeros), under their true classes [n].
 
-    Returns `intra` and `inter`, the mean distance of two examples of one class and of two classes, in [0, 2] (chords of
-    the unit sphere; a feature of all zeros stays in its middle), and `silhouette` in [-1, 1] (Rousseeuw, 1987): the
-    mean of (b - a) / max(a, b), with a an example's mean distance to its own class and b to the nearest other; above 0,
-    its own is the nearest. None where no pair, or no two classes, are there to be measured.
+    Returns `intra` and `inter`, the mean distance of two examples of one class and of two classes, in [0, 2], and
+    `silhouette` in [-1, 1] (Rousseeuw, 1987): the mean of (b - a) / max(a, b), with a an example's mean distance to its
+    own class and b to the nearest other. None where no pair, or no two classes, are there to be measured.
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     distances = pairwise_distances(features / np.maximum(lengths, np.finfo(np.float32).tiny))

@@ -41,7 +41,6 @@ def measure(
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
     """Makes every measurement that the store does not hold. False if the budget ended before all were complete.
-
     `others` are not measured themselves; checks compare with the undefended model among them or the subjects.
     """
     known = {subject.label: subject for subject in [*subjects, *others]}
@@ -51,10 +50,11 @@ def measure(
     complete = True
     for each in measurements(by, subjects):
         if store.holds(each.name, each.depends) and not each.lacking:
-            _say_known(by, each.name)
+            attack, record = each.name.partition("/")[2], store.records.get(each.name)
+            if record is not None and attack != "clean" and not attack.startswith("paper/"):
+                plan.say(f"{each.name} is measured already: {record.mean():.2%}")
             continue
-        finished = each.make()
-        if finished:
+        if finished := each.make():
             store.measured(each.name, each.depends)
         store.save()
         complete &= finished
@@ -92,10 +92,3 @@ def _one(by: Measuring, subject: Subject, name: str, make: Callable[..., bool], 
     whole, kept = f"{subject.label}/{name}", {*(named.name for named in by.plan.direct), "autoattack"}
     lacking = by.plan.save_images and name in kept and not by.store.has_images(whole)
     return Measurement(whole, {"model": subject.identity, **depends}, partial(make, subject), lacking)
-
-
-def _say_known(by: Measuring, name: str) -> None:
-    """Tells that an attack is measured already."""
-    attack, record = name.partition("/")[2], by.store.records.get(name)
-    if record is not None and attack != "clean" and not attack.startswith("paper/"):
-        by.plan.say(f"{name} is measured already: {record.mean():.2%}")

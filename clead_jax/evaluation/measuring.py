@@ -14,7 +14,6 @@ from clead_jax.evaluation.batch_size import fastest_batch
 from clead_jax.evaluation.budget import UNLIMITED, Budget, lines
 from clead_jax.evaluation.checks.context import CheckContext
 from clead_jax.evaluation.checks.run import run_checks
-from clead_jax.evaluation.classifier import Compiled
 from clead_jax.evaluation.features import clusters
 from clead_jax.evaluation.plan import Plan, Subject
 from clead_jax.evaluation.runner import Finding, run_attacks
@@ -49,10 +48,8 @@ class Measuring:
         """One attack on the model itself. Images of the picture attack, and of a transfer source, run to the end."""
         label, name, plan, store = subject.label, f"{subject.label}/{named.name}", self.plan, self.store
         if named.name in store.suite(label):
-            raise ValueError(
-                f"{named.name} is there as part of autoattack; "
-                f"write {named.name}(norm={named.cfg.norm}) to have it by itself beside that"
-            )
+            instead = f"write {named.name}(norm={named.cfg.norm}) to have it by itself beside that"
+            raise ValueError(f"{named.name} is there as part of autoattack; {instead}")
         for other, model in list(store.results["models"].items()):
             if model.get("settings", {}).get(named.name, named.settings) != named.settings:
                 store.drop(other, named.name)  # one row of the table is one attack, with one set of settings
@@ -63,7 +60,9 @@ class Measuring:
         store.results["attacks"][named.name] = named.settings
         store.model(label).setdefault("settings", {})[named.name] = named.settings
         self._count_passes(label, finding)
-        self._mark(label, named.name, finding.complete)
+        incomplete = store.model(label).pop("incomplete", []) + [named.name] * (not finding.complete)
+        if incomplete:
+            store.model(label)["incomplete"] = incomplete
         if not finding.complete:
             return False
         if plan.pictures and named.name == plan.picture_attack and keep >= min(EMBEDDED, len(self.examples.labels)):
@@ -92,8 +91,7 @@ class Measuring:
         if named.name in store.model(source.label).get("incomplete", []):
             return False  # the budget ended first
         if named.name not in self.transferred:
-            everything = len(self.examples.labels)
-            finding = self.attacked(source, [named], self.examples, everything, early_stop=False)
+            finding = self.attacked(source, [named], self.examples, len(self.examples.labels), early_stop=False)
             self.transferred[named.name] = finding.images
         predicted = subject.model.predict(self.transferred[named.name], self.key)
         store.records[f"{label}/paper/{named.name}"] = predicted == self.examples.labels
@@ -110,8 +108,7 @@ class Measuring:
         """What the curves are of."""
         named, few = self.plan.curve_attack, min(self.plan.curve_examples, len(self.examples.labels))
         assert named is not None
-        radii = list(self.plan.curve)
-        return {"attack": named.name, "settings": named.settings, "eps": radii, "num_examples": few}
+        return {"attack": named.name, "settings": named.settings, "eps": list(self.plan.curve), "num_examples": few}
 
     def curve(self, subject: Subject) -> bool:
         """Robust accuracy over eps, the attack's step size scaled along."""
@@ -130,13 +127,11 @@ class Measuring:
         finding = self.attacked(subject, [named], few, len(few.labels), early_stop=False, name=f"{subject.label}/")
         found = finding.prediction != few.labels
         of_attack = self.store.results.setdefault("distances", {}).setdefault(named.name, {})
+        averages = ("median", np.median), ("mean", np.mean)
         of_attack[subject.label] = {
-            "settings": named.settings,
-            "num_examples": len(few.labels),
-            "norm": named.cfg.norm,
+            **{"settings": named.settings, "num_examples": len(few.labels), "norm": named.cfg.norm},
             "success": float(found.mean()),
-            "median": float(np.median(finding.distance[found])) if found.any() else None,
-            "mean": float(finding.distance[found].mean()) if found.any() else None,
+            **{name: float(of(finding.distance[found])) if found.any() else None for name, of in averages},
         }
         return True
 
@@ -149,12 +144,9 @@ class Measuring:
         store.embeddings["label"] = labels[:EMBEDDED]
         if label not in store.embeddings:
             store.embeddings[label] = subject.features(images[:EMBEDDED])
-        states = {"clean": label, "attacked": f"{label}/adversarial"}
-        store.results.setdefault("clusters", {})[label] = {
-            state: clusters(store.embeddings[key], store.embeddings["label"])
-            for state, key in states.items()
-            if key in store.embeddings
-        }
+        states = ("clean", store.embeddings[label]), ("attacked", store.embeddings.get(f"{label}/adversarial"))
+        found = {state: clusters(of, store.embeddings["label"]) for state, of in states if of is not None}
+        store.results.setdefault("clusters", {})[label] = found
         return True
 
     def autoattack(self, subject: Subject) -> bool:
@@ -164,23 +156,21 @@ class Measuring:
         for name in {*store.suite(label), *(named.name for named in suite.attacks)}:
             store.drop(label, name)
         keep = len(self.examples.labels) * self.plan.save_images
-        model = subject._replace(model=subject.suite or subject.model)
-        name = f"{label}/autoattack"
+        model, name = subject._replace(model=subject.suite or subject.model), f"{label}/autoattack"
         finding = self.attacked(model, suite.attacks, self.examples, keep, name=name, resumable=True)
         store.records |= {f"{label}/{attack}": record for attack, record in finding.records.items()}
         store.records[name] = finding.correct
-        per_image = lambda of: {attack: float(n.mean()) for attack, n in of.items()}
-        forward, backward = per_image(finding.forward), per_image(finding.backward)
+        passes = self._count_passes(label, finding)
+        per_image = {attack: {way: float(n.mean()) for way, n in of.items()} for attack, of in passes.items()}
         records = {"clean": store.records[f"{label}/clean"], **finding.records, "autoattack": finding.correct}
         store.protocol("autoattack")[label] = suite.settings | {
             "attacks": [named.name for named in suite.attacks],
             "notes": suite.notes,
-            "passes": {a: {"forward": forward[a], "backward": backward[a]} for a in forward},
+            "passes": per_image,
             "seconds": finding.seconds,
             "complete": finding.complete,
             **accuracies(records),
         }
-        self._count_passes(label, finding)
         if self.plan.save_images:
             store.keep_images(name, finding.images)
         return finding.complete
@@ -195,7 +185,6 @@ class Measuring:
         plan, few, undefended = self.plan, self._few(CHECKED), self.known.get(self.plan.undefended)
         self.plan.say(f"sanity checks of {subject.label} on {len(few.labels)} images")
         size = min(sizes(len(few.labels), subject.model.mesh.size)[-1], subject.model.batch_size)
-        norm, steps, step = plan.threat_model.norm, plan.check_steps, plan.check_step
         other = undefended if undefended and undefended.label != subject.label else None
         context = CheckContext(
             model=subject.model.in_batches_of(size),
@@ -203,7 +192,7 @@ class Measuring:
             num_classes=plan.num_classes,
             threat_model=plan.threat_model,
             key=self.key,
-            named=lambda text, eps: attack_at(text, norm, eps, steps, step),
+            named=lambda text, eps: attack_at(text, plan.threat_model.norm, eps, plan.check_steps, plan.check_step),
             records=self.records_of(subject.label),
             training_attacks=plan.training_attacks,
             undefended=other.model.in_batches_of(size) if other else None,
@@ -226,47 +215,38 @@ class Measuring:
         resumable: bool = False,
     ) -> Finding:
         """Runs attacks on some examples; `name` it to hear of its progress."""
-        label, store, whole = subject.label, self.store, examples is self.examples
-        store.outdate_checks(label, self.plan.checks)
+        label, plan, store, model = subject.label, self.plan, self.store, subject.model
+        store.outdate_checks(label, plan.checks)
         path = store.progress_file(name) if resumable else None
-        left = self.plan.budget.seconds - (self.clock() - self.began)
+        left = plan.budget.seconds - (self.clock() - self.began)
+        if not plan.batch_size and jax.process_count() == 1:  # several could not agree on what is fastest
+            model = model.in_batches_of(fastest_batch(model, self.examples))
         finding = run_attacks(
-            self._sized(subject.model),
+            model,
             examples,
             attacks,
             key=self.key,
-            num_classes=self.plan.num_classes,
-            clean=store.records.get(f"{label}/clean") if whole else None,
+            num_classes=plan.num_classes,
+            clean=store.records.get(f"{label}/clean") if examples is self.examples else None,
             keep=keep,
             early_stop=early_stop,
-            strict=self.plan.strict,
-            budget=Budget(left, self.plan.budget.passes) if resumable else UNLIMITED,
+            strict=plan.strict,
+            budget=Budget(left, plan.budget.passes) if resumable else UNLIMITED,
             path=path,
-            heard=lines(self.plan.say, f"{label}/", len(attacks) > 1) if name else lambda progress: None,
+            heard=lines(plan.say, f"{label}/", len(attacks) > 1) if name else lambda progress: None,
             clock=self.clock,
             writes=store.writes,
         )
         if name and resumable and finding.complete and len(attacks) == 1:
-            self.plan.say(f"{name}  {finding.correct.mean():.2%} still correct")
+            plan.say(f"{name}  {finding.correct.mean():.2%} still correct")
         if path and finding.complete and store.writes and store.directory:
             path.unlink(missing_ok=True)
         return finding
 
-    def _sized(self, model: Compiled) -> Compiled:
-        if self.plan.batch_size or jax.process_count() > 1:  # several processes could not agree on what is fastest
-            return model
-        return model.in_batches_of(fastest_batch(model, self.examples))
-
     def _few(self, wanted: int) -> Examples:
         return self.plan.subset(self.examples, wanted) if wanted < len(self.examples.labels) else self.examples
 
-    def _count_passes(self, label: str, finding: Finding) -> None:
-        passes = self.store.passes.setdefault(label, {})
-        for attack in finding.forward:
-            passes[attack] = {"forward": finding.forward[attack], "backward": finding.backward[attack]}
-
-    def _mark(self, label: str, attack: str, complete: bool) -> None:
-        model = self.store.model(label)
-        model["incomplete"] = [*model.get("incomplete", []), *([] if complete else [attack])]
-        if not model["incomplete"]:
-            del model["incomplete"]
+    def _count_passes(self, label: str, finding: Finding) -> dict[str, dict[str, np.ndarray]]:
+        passes = {a: {"forward": n, "backward": finding.backward[a]} for a, n in finding.forward.items()}
+        self.store.passes.setdefault(label, {}).update(passes)
+        return passes

@@ -33,8 +33,8 @@ class Suite(NamedTuple):
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the result, as plain values for results.json."""
-        settings = {named.name: named.settings for named in self.attacks}
-        return {"version": self.version, "precision": self.precision, "settings": settings}
+        each = {named.name: named.settings for named in self.attacks}
+        return {"version": self.version, "precision": self.precision, "settings": each}
 
 
 def spread(examples: Examples, count: int) -> Examples:

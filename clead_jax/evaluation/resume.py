@@ -1,7 +1,7 @@
 """How far attacks have come, in a form that can be saved at any step and resumed.
 
-The file holds the batch that was under attack, padding and all: the last bits of a float depend on the shape of the
-batch it was computed in, and a run that was stopped should end where an uninterrupted one does.
+The file holds the batch that was under attack, padding and all: the last bits of a float depend on its batch's shape,
+and a run that was stopped should end where an uninterrupted one does.
 """
 
 import dataclasses
@@ -42,16 +42,10 @@ class AttackProgress:
     inside: Batch | None = None
     leaves: list[np.ndarray] | None = None  # of a state just read from a file, until its tree is known
 
-    def finish(self, attack: str) -> None:
-        """Closes an attack."""
-        self.records[attack] = self.correct.copy()
-        self.entered, self.batch, self.inside = self.correct.copy(), 0, None
-
     @property
     def passes(self) -> float:
         """Forward and backward passes so far, per example."""
-        taken = sum(int(a.sum()) for of in (self.forward, self.backward) for a in of.values())
-        return taken / len(self.correct)
+        return sum(int(a.sum()) for of in (self.forward, self.backward) for a in of.values()) / len(self.correct)
 
 
 _ARRAYS = ("correct", "entered", "images", "prediction", "distance")
@@ -61,8 +55,7 @@ _NUMBERS = ("batch_size", "batch", "seconds")
 
 def begin(identity: str, batch_size: int, correct: np.ndarray, images: np.ndarray) -> AttackProgress:
     """Before the first attack; `images` float32 [keep, H, W, C] are those that are to come back attacked."""
-    keep = len(images)
-    nothing = np.full(keep, -1, np.int64), np.zeros(keep, np.float32)
+    nothing = np.full(len(images), -1, np.int64), np.zeros(len(images), np.float32)
     return AttackProgress(identity, batch_size, correct.copy(), correct.copy(), {}, {}, {}, images.copy(), *nothing)
 
 
@@ -102,8 +95,7 @@ def to_devices(leaves: list[np.ndarray], like: PyTree, place: Any) -> PyTree:
     """The state of `leaves`, in the form of `like` (arrays or their shapes), on the devices."""
     whole = lambda leaf, old: jax.random.wrap_key_data(leaf) if _is_key(old) else leaf
     olds, tree = jax.tree.flatten(like)
-    placed = [place(whole(leaf, old)) for leaf, old in zip(leaves, olds, strict=True)]
-    return jax.tree.unflatten(tree, placed)
+    return jax.tree.unflatten(tree, [place(whole(leaf, old)) for leaf, old in zip(leaves, olds, strict=True)])
 
 
 def _is_key(leaf: Any) -> bool:

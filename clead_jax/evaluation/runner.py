@@ -2,10 +2,9 @@
 have left correct. A single attack is a cascade of one.
 
 Within an attack examples that are broken leave: when half of a batch has, the rest moves to a batch of half the size.
-There are few such sizes, each compiled once. Every success is shown to the judging model before it counts.
-
-Nothing is lost when attacks are stopped: see `resume`. Where many processes share the work, all of them must take the
-same decisions, so `clock` has to give all of them the same time.
+There are few such sizes, each compiled once. Every success is shown to the judging model before it counts. Nothing is
+lost when attacks are stopped: see `resume`. Processes that share the work must take the same decisions, so `clock` has
+to give all of them the same time.
 """
 
 import dataclasses
@@ -14,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,8 +68,7 @@ def run_attacks(
     Args:
       model: in batches of its batch size, rounded up to a multiple of 16 and of the devices.
       examples: their `index` decides the random starts, not the batch.
-      attacks: run one after the other, each on what is still correct.
-      key: of all randomness.
+      attacks: run one after the other, each on what is still correct; `key` is of all their randomness.
       num_classes: of the model; only the count of passes depends on it.
       clean: bool [N], right on the clean image, if that is known.
       keep: how many of the first examples' images come back: the one that broke the model, or x where none did.
@@ -100,31 +99,26 @@ def run_attacks(
             resume.save(path, driver.progress, leaves)
 
     complete = driver.run(progress, save)
-    p = progress
-    return Finding(p.correct, p.records, p.forward, p.backward, p.images, p.prediction, p.distance, complete, p.seconds)
+    return Finding(**{f: getattr(progress, f) for f in Finding._fields if f != "complete"}, complete=complete)
 
 
+@dataclasses.dataclass
 class _Driver:
-    """`progress` is all that changes; the rest is what `run_attacks` was given."""
+    """What `run_attacks` was given; all that changes is `progress`, which `run` is given, and the times."""
 
-    progress: AttackProgress
+    model: Compiled
+    examples: Examples
+    attacks: Sequence[NamedAttack]
+    key: Key
+    classes: int
+    held: int
+    strict: bool
+    budget: Budget
+    heard: Callable[[Progress], None]
+    clock: Callable[[], float]
 
-    def __init__(
-        self,
-        model: Compiled,
-        examples: Examples,
-        attacks: Sequence[NamedAttack],
-        key: Key,
-        num_classes: int,
-        held: int,
-        strict: bool,
-        budget: Budget,
-        heard: Callable[[Progress], None],
-        clock: Callable[[], float],
-    ):
-        self.model, self.examples, self.attacks, self.key, self.classes = model, examples, attacks, key, num_classes
-        self.held, self.strict, self.budget, self.heard, self.clock = held, strict, budget, heard, clock
-        self.started = self.saved = self.last = clock()
+    def __post_init__(self) -> None:
+        self.started = self.saved = self.last = self.clock()
         self.work, self.time = 0.0, 0.0  # done in programs that were compiled before, and how long that took
         self.warm: set[tuple[str, int]] = set()
 
@@ -138,23 +132,24 @@ class _Driver:
             for of in (progress.forward, progress.backward):
                 of.setdefault(named.name, np.zeros(len(progress.correct), np.int64))
             rows, top = (
-                np.flatnonzero(progress.entered | (np.arange(len(progress.correct)) < self.held)),
+                np.flatnonzero(progress.entered | (np.arange(len(progress.entered)) < self.held)),
                 self.sizes[-1],
             )
-            while progress.batch * top < len(rows):
-                if not self._finish(named, rows[progress.batch * top : (progress.batch + 1) * top]):
+            while (first := progress.batch * top) < len(rows):
+                if not self._finish(named, rows[first : first + top]):
                     return False
                 progress.batch, progress.inside = progress.batch + 1, None
-            progress.finish(named.name)
+            progress.records[named.name], progress.entered = progress.correct.copy(), progress.correct.copy()
+            progress.batch, progress.inside = 0, None
             self._save()
         return True
 
     def _finish(self, named: NamedAttack, rows: np.ndarray) -> bool:
         """Takes one batch to the end of an attack. False if the budget ends first."""
-        progress, steps = self.progress, named.attack.num_steps(named.cfg)
-        batch = self._resumed(named) if progress.inside else self._begin(named, rows)
+        steps = named.attack.num_steps(named.cfg)
+        batch = self._resumed(named) if self.progress.inside else self._begin(named, rows)
         while batch.made < steps and (batch.rows >= 0).any():
-            progress.inside = batch
+            self.progress.inside = batch
             if self._out_of_budget():
                 return False
             batch = self._timed(named, batch, steps)
@@ -175,13 +170,11 @@ class _Driver:
 
     def _resumed(self, named: NamedAttack) -> Batch:
         """The batch of progress that was just read has leaves and no tree."""
-        progress, batch, leaves = self.progress, self.progress.inside, self.progress.leaves
+        batch, leaves, self.progress.leaves = self.progress.inside, self.progress.leaves, None
         assert batch is not None
         if leaves is None:
             return batch
-        named, *arguments = self._arguments(named, batch.rows)
-        like = jax.eval_shape(lambda *a: self.model.programs.init(named, *a), *arguments)
-        progress.leaves = None
+        like = jax.eval_shape(partial(self.model.programs.init, named), *self._arguments(named, batch.rows)[1:])
         return batch._replace(state=resume.to_devices(leaves, like, self.model.place))
 
     def _timed(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
@@ -195,12 +188,11 @@ class _Driver:
         return later
 
     def _advance(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
-        live = batch.rows >= 0
-        count = min(100 if named.attack.forward_only else LOOK, steps - batch.made)
+        live, count = batch.rows[batch.rows >= 0], min(100 if named.attack.forward_only else LOOK, steps - batch.made)
         state = self.model.programs.advance(named, self.model.variables, batch.state, batch.made, count, self.key)
-        forward, backward = named.attack.passes(named.cfg, self.classes)
-        self.progress.forward[named.name][batch.rows[live]] += forward * count
-        self.progress.backward[named.name][batch.rows[live]] += backward * count
+        taken = named.attack.passes(named.cfg, self.classes)
+        for of, passes in zip((self.progress.forward, self.progress.backward), taken, strict=True):
+            of[named.name][live] += passes * count
         return Batch(batch.rows, batch.made + count, state)
 
     def _leave(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
@@ -257,16 +249,12 @@ class _Driver:
         left = (live * (steps - batch.made) + waiting * steps) * weight(named, self.classes)
         later = [a for a in self.attacks if a.name not in progress.records and a.name != named.name]
         left += sum(progress.correct.sum() * a.attack.num_steps(a.cfg) * weight(a, self.classes) for a in later)
-        pace = self.time / self.work if self.work else math.inf
-        correct, total = int(progress.correct.sum()), len(progress.correct)
-        self.heard(Progress(named.name, correct, total, left * pace if left else 0.0))
+        seconds = (left * self.time / self.work if self.work else math.inf) if left else 0.0
+        self.heard(Progress(named.name, int(progress.correct.sum()), len(progress.correct), seconds))
 
 
 def _identity(driver: _Driver, keep: int) -> str:
-    """A fingerprint of everything the result depends on.
-
-    A model is known by its logits on the first images, and by its gradients there if attacks use them.
-    """
+    """A fingerprint of everything the result depends on. Models are known by their logits and gradients."""
     model, examples = driver.model, driver.examples
     few = np.arange(sizes(1, model.mesh.size)[0]) % len(examples.images)
     few_images, small = examples.images[few], model.in_batches_of(len(few))
@@ -274,8 +262,8 @@ def _identity(driver: _Driver, keep: int) -> str:
     for named in [a for a in driver.attacks if not a.attack.forward_only][:1]:
         told.append(small.gradient(named.objective, few_images, examples.labels[few], driver.key))
     settings = [[a.name, a.objective.__name__, dataclasses.asdict(a.cfg)] for a in driver.attacks]
-    judged_elsewhere = model.classifier.attack_forward is not None
-    digest = hashlib.sha256(json.dumps([settings, judged_elsewhere, keep, driver.held], default=str).encode())
+    plain = [settings, model.classifier.attack_forward is not None, keep, driver.held]
+    digest = hashlib.sha256(json.dumps(plain, default=str).encode())
     for array in (examples.images, examples.labels, examples.index, *told, jax.random.key_data(driver.key)):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -19,9 +19,8 @@ def refuse(named: NamedAttack, x: np.ndarray, image: np.ndarray) -> None:
         raise FloatingPointError(f"attack {named.name} met a non-finite gradient")
     distance = norm_of(image - x, named.cfg.norm)
     if not (distance <= rounded_up(getattr(named.cfg, "eps", np.inf))).all() or image.min() < 0 or image.max() > 1:
-        raise RuntimeError(
-            f"attack {named.name} left its ball: distance {distance.max()}, pixels {image.min()}..{image.max()}"
-        )
+        pixels = f"pixels {image.min()}..{image.max()}"
+        raise RuntimeError(f"attack {named.name} left its ball: distance {distance.max()}, {pixels}")
 
 
 def norm_of(difference: np.ndarray, norm: str) -> np.ndarray:

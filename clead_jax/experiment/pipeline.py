@@ -18,8 +18,8 @@ from clead_jax.experiment.train import train
 from clead_jax.reporting import page
 
 
-def run(cfg, workdir: str, name: str, command: str = "") -> None:
-    """Runs `cfg.stages` in `workdir`, going on where an earlier run with the same config was: training in the order
+def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
+    """Runs the stages that a config asks for, going on where an earlier run of it in `workdir` was: training in the order
     given, then evaluation, then the report.
 
     `name` and `command` (if there is one) are what the report calls the run and says to type.

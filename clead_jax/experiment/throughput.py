@@ -127,15 +127,12 @@ def attack_cases(run: Run) -> Iterator[Case]:
 
 
 def _attacked(model: Compiled, examples: Examples, named: NamedAttack, early_stop: bool) -> Finding:
-    classes, keep = model.classifier.num_classes, 0 if early_stop else len(examples.labels)
-    key = jax.random.key(0)
+    classes, keep, key = model.classifier.num_classes, (not early_stop) * len(examples.labels), jax.random.key(0)
     return run_attacks(model, examples, [named], key=key, num_classes=classes, keep=keep, early_stop=early_stop)
 
 
-def savings(run: Run) -> Iterator[tuple[str, float, float, float, bool]]:
-    """For every attack of the evaluation: (name, passes an image to the verdict, passes without leaving early, times as
-    fast, whether the verdicts are the same), on images whose label is what the network says.
-    """
+def savings(run: Run) -> Iterator[dict[str, Any]]:
+    """What leaving early saves, in passes an image and in time, on images whose label is what the network says."""
     model = run.compiled(dataclasses.replace(run.classifier, variables=initial(run)()))
     examples, _ = _batch(run, model.batch_size)
     examples = dataclasses.replace(examples, labels=model.predict(examples.images).astype(np.int32))
@@ -146,9 +143,9 @@ def savings(run: Run) -> Iterator[tuple[str, float, float, float, bool]]:
             began = time.perf_counter()
             found[early] = _attacked(model, examples, named, early)
             seconds[early] = time.perf_counter() - began
-        passes = {early: float(np.mean(each.forward[named.name])) for early, each in found.items()}
-        same = bool((found[True].correct == found[False].correct).all())
-        yield named.name, passes[True], passes[False], seconds[False] / seconds[True], same
+        passes, without = (float(np.mean(found[early].forward[named.name])) for early in (True, False))
+        saved = {"attack": named.name, "passes": passes, "without": without, "ratio": seconds[False] / seconds[True]}
+        yield saved | {"same_verdicts": bool((found[True].correct == found[False].correct).all())}
 
 
 def attack_flops(named: NamedAttack, forward: Callable, variables: PyTree, *batch: Any) -> int:
@@ -194,12 +191,8 @@ def form_cases(run: Run) -> Iterator[Case]:
     specs = (sharding.REPLICATED, sharding.SPLIT, sharding.SPLIT, sharding.SPLIT)
     fn = lambda v, *batch: attack(lambda images: forward(v, images), *batch)
     work = flops.count(fn, *args)
-    forms = {
-        "one device": jax.jit(fn),
-        "sharded": sharding.sharded(fn, run.mesh, specs),
-        "pmapped": sharding.pmapped(fn, specs),
-    }
-    for name, form in forms.items():
+    several = ("sharded", sharding.sharded(fn, run.mesh, specs)), ("pmapped", sharding.pmapped(fn, specs))
+    for name, form in (("one device", jax.jit(fn)), *several):
         yield Case(f"pgd, {name}", len(examples.labels), work, lambda form=form: form(*args))  # type: ignore[misc]
 
 

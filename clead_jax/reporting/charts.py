@@ -39,8 +39,7 @@ def by_protocol(results: dict[str, Any]) -> Figure:
     """
     steps = ["clean", *headline.measured(results)]
     lines = {model: headline.by_protocol(model, results) for model in results["models"]}
-    figure, axes = style.panels(3.9)
-    ax = axes[0, 0]
+    figure, [[ax]] = style.panels(3.9)
     for number, ((model, found), look) in enumerate(zip(lines.items(), style.lines(lines), strict=True)):
         places = np.array([steps.index(step) for step in found]) + _APART * (number - (len(lines) - 1) / 2)
         shares = [each.share for each in found.values()]
@@ -51,13 +50,14 @@ def by_protocol(results: dict[str, Any]) -> Figure:
         for place, (step, each) in zip(places, found.items(), strict=True):
             if each.bound:
                 arrow = {"arrowstyle": "<-", "color": look.color, "linewidth": 1.4}
-                below = {"xytext": (0, -22), "textcoords": "offset points"}
-                ax.annotate("", (place, 100 * each.share), arrowprops=arrow, **below)
+                _note(ax, "", (place, 100 * each.share), (0, -22), fontsize=10, arrowprops=arrow)
             ranked = sorted((m for m in lines if step in lines[m]), key=lambda m: -lines[m][step].share)
-            if model in (ranked[0], ranked[-1]):  # what lies between would be written over these
-                side = (1 if model == ranked[0] else -1) * _APART * (len(lines) - 1) / 2
-                at = steps.index(step) + side, 100 * each.share
-                _write_share(ax, at, each.bound, model == ranked[0], look.color)
+            if model not in (ranked[0], ranked[-1]):
+                continue  # its value would be written over these: to the upper right, and the lower left
+            sign, side, height = (1, "left", "bottom") if model == ranked[0] else (-1, "right", "top")
+            at = steps.index(step) + sign * _APART * (len(lines) - 1) / 2, 100 * each.share
+            text = f"{'≤ ' * each.bound}{labels.percent(each.share)}"
+            _note(ax, text, at, (5 * sign, 3 * sign), color=look.color, ha=side, va=height, fontweight="bold")
     titles = [f"{each.title}\n{each.how}" for name, each in headline.PROTOCOLS.items() if name in steps]
     ax.set_xticks(range(len(steps)), ["Clean images", *titles], color=style.INK)
     ax.tick_params(axis="x", length=0, labelsize=9)
@@ -68,26 +68,23 @@ def by_protocol(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def _write_share(ax: Axes, point: tuple[float, float], bound: bool, above: bool, color: str) -> None:
-    """Writes a value beside its point: to the upper right, or to the lower left, where a falling line is not."""
-    side, height, sign = ("left", "bottom", 1) if above else ("right", "top", -1)
-    ax.annotate(f"{'≤ ' if bound else ''}{point[1]:.1f}", point, xytext=(5 * sign, 3 * sign), color=color, fontsize=9,
-                textcoords="offset points", ha=side, va=height, fontweight="bold")  # fmt: skip
+def _note(ax: Axes, text: str, point: tuple[float, float], offset: tuple[int, int] = (4, 3), **options: Any) -> None:
+    options = {"color": style.GREY, "fontsize": 9, **options}
+    ax.annotate(text, point, textcoords="offset points", xytext=offset, **options)
 
 
 @style.styled
 def before_after(results: dict[str, Any]) -> Figure:
     """A row per attack, a point per model with its 95 % interval."""
     attacks, models = labels.attacks_of(results), results["models"]
-    figure, axes = style.panels(1.1 + 0.5 * len(attacks))
+    figure, [[ax]] = style.panels(1.1 + 0.5 * len(attacks))
     for number, ((name, model), look) in enumerate(zip(models.items(), style.lines(models), strict=True)):
-        measured = [attack for attack in attacks if attack in model["accuracy"]]
-        shares = [model["accuracy"][attack] for attack in measured]
-        intervals = [model.get("interval95", {}).get(a, (s, s)) for a, s in zip(measured, shares, strict=True)]
-        series = Series(labels.model_title(name, results), shares, intervals, look._asdict())
+        shares = {attack: model["accuracy"][attack] for attack in attacks if attack in model["accuracy"]}
+        intervals = [model.get("interval95", {}).get(attack, (share, share)) for attack, share in shares.items()]
+        series = Series(labels.model_title(name, results), list(shares.values()), intervals, look._asdict())
         offset = 0.26 * (number - (len(models) - 1) / 2)
-        points(axes[0, 0], series, np.array([attacks.index(attack) for attack in measured]) + offset)
-    attack_rows(axes[0, 0], [labels.attack_title(attack, results) for attack in attacks], results["threat_model"])
+        points(ax, series, np.array([attacks.index(attack) for attack in shares]) + offset)
+    attack_rows(ax, [labels.attack_title(attack, results) for attack in attacks], results["threat_model"])
     figure.legend(loc="outside upper center", ncols=len(models))
     return figure
 
@@ -121,8 +118,7 @@ def accuracy_over_eps(results: dict[str, Any]) -> Figure:
         for name, look in zip(results["models"], style.lines(results["models"]), strict=True)
         if name in curves["accuracy"]
     ]
-    figure, axes = style.panels(3.8)
-    ax = axes[0, 0]
+    figure, [[ax]] = style.panels(3.8)
     draw_over_eps(ax, series, curves["eps"], labels.attack_title(curves["attack"], results), results["threat_model"])
     if data.get("num_classes"):
         ax.axhline(100 / data["num_classes"], color=style.GREY, linewidth=1, linestyle=":", zorder=1)
@@ -140,7 +136,7 @@ def draw_over_eps(ax: Axes, series: list[Series], radii: Sequence[float], attack
     """Draws accuracies over `radii`, on a square-root scale: the small radii are the interesting ones, and the largest
     has to be there to show whether accuracy is 0 in the end. A line marks the radius of the threat model.
     """
-    unit = 255 if threat["norm"] == "linf" else 1
+    unit, said = (255, " in units of 1/255") if threat["norm"] == "linf" else (1, "")
     eps = unit * np.array(radii)
     for each in series:
         lengths = bars(each.shares, each.intervals)
@@ -150,13 +146,8 @@ def draw_over_eps(ax: Axes, series: list[Series], radii: Sequence[float], attack
     ax.grid(False, axis="x")
     ax.axvline(unit * threat["eps"], color=style.GREY, linewidth=1, zorder=1)
     _note(ax, "ε of the table", (unit * threat["eps"], 100))
-    norm = labels.norm_title(threat["norm"])
-    ax.set_xlabel(f"{norm} radius ε{' in units of 1/255' if unit == 255 else ''} (square-root scale)")
+    ax.set_xlabel(f"{labels.norm_title(threat['norm'])} radius ε{said} (square-root scale)")
     style.percent(ax, "y", f"accuracy under {attack}, %")
-
-
-def _note(ax: Axes, text: str, point: tuple[float, float], **options: Any) -> None:
-    ax.annotate(text, point, color=style.GREY, fontsize=9, textcoords="offset points", xytext=(4, 3), **options)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -191,20 +182,17 @@ def training_curves(metrics: list[dict[str, Any]]) -> Figure:
 
 
 def _loss_terms(ax: Axes, lines: list[dict[str, Any]]) -> None:
-    """What each term adds to the loss, weight included, as layers whose upper edge is the loss."""
+    """What each of several terms adds to the loss, weight included, as layers whose upper edge is the loss."""
     terms = list(dict.fromkeys(key for line in lines for key in line if key.startswith("term_")))
-    if len(terms) < 2:
-        return
-    steps, _ = _values(lines, terms[0])
-    names = [term.removeprefix("term_") for term in terms]
-    layers = [_values(lines, term)[1] for term in terms]
-    ax.stackplot(steps, layers, labels=names, colors=style.PALETTE[2:], alpha=0.55, linewidth=0)
-    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-    ax.legend(loc="upper right", fontsize=8)
+    if len(terms) > 1:
+        (steps, *_), layers = zip(*(_values(lines, term) for term in terms), strict=True)
+        names = [term.removeprefix("term_") for term in terms]
+        ax.stackplot(steps, layers, labels=names, colors=style.PALETTE[2:], alpha=0.55, linewidth=0)
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+        ax.legend(loc="upper right", fontsize=8)
 
 
 def _values(lines: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of the lines that carry `key`."""
-    pairs = [(line["step"], line[key]) for line in lines if key in line]
-    steps, values = np.array(pairs, float).reshape(-1, 2).T
+    steps, values = np.array([(line["step"], line[key]) for line in lines if key in line], float).reshape(-1, 2).T
     return steps, values

@@ -46,4 +46,4 @@ def _points(ax: Axes, found: Comparison, looks: list[dict[str, Any]]) -> None:
             ax.plot(100 * np.array(single), [at] * len(single), ".", color=style.INK, markersize=2.5, zorder=3)
     charts.attack_rows(ax, list(found.columns), found.results["threat_model"])
     for edge in range(1, len(found.columns)):
-        ax.axhline(edge - 0.5, color="#E4E7EB", linewidth=0.8, zorder=0)
+        ax.axhline(edge - 0.5, color=style.PALE, linewidth=0.8, zorder=0)

@@ -30,6 +30,15 @@ PROTOCOLS = {
 }
 
 
+_NOTES = {
+    "paper": "Transfer attack: the attacked images were made once, on the undefended model, and shown to every model. "
+    "This is the protocol that the paper's numbers appear to use. The images were not made against the defence: a "
+    "model that classifies them correctly may still be broken by an attack on itself.",
+    "whitebox": "White-box: the attacks of the next table, run on each model itself.",
+    "autoattack": "AutoAttack: each number is the share still classified correctly after that attack and all before.",
+}
+
+
 class Accuracy(NamedTuple):
     """The share of images that is classified correctly, in [0, 1], and its 95 % interval.
 
@@ -62,13 +71,9 @@ def by_protocol(model: str, results: dict[str, Any]) -> dict[str, Accuracy]:
     """Accuracy of one model on clean images and under each protocol; what was not measured is not there."""
     steps = {"clean": (results["models"][model], "clean")}
     steps |= {p: (found[model], PROTOCOLS[p].summary) for p, found in measured(results).items() if model in found}
-    return {
-        step: Accuracy(
-            entry["accuracy"][attack], entry.get("interval95", {}).get(attack), labels.is_bound(attack, entry)
-        )
-        for step, (entry, attack) in steps.items()
-        if attack in entry["accuracy"]
-    }
+    known = {step: (entry, attack) for step, (entry, attack) in steps.items() if attack in entry["accuracy"]}
+    interval = lambda entry, attack: entry.get("interval95", {}).get(attack)
+    return {s: Accuracy(e["accuracy"][a], interval(e, a), labels.is_bound(a, e)) for s, (e, a) in known.items()}
 
 
 def sentence(model: str, results: dict[str, Any]) -> str:
@@ -82,12 +87,11 @@ def sentence(model: str, results: dict[str, Any]) -> str:
 
 def table(results: dict[str, Any]) -> Table:
     """Accuracy in % with its interval: a row per protocol and attack, a column per model."""
-    models = list(results["models"])
-    rows: list[list[Cell]] = []
+    models, rows = results["models"], list[list[Cell]]()
     for name, by_model in measured(results).items():
-        attacks = list(dict.fromkeys(attack for entry in by_model.values() for attack in entry["accuracy"]))
-        attacks = sorted((a for a in attacks if a != "clean"), key=PROTOCOLS[name].summary.__eq__)
-        for attack in attacks:
+        attacks = dict.fromkeys(attack for entry in by_model.values() for attack in entry["accuracy"])
+        attacks.pop("clean", None)
+        for attack in sorted(attacks, key=PROTOCOLS[name].summary.__eq__):
             title, protocol = labels.attack_title(attack, results), PROTOCOLS[name].title
             where = "" if title == protocol else f"({protocol})"
             rows.append([(title, where), *(labels.accuracy(attack, by_model.get(model, {})) for model in models)])
@@ -97,20 +101,9 @@ def table(results: dict[str, Any]) -> Table:
 def notes(results: dict[str, Any]) -> list[str]:
     """What a reader must know about the protocols that were run."""
     found = measured(results)
-    said = []
-    if "paper" in found:
-        said.append(
-            "Transfer attack: the attacked images were made once, on the undefended model, and shown to every model. "
-            "This is the protocol that the paper's numbers appear to use. The images were not made against the "
-            "defence: a model that classifies them correctly may still be broken by an attack on itself."
-        )
-    if "whitebox" in found:
-        said.append("White-box: the attacks of the next table, run on each model itself.")
-    if "autoattack" in found:
-        said.append("AutoAttack: each number is the share still classified correctly after that attack and all before.")
-    for model, entry in found.get("autoattack", {}).items():
-        said.append(f"AutoAttack, {labels.model_title(model, results)}: {_effort(entry)}.")
-    return said
+    suite = found.get("autoattack", {}).items()
+    efforts = [f"AutoAttack, {labels.model_title(model, results)}: {_effort(entry)}." for model, entry in suite]
+    return [_NOTES[name] for name in found] + efforts
 
 
 def _effort(entry: dict[str, Any]) -> str:

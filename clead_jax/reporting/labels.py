@@ -11,23 +11,10 @@ _STAGES = {
     "joint": "With joint training",
 }
 _ROLES = {"baseline": "baseline", "defended": "probe"}  # labels that the evaluation gives, and their usual stages
-_ATTACKS = {
-    "clean": "Clean images",
-    "noise": "Random noise",
-    "fgsm": "FGSM",
-    "bim": "BIM",
-    "mi_fgsm": "MI-FGSM",
-    "pgd": "PGD",
-    "cw": "C&W",
-    "cw_l2": "C&W L2",
-    "apgd_ce": "APGD-CE",
-    "apgd_dlr": "APGD-DLR",
-    "apgd_t": "APGD-T",
-    "fab": "FAB",
-    "fab_t": "FAB-T",
-    "square": "Square",
-    "autoattack": "AutoAttack",
-    "worst_case": "Worst case",
+_ACRONYMS = ("fgsm", "bim", "mi_fgsm", "pgd", "apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t")
+_ATTACKS = {name: name.upper().replace("_", "-") for name in _ACRONYMS} | {
+    **{"clean": "Clean images", "noise": "Random noise", "worst_case": "Worst case"},
+    **{"cw": "C&W", "cw_l2": "C&W L2", "square": "Square", "autoattack": "AutoAttack"},
 }
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
@@ -88,10 +75,9 @@ def worst_case_over(model: dict[str, Any]) -> list[str]:
 
 def is_bound(attack: str, entry: dict[str, Any]) -> bool:
     """Whether an accuracy is only an upper bound: a budget stopped the attack, or one of those of the worst case."""
-    stopped = {*entry.get("incomplete", ())}
     if attack == "worst_case":
-        return bool(stopped & {*worst_case_over(entry)})
-    return attack in stopped or (attack != "clean" and not entry.get("complete", True))
+        return not {*entry.get("incomplete", ())}.isdisjoint(worst_case_over(entry))
+    return attack in entry.get("incomplete", ()) or (attack != "clean" and not entry.get("complete", True))
 
 
 def accuracy(attack: str, entry: dict[str, Any]) -> str | tuple[str, str]:
@@ -144,17 +130,14 @@ def scalar(value: Any) -> str:
     """Any JSON value on one line: numbers to four digits, lists and objects by their parts, nested ones bracketed."""
     if value in (None, "", [], {}):
         return "—"
+    part = lambda inner: f"({scalar(inner)})" if isinstance(inner, dict | list) and inner else scalar(inner)
     match value:
         case bool():
             return "yes" if value else "no"
         case float():
             return f"{value:.4g}"
         case dict():
-            return ", ".join(f"{key} {_part(part)}" for key, part in value.items())
+            return ", ".join(f"{key} {part(inner)}" for key, inner in value.items())
         case list():
-            return ", ".join(map(_part, value))
+            return ", ".join(map(part, value))
     return str(value)
-
-
-def _part(value: Any) -> str:
-    return f"({scalar(value)})" if isinstance(value, dict | list) and value else scalar(value)

@@ -74,27 +74,22 @@ def embeddings(features: dict[str, np.ndarray], results: dict[str, Any]) -> Figu
     figure, axes = style.panels(6.2 if len(models) > 1 else 10.5, 2, len(models), sharex="col", sharey="col")
     for column, model in enumerate(models):
         both = np.stack([features[model][keep], features[f"{model}/adversarial"][keep]])
-        clean, attacked = project(both.reshape(2 * len(keep), -1)).reshape(2, len(keep), 2)
+        clean, attacked = _project(both.reshape(2 * len(keep), -1)).reshape(2, len(keep), 2)
         title = labels.model_title(model, results)
-        for ax, points, state in ((axes[0, column], clean, "clean"), (axes[1, column], attacked, "attacked")):
-            _scatter(ax, points, label, classes)
-            for name in classes:
+        for ax, points, state in zip(axes[:, column], (clean, attacked), ("clean", "attacked"), strict=True):
+            for color, name in zip(style.PALETTE, classes, strict=False):
+                ax.scatter(*points[label == name].T, s=10, color=color, alpha=0.75, linewidths=0)
                 _tag(ax, clean[label == name], labels.class_title(int(name), results))
+            style.hide_axes(ax)
             ax.set_title(f"{title}: {state}")
     return figure
 
 
-def project(features: np.ndarray) -> np.ndarray:
+def _project(features: np.ndarray) -> np.ndarray:
     """[n, F] -> [n, 2] by t-SNE, started from the principal components: the same input gives the same picture."""
     perplexity = min(30.0, (len(features) - 1) / 3)
     with threadpoolctl.threadpool_limits(1):  # seconds; on a busy machine many threads wait minutes for each other
         return TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(features.astype(np.float32))
-
-
-def _scatter(ax: Axes, points: np.ndarray, label: np.ndarray, classes: np.ndarray) -> None:
-    for color, name in zip(style.PALETTE, classes, strict=False):
-        ax.scatter(points[label == name, 0], points[label == name, 1], s=10, color=color, alpha=0.75, linewidths=0)
-    style.hide_axes(ax)
 
 
 def _tag(ax: Axes, cluster: np.ndarray, text: str) -> None:

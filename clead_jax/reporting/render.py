@@ -3,7 +3,8 @@
 Every string in a block is plain text: each writer escapes what its own format would read as markup.
 """
 
-import html
+import re
+from html import escape
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -67,100 +68,70 @@ Block: TypeAlias = Heading | Text | Bullets | Table | Picture | Code
 def write(title: str, blocks: list[Block], markdown_file: Path, html_file: Path) -> None:
     """Writes a page in both formats, and its pictures beside it, into a directory that is made if it is absent.
 
-    Raises OSError if it cannot write.
+    The Markdown is GitHub's; the HTML needs nothing but the pictures. Raises OSError if it cannot write.
     """
     markdown_file.parent.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
             block.figure.savefig(markdown_file.with_name(f"{block.name}.png"))
-    markdown_file.write_text(markdown(title, blocks))
-    html_file.write_text(page(title, blocks))
+    markdown, page = zip((f"# {_md(title)}", f"<h1>{escape(title)}</h1>"), *map(_written, blocks), strict=True)
+    markdown_file.write_text("\n\n".join(markdown) + "\n")
+    html_file.write_text(_PAGE.format(title=escape(title), style=_STYLE, body="\n".join(page)))
 
 
-def markdown(title: str, blocks: list[Block]) -> str:
-    """The page as GitHub-flavoured Markdown."""
-    return "\n\n".join([f"# {_md(title)}", *map(_markdown_block, blocks)]) + "\n"
-
-
-def _markdown_block(block: Block) -> str:
+def _written(block: Block) -> tuple[str, str]:
+    """A block as Markdown and as HTML."""
     match block:
         case Heading(text):
-            return f"## {_md(text)}"
+            return f"## {_md(text)}", f"<h2>{escape(text)}</h2>"
         case Text(text):
-            return _md(text)
+            return _md(text), f"<p>{escape(text)}</p>"
         case Bullets(items):
-            return "\n".join(f"* {_md(item)}" for item in items)
-        case Table(header, rows, numeric, _, summary):
-            rule = [":--"] + ["--:" if numeric else ":--"] * (len(header) - 1)
-            lines = [header, rule, *([_join(cell) for cell in row] for row in rows)]
-            return _md_folded("\n".join("| " + " | ".join(map(_md, line)) + " |" for line in lines), summary)
+            listed = "".join(f"<li>{escape(item)}</li>" for item in items)
+            return "\n".join(f"* {_md(item)}" for item in items), f"<ul>{listed}</ul>"
+        case Table(summary=summary):
+            return _folded(_md_table(block), _html_table(block), summary)
         case Picture(name, _, alt, caption):
-            return f"![{_md(alt)}]({name}.png)\n\n*{_md(caption)}*"
+            image = f'<a href="{name}.png"><img src="{name}.png" alt="{escape(alt)}"></a>'
+            page = f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+            return f"![{_md(alt)}]({name}.png)\n\n*{_md(caption)}*", page
         case Code(text, summary):
-            return _md_folded(f"```\n{text}\n```", summary)
+            return _folded(f"```\n{text}\n```", f"<pre>{escape(text)}</pre>", summary)
 
 
-def _md_folded(block: str, summary: str) -> str:
-    return f"<details><summary>{_md(summary)}</summary>\n\n{block}\n\n</details>" if summary else block
+def _folded(markdown: str, page: str, summary: str) -> tuple[str, str]:
+    if not summary:
+        return markdown, page
+    opening = "<details><summary>{}</summary>".format
+    return f"{opening(_md(summary))}\n\n{markdown}\n\n</details>", f"{opening(escape(summary))}{page}</details>"
 
 
 def _md(text: str) -> str:
-    for mark in ("\\", "`", "*", "|", "<", "](", "_"):
-        text = text.replace(mark, "\\" + mark)
-    return text
+    return re.sub(r"[\\`*|<_]|\]\(", r"\\\g<0>", text)
 
 
-def page(title: str, blocks: list[Block]) -> str:
-    """The page as HTML: one file that needs nothing but the pictures beside it."""
-    body = "\n".join([f"<h1>{html.escape(title)}</h1>", *map(_html_block, blocks)])
-    head = f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>'
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{head}\n<style>{_STYLE}</style>\n'
-        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+def _md_table(table: Table) -> str:
+    rule = [":--"] + ["--:" if table.numeric else ":--"] * (len(table.header) - 1)
+    lines = [table.header, rule, *(map(_join, row) for row in table.rows)]
+    return "\n".join("| " + " | ".join(map(_md, line)) + " |" for line in lines)
 
 
-def _html_block(block: Block) -> str:
-    match block:
-        case Heading(text):
-            return f"<h2>{html.escape(text)}</h2>"
-        case Text(text):
-            return f"<p>{html.escape(text)}</p>"
-        case Bullets(items):
-            return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
-        case Table(header, rows, numeric, alarm, summary):
-            kind = ' class="numeric"' if numeric else ""
-            head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-            lines = "\n".join(f"<tr>{_html_row(row)}</tr>" for row in rows)
-            frame = "scroll alarm" if alarm else "scroll"
-            return _html_folded(
-                f'<div class="{frame}"><table{kind}>\n<tr>{head}</tr>\n{lines}\n</table></div>', summary
-            )
-        case Picture(name, _, alt, caption):
-            image = f'<a href="{name}.png"><img src="{name}.png" alt="{html.escape(alt)}"></a>'
-            return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
-        case Code(text, summary):
-            return _html_folded(f"<pre>{html.escape(text)}</pre>", summary)
-
-
-def _html_folded(block: str, summary: str) -> str:
-    return f"<details><summary>{html.escape(summary)}</summary>{block}</details>" if summary else block
-
-
-def _html_row(row: list[Cell]) -> str:
-    name, *fields = map(_html_cell, row)
-    return f'<th scope="row">{name}</th>' + "".join(f"<td>{field}</td>" for field in fields)
+def _html_table(table: Table) -> str:
+    frame, kind = "scroll alarm" if table.alarm else "scroll", ' class="numeric"' if table.numeric else ""
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
+    lines = []
+    for name, *fields in (map(_html_cell, row) for row in table.rows):
+        lines.append(f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{field}</td>" for field in fields) + "</tr>")
+    return f'<div class="{frame}"><table{kind}>\n<tr>{head}</tr>\n' + "\n".join(lines) + "\n</table></div>"
 
 
 def _html_cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return html.escape(cell)
-    return f"{html.escape(cell[0])}<small>{html.escape(cell[1])}</small>"
+    return escape(cell) if isinstance(cell, str) else f"{escape(cell[0])}<small>{escape(cell[1])}</small>"
 
 
 def text(table: Table) -> str:
     """A table for the terminal: columns aligned by spaces, numbers to the right."""
-    lines = [table.header, *([_join(cell) for cell in row] for row in table.rows)]
+    lines = [table.header, *(list(map(_join, row)) for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -172,6 +143,19 @@ def _join(cell: Cell) -> str:
     return cell if isinstance(cell, str) else " ".join(filter(None, cell))
 
 
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
 _STYLE = """
 body { max-width: 46rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; background: #fff; color: #1d2126;
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }

@@ -15,6 +15,7 @@ WIDTH = 6.0  # inches, with 10 point type: still legible when a phone shrinks th
 DPI = 200
 INK = "#1D2126"
 GREY = "#5B6470"
+PALE = "#E4E7EB"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK, "#9A8700", "#7A4FBF", "#8C8C8C")
 
 
@@ -30,30 +31,14 @@ class Line(NamedTuple):
 CLEAN = Line("#009E73", "o", "-", "#009E73")
 ROBUST = Line("#A6437D", "D", "--", "white")
 _MODELS = {"baseline": Line("#D55E00", "s", "--", "white"), "defended": Line("#0072B2", "o", "-", "#0072B2")}
-_OTHER_COLORS, _OTHER_MARKERS = PALETTE[2:], "D^vP*Xh<>"
 
-styled = matplotlib.rc_context(
-    {
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlecolor": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": GREY,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.grid": True,
-        "grid.color": "#E4E7EB",
-        "xtick.color": GREY,
-        "ytick.color": GREY,
-        "lines.linewidth": 1.8,
-        "lines.markersize": 5.5,
-        "legend.frameon": False,
-        "errorbar.capsize": 2.5,
-    }
+_SETTINGS: dict[Any, Any] = (
+    {"font.size": 10, "legend.frameon": False, "lines.linewidth": 1.8, "lines.markersize": 5.5, "errorbar.capsize": 2.5}
+    | {"axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK}
+    | {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True}
+    | {"axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "grid.color": PALE}
 )
+styled = matplotlib.rc_context(_SETTINGS)
 """Decorator of every function that draws a figure: the settings hold inside it and nowhere else."""
 
 
@@ -62,14 +47,10 @@ def lines(models: Iterable[str]) -> list[Line]:
 
     Where a name comes more than once the first has its look.
     """
-    own, others = dict(_MODELS), itertools.count()
-    return [own.pop(name) if name in own else _other(next(others)) for name in models]
-
-
-def _other(number: int) -> Line:
-    color, again = _OTHER_COLORS[number % len(_OTHER_COLORS)], number // len(_OTHER_COLORS) % 2
-    line, face = ("--", "white") if again else ("-", color)
-    return Line(color, _OTHER_MARKERS[number % len(_OTHER_MARKERS)], line, face)
+    own, colors = dict(_MODELS), PALETTE[2:]
+    strokes = itertools.cycle([*((c, "-", c) for c in colors), *((c, "--", "white") for c in colors)])
+    others = (Line(c, m, line, face) for m, (c, line, face) in zip(itertools.cycle("D^vP*Xh<>"), strokes, strict=False))
+    return [own.pop(name) if name in own else next(others) for name in models]
 
 
 def panels(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:

@@ -32,26 +32,24 @@ def before_after(results: dict[str, Any], per_example: dict[str, np.ndarray] | N
     header = ["Attack", *(labels.model_title(model, results) for model in models), *(["Gain"] if compared else [])]
     rows: list[list[Cell]] = []
     for attack in labels.attacks_of(results):
-        row: list[Cell] = [(labels.attack_title(attack, results), _seen(attack, results))]
+        seen = [word for word in ("seen", "unseen") if attack in results[f"{word}_attacks"]]
+        row: list[Cell] = [(labels.attack_title(attack, results), f"({seen[0]})" if seen else "")]
         row += [labels.accuracy(attack, model) for model in models.values()]
         rows.append(row + ([_gain(attack, models, per_example)] if compared else []))
     return Table(header, rows)
 
 
 def with_paper(table: Table, results: dict[str, Any], backbone: str) -> Table:
-    """The table with one more column: what the paper reports for this data set, backbone and attack."""
+    """The table with one more column: what the paper reports for this data set, backbone and attack.
+
+    Without and with the defence, each as the paper's sub-columns: "18.4 / 13.6 → 25.8 / 25.0".
+    """
     reported = paper()["table1"].get(backbone, {}) if results["dataset"]["name"] == paper()["dataset"] else {}
+    side = lambda shares: " / ".join(map(labels.percent, shares)) if shares else "not given"
+    cells = {attack: f"{side(found['without'])} → {side(found['with'])}" for attack, found in reported.items()}
     attacks = labels.attacks_of(results)
-    rows = [[*row, _paper_cell(reported.get(name))] for row, name in zip(table.rows, attacks, strict=True)]
+    rows = [[*row, cells.get(name, "—")] for row, name in zip(table.rows, attacks, strict=True)]
     return Table([*table.header, PAPER_COLUMN], rows)
-
-
-def _paper_cell(reported: dict[str, list[float] | None] | None) -> Cell:
-    """Without and with the defence, each as the paper's sub-columns: "18.4 / 13.6 → 25.8 / 25.0"."""
-    if reported is None:
-        return "—"
-    sides = (reported["without"], reported["with"])
-    return " → ".join(" / ".join(map(labels.percent, side)) if side else "not given" for side in sides)
 
 
 def cited_by_paper() -> Table:
@@ -65,10 +63,7 @@ def cited_by_paper() -> Table:
 
 
 def table_text(results: dict[str, Any]) -> str:
-    """The before/after table for the terminal, under one line that says what was measured.
-
-    Below it the accuracy by protocol, a line per model, where more than white-box attacks were run.
-    """
+    """The before/after table for the terminal, under what was measured, over a line per model for more protocols."""
     parts = [measured(results), render.text(before_after(results))]
     if headline.measured(results).keys() - {"whitebox"}:
         parts.append("\n".join(headline.sentence(model, results) for model in results["models"]))
@@ -77,49 +72,45 @@ def table_text(results: dict[str, Any]) -> str:
 
 def measured(results: dict[str, Any]) -> str:
     """What the numbers are about: data set, examples, threat model, unit."""
-    data, threat = results["dataset"], results["threat_model"]
+    data = results["dataset"]
     note = " (preliminary: fewer than 1,000)" if data["num_examples"] < PRELIMINARY else ""
     saved = {model.get("checkpoint", {}).get("which", "latest") for model in results["models"].values()} - {"latest"}
     note += f", checkpoint {', '.join(sorted(saved))}" if saved else ""
     return (
         f"{data['name']}, {data['num_examples']:,} {data['split']} images{note}; "
-        f"{labels.radius(threat['norm'], threat['eps'])}; accuracy in % with 95 % intervals."
+        f"{labels.radius(**results['threat_model'])}; accuracy in % with 95 % intervals."
     )
 
 
 def distances(results: dict[str, Any]) -> Table:
     """How far minimal-norm attacks had to move an image, per attack and model."""
-    rows: list[list[Cell]] = [
-        [
-            f"{labels.attack_title(attack, results)}: {labels.model_title(model, results)}",
-            *("none found" if found[kind] is None else f"{found[kind]:.3f}" for kind in ("median", "mean")),
-            (labels.percent(found["success"]), f"of {found['num_examples']:,}"),
-        ]
-        for attack, by_model in results["distances"].items()
-        for model, found in by_model.items()
-    ]
+    rows: list[list[Cell]] = []
+    for attack, by_model in results["distances"].items():
+        for model, found in by_model.items():
+            name = f"{labels.attack_title(attack, results)}: {labels.model_title(model, results)}"
+            share = labels.percent(found["success"]), f"of {found['num_examples']:,}"
+            rows.append([name, *_decimals(found, ("median", "mean"), "none found"), share])
     return Table(["Attack and model", "Median distance", "Mean distance", "Found, %"], rows)
 
 
 def clusters(results: dict[str, Any]) -> Table:
     """How well the features of every model fall into classes, clean and attacked."""
     rows: list[list[Cell]] = [
-        [
-            f"{labels.model_title(model, results)}: {state}",
-            *("—" if found[name] is None else f"{found[name]:.3f}" for name in ("intra", "inter", "silhouette")),
-        ]
+        [f"{labels.model_title(model, results)}: {state}", *_decimals(found, ("intra", "inter", "silhouette"), "—")]
         for model, by_state in results["clusters"].items()
         for state, found in by_state.items()
     ]
     return Table(["Features", "Distance within classes", "Between classes", "Silhouette"], rows)
 
 
+def _decimals(found: dict[str, Any], names: tuple[str, ...], absent: str) -> list[str]:
+    return [absent if found[name] is None else f"{found[name]:.3f}" for name in names]
+
+
 def cost(results: dict[str, Any]) -> Table:
     """What every stage cost."""
-    rows: list[list[Cell]] = [
-        [stage, f"{spent['forward_backward_passes']:,}", duration(spent["seconds"])]
-        for stage, spent in results["training_cost"].items()
-    ]
+    spent = results["training_cost"].items()
+    rows: list[list[Cell]] = [[k, f"{v['forward_backward_passes']:,}", duration(v["seconds"])] for k, v in spent]
     return Table(["Stage", "Forward and backward passes", "Time"], rows)
 
 
@@ -139,25 +130,17 @@ def facts(values: dict[str, Any]) -> Table:
     return Table(["", "Value"], [[name, labels.scalar(value)] for name, value in values.items()], numeric=False)
 
 
-def _seen(attack: str, results: dict[str, Any]) -> str:
-    if attack in results["seen_attacks"]:
-        return "(seen)"
-    return "(unseen)" if attack in results["unseen_attacks"] else ""
-
-
 def _gain(attack: str, models: dict[str, Any], per_example: dict[str, np.ndarray] | None) -> Cell:
-    before, after = (models[model]["accuracy"].get(attack) for model in ("baseline", "defended"))
-    if before is None or after is None:
+    compared = {name: models[name] for name in ("baseline", "defended")}
+    if not all(attack in model["accuracy"] for model in compared.values()):
         return "not measured"
-    if any(labels.is_bound(attack, models[model]) for model in ("baseline", "defended")):
+    if any(labels.is_bound(attack, model) for model in compared.values()):
         return "unknown"  # a difference of upper bounds bounds nothing
+    gain = labels.points(models["defended"]["accuracy"][attack] - models["baseline"]["accuracy"][attack])
     if per_example is None:
-        return labels.points(after - before), ""
-    records = (_record(per_example, name, models[name], attack) for name in ("baseline", "defended"))
-    return labels.points(after - before), labels.span(paired_difference(*records), labels.points)
-
-
-def _record(per_example: dict[str, np.ndarray], name: str, model: dict[str, Any], attack: str) -> np.ndarray:
-    """Which images are classified correctly, bool [N]. The worst case has no record: it is several others together."""
-    of = ("clean", *labels.worst_case_over(model)) if attack == "worst_case" else (attack,)
-    return np.logical_and.reduce([per_example[f"{name}/{each}"] for each in of])
+        return gain, ""
+    correct = []  # bool [N]; the worst case has no record: it is several others together
+    for name, model in compared.items():
+        parts = ("clean", *labels.worst_case_over(model)) if attack == "worst_case" else (attack,)
+        correct.append(np.logical_and.reduce([per_example[f"{name}/{part}"] for part in parts]))
+    return gain, labels.span(paired_difference(*correct), labels.points)

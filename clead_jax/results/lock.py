@@ -57,11 +57,11 @@ def _acquire(path: Path, mine: Holder, wait: bool) -> None:
             continue  # removed in between
         ended = _ended(holder)
         if ended or (holder.get("pid") == os.getppid() and _here(holder)):
-            if _replace(path, holder, mine):
-                if ended:
-                    log.info(f"{path} was left by a process that has ended ({_described(holder)}); taken over")
-                return
-            continue
+            if not _replace(path, holder, mine):
+                continue
+            if ended:
+                log.info(f"{path} was left by a process that has ended ({_described(holder)}); taken over")
+            return
         text = f"another process is at work in {path.parent}: {_described(holder)}"
         if not wait:
             unknown = not (_here(holder) and holder["started"])
@@ -95,11 +95,9 @@ def _replace(path: Path, seen: Holder, mine: Holder) -> bool:
     """
     claim = path.with_name(path.name + ".takeover")
     _acquire(claim, mine, wait=True)
-    if _read(path) == seen:
-        os.replace(claim, path)
-        return True
-    claim.unlink()
-    return False
+    unchanged = _read(path) == seen
+    os.replace(claim, path) if unchanged else claim.unlink()
+    return unchanged
 
 
 def _read(path: Path) -> Holder | None:
@@ -114,15 +112,18 @@ def _read(path: Path) -> Holder | None:
     return {}
 
 
+def _machine() -> Holder:
+    """Which process table a pid belongs to. Containers may share a host name and not that."""
+    try:
+        return {"host": socket.gethostname(), "pids": os.readlink("/proc/self/ns/pid")}
+    except OSError:
+        return {"host": socket.gethostname(), "pids": ""}
+
+
 def _myself() -> Holder:
-    return {
-        "host": socket.gethostname(),
-        "pids": _pid_namespace(),
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
-    }
+    command, now = shlex.join(["python", *sys.orig_argv[1:]]), datetime.datetime.now().astimezone()
+    process = {"pid": os.getpid(), "started": _started(os.getpid()), "command": command}
+    return {**_machine(), **process, "since": now.isoformat(" ", "seconds")}
 
 
 def _described(holder: Holder) -> str:
@@ -132,8 +133,8 @@ def _described(holder: Holder) -> str:
 
 
 def _here(holder: Holder) -> bool:
-    """Whether a lock's pid can be looked up in this process table. Containers may share a host name and not that."""
-    return (holder.get("host"), holder.get("pids")) == (socket.gethostname(), _pid_namespace())
+    """Whether a lock's pid can be looked up in this process table."""
+    return _machine().items() <= holder.items()
 
 
 def _ended(holder: Holder) -> bool:
@@ -141,11 +142,10 @@ def _ended(holder: Holder) -> bool:
     if not _here(holder):
         return False
     try:
-        os.kill(holder["pid"], 0)
+        with contextlib.suppress(PermissionError):  # there is such a process, of another user
+            os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
-        pass  # there is such a process, of another user
     return _started(holder["pid"]) not in ("", holder["started"])
 
 
@@ -156,13 +156,6 @@ def _started(pid: int) -> str:
     except OSError:
         return ""
     return "ended" if state == "Z" else fields[18]
-
-
-def _pid_namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
 
 
 @contextlib.contextmanager

@@ -95,9 +95,8 @@ def evaluation(directory: Path) -> Evaluation:
 def stopped(results: dict[str, Any]) -> bool:
     """Whether a budget stopped an attack, so that the same command would go on with it."""
     cascades = results.get("protocols", {}).get("autoattack", {}).values()
-    return any(model.get("incomplete") for model in results["models"].values()) or not all(
-        c["complete"] for c in cascades
-    )
+    stopped_alone = any(model.get("incomplete") for model in results["models"].values())
+    return stopped_alone or not all(cascade["complete"] for cascade in cascades)
 
 
 def _upper_bound(label: str, results: dict[str, Any], per_example: Arrays) -> float:

@@ -24,7 +24,6 @@ from clead_jax.results.intervals import interval95
 
 SCHEMA = 1
 COMPARED = ("baseline", "defended")
-APART = ("clean", "worst_case")  # rows of the table that are no attack
 
 
 class Store:
@@ -51,12 +50,8 @@ class Store:
         self.records, self.samples, self.embeddings = map(read, ("per_example.npz", "samples.npz", "embeddings.npz"))
         self.records |= {"index": index, "label": labels}
         self.results.setdefault("measured", _measured_before(self.results))
-        if fresh and self.writes:
-            assert directory is not None
-            for progress in directory.glob("progress-*.npz"):
-                progress.unlink()
-
-    # --- what is known ------------------------------------------------------------------------------------------------
+        for progress in directory.glob("progress-*.npz") if directory and fresh and writes else ():
+            progress.unlink()
 
     def holds(self, name: str, depends: Any) -> bool:
         """Whether a measurement is there and was made of the same."""
@@ -84,8 +79,6 @@ class Store:
         own = {k.split("/", 1)[1]: v for k, v in self.records.items() if k.startswith(f"{label}/")}
         return {k: v for k, v in own.items() if not k.startswith("paper/") and k not in self.suite(label)}
 
-    # --- what is no longer true ---------------------------------------------------------------------------------------
-
     def begin_model(self, label: str, identity: dict[str, Any]) -> None:
         """Drops what was measured of other weights under the same name."""
         if self.model(label).get("checkpoint") == identity:
@@ -93,12 +86,8 @@ class Store:
         for arrays in (self.records, self.samples, self.embeddings, self.results["measured"]):
             for key in [k for k in arrays if k.split("/")[0] == label]:
                 del arrays[key]
-        of_models = (
-            self.results.get("curves", {}).get("accuracy", {}),
-            *self.results.get("distances", {}).values(),
-            *self.results.get("protocols", {}).values(),
-        )
-        for by_model in of_models:
+        apart = (by_model for kind in ("distances", "protocols") for by_model in self.results.get(kind, {}).values())
+        for by_model in (self.results.get("curves", {}).get("accuracy", {}), *apart):
             by_model.pop(label, None)
         if self.writes and self.directory:
             shutil.rmtree(self.directory / "adversarial" / label, ignore_errors=True)
@@ -113,16 +102,12 @@ class Store:
 
     def drop(self, label: str, attack: str) -> None:
         """Forgets an attack on a model."""
-        name = f"{label}/{attack}"
-        model = self.model(label)
-        self.records.pop(name, None)
-        self.results["measured"].pop(name, None)
-        model.get("settings", {}).pop(attack, None)
+        name, model = f"{label}/{attack}", self.model(label)
+        for known, key in ((self.records, name), (self.results["measured"], name), (model.get("settings", {}), attack)):
+            known.pop(key, None)
         model["incomplete"] = [other for other in model.get("incomplete", []) if other != attack]
         if self.writes and (file := self._image_file(name)):
             file.unlink(missing_ok=True)
-
-    # --- images -------------------------------------------------------------------------------------------------------
 
     def has_images(self, name: str) -> bool:
         """Whether all adversarial images of "<model>/<attack>" are there."""
@@ -147,13 +132,10 @@ class Store:
             return self._progress_path if name.endswith("/autoattack") else None
         return self.directory / f"progress-{hashlib.sha256(name.encode()).hexdigest()[:8]}.npz"
 
-    # --- files --------------------------------------------------------------------------------------------------------
-
     def save(self) -> None:
         """Accuracies from the records, then all files: what a record vouches for is there before the record."""
-        models = self.results["models"]
-        direct = {label: self.direct(label) for label in models}
-        for label, model in models.items():
+        direct = {label: self.direct(label) for label in self.results["models"]}
+        for label, model in self.results["models"].items():
             over = _worst_over(label, direct)
             worst = {"worst_case": np.logical_and.reduce([direct[label][name] for name in over])} if over else {}
             model |= accuracies(direct[label] | worst)
@@ -212,29 +194,25 @@ def choose_directory(
     """`base`, unless it holds results of another checkpoint, threat model, split, examples, or another AutoAttack
     (`suite` is its version and precision, if it is asked for); then a folder in it, named by these.
     """
+
+    def fits(directory: Path) -> bool:
+        """Whether it is empty, or holds such results. If `fresh`, damage is ignored."""
+        try:
+            found = files.load_json(directory / "results.json")
+            stored = files.load_arrays(directory / "per_example.npz").get("index", index)
+        except ValueError:
+            if not fresh:
+                raise
+            return True
+        others = [m for m in found.get("models", {}).values() if m.get("checkpoint", {}).get("which", which) != which]
+        suites = found.get("protocols", {}).get("autoattack", {}).values()
+        same_suite = suite is None or fresh or all((s["version"], s["precision"]) == suite for s in suites)
+        same = all(found.get(k) == header[k] for k in header) and not others and same_suite
+        return not found or (same and np.array_equal(stored, index))
+
     threat, dataset = header["threat_model"], header["dataset"]
     tag = f"{threat['norm']}-{threat['eps']:.6g}-{dataset['split']}-{dataset['num_examples']}"
     tag += "" if which == "latest" else f"-{which}"
-    other = "".join(f"-{word}" for word in suite or () if word not in ("standard", "float32"))
-    for directory in (base, base / (tag + other)):
-        if _fits(directory, header, index, which, suite, fresh):
-            return directory
-    return base / f"{tag}{other}-{hashlib.sha256(index.tobytes()).hexdigest()[:8]}"
-
-
-def _fits(
-    directory: Path, header: dict[str, Any], index: np.ndarray, which: str, suite: tuple[str, str] | None, fresh: bool
-) -> bool:
-    """Whether results may go to a directory: it is empty, or holds such as these. If `fresh`, damage is ignored."""
-    try:
-        found = files.load_json(directory / "results.json")
-        stored = files.load_arrays(directory / "per_example.npz").get("index", index)
-    except ValueError:
-        if not fresh:
-            raise
-        return True
-    others = [m for m in found.get("models", {}).values() if m.get("checkpoint", {}).get("which", which) != which]
-    suites = found.get("protocols", {}).get("autoattack", {}).values()
-    same_suite = suite is None or fresh or all((s["version"], s["precision"]) == suite for s in suites)
-    same = all(found.get(k) == header[k] for k in header) and not others and same_suite
-    return not found or (same and np.array_equal(stored, index))
+    tag += "".join(f"-{word}" for word in suite or () if word not in ("standard", "float32"))
+    last = base / f"{tag}-{hashlib.sha256(index.tobytes()).hexdigest()[:8]}"
+    return next(filter(fits, (base, base / tag)), last)

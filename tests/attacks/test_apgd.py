@@ -177,7 +177,7 @@ def test_gradients_are_averaged_over_noise():
         ({"eps": -0.1}, "eps must not be negative, got -0.1"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"eot": 0}, "eot must be at least 1, got 0"),
-        ({"targets": -1}, "targets must be at least 0, got -1"),
+        ({"targets": -1}, "targets must not be negative, got -1"),
         ({"restarts": 2, "random_start": False}, "restarts=2 needs random_start=True"),
     ],
 )

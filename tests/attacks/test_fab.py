@@ -102,7 +102,7 @@ def test_targeted_runs_reach_their_goal():
         ({"norm": "l3"}, "unknown norm 'l3'"),
         ({"eps": -1.0}, "eps must not be negative, got -1.0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"targets": -1}, "targets must be at least 0, got -1"),
+        ({"targets": -1}, "targets must not be negative, got -1"),
         ({"restarts": 0}, "restarts must be at least 1, got 0"),
     ],
 )

@@ -12,7 +12,6 @@ import clead_jax
 from clead_jax import config, evaluate, main
 from clead_jax.attacks import autoattack
 from clead_jax.attacks.parse import named_attack
-from clead_jax.core.types import NamedAttack
 from clead_jax.evaluation import measuring
 from clead_jax.experiment import builders
 
@@ -351,19 +350,3 @@ def test_bad_input(finished, flags, message):
     with pytest.raises(ValueError) as error:
         evaluate.main(["evaluate", f"--workdir={finished}", *flags])
     assert message in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("classes", [2, 3, 4, 10, 200])
-@pytest.mark.parametrize("version", autoattack.VERSIONS)
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_the_attacks_of_every_version(version, norm, classes):
-    attacks, notes = autoattack.autoattack(version, norm, 0.1, classes)
-    assert [a.name for a in attacks] == list(autoattack.VERSIONS[version])
-    for attack in attacks:
-        assert isinstance(attack, NamedAttack) and attack.cfg.norm == norm and attack.cfg.eps == attack.radius == 0.1
-        if attack.name in ("apgd_t", "fab_t"):
-            assert attack.cfg.targets == min(5 if (attack.name, norm) == ("apgd_t", "l1") else 9, classes - 1)
-        logits = jax.ShapeDtypeStruct((4, classes), np.float32)
-        target = jax.ShapeDtypeStruct((4,), np.int32)
-        jax.eval_shape(attack.objective, logits, target)  # DLR refuses too few classes
-    assert bool(notes) == (classes < 3 or (classes < 10 and version != "rand"))

@@ -29,6 +29,7 @@ class CheckContext:
     training_attacks: tuple[str, ...] | None = None  # names of the attacks trained on; None: not known
     undefended: Compiled | None = None  # the undefended model of the same architecture
     published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
+    _cache: dict[Any, Finding] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @functools.cached_property
     def images(self) -> np.ndarray:
@@ -53,27 +54,16 @@ class CheckContext:
     @property
     def white_from_black(self) -> float:
         """The norm of a change by 1 in every pixel: how far the corners of [0, 1] are apart."""
-        size = self.images[0].size
-        return {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[self.norm]
+        return {"linf": 1.0, "l2": self.images[0].size ** 0.5, "l1": float(self.images[0].size)}[self.norm]
 
     def attack(self, text: str, eps: float | None = None, undefended: bool = False, draw: int = 0) -> Finding:
-        """What an attack leaves, e.g. "pgd(steps=40)", with all images, run to the end. Asked again it is not rerun.
-
-        Each `draw` starts elsewhere.
-        """
+        """What "pgd(steps=40)" or another leaves: all images, run to the end, once. Each `draw` starts elsewhere."""
         asked = (text, self.eps if eps is None else eps, undefended, draw)
         if asked not in self._cache:
-            model = self.undefended if undefended else self.model
+            model, named = self.undefended if undefended else self.model, self.named(*asked[:2])
             assert model is not None
-            self._cache[asked] = run_attacks(
-                model,
-                self.examples,
-                [self.named(*asked[:2])],
-                key=self._key(draw),
-                num_classes=self.num_classes,
-                keep=len(self.labels),
-                early_stop=False,
-            )
+            whole: dict[str, Any] = {"num_classes": self.num_classes, "keep": len(self.labels), "early_stop": False}
+            self._cache[asked] = run_attacks(model, self.examples, [named], key=self._key(draw), **whole)
         return self._cache[asked]
 
     def predict(self, images: np.ndarray, draw: int = 0) -> np.ndarray:
@@ -88,8 +78,7 @@ class CheckContext:
         """As `logits`, by a program of its own: noise drawn in Python is another in every program."""
         judge = inspect.unwrap(self.model.programs.logits)
         program = jax.jit(lambda *args: judge(*args))  # jit knows functions it has compiled before: hence a new one
-        key = jax.random.fold_in(self.key, 0)
-        return self.model.each(lambda x: program(self.model.variables, x, key), images)
+        return self.model.each(lambda x: program(self.model.variables, x, jax.random.fold_in(self.key, 0)), images)
 
     def gradient(self, images: np.ndarray, draw: int = 0, maximised_by: str = "pgd") -> np.ndarray:
         """The gradient [n, H, W, C] of an attack's objective, as it sees it: "pgd" cross entropy, "cw" the margin."""
@@ -103,14 +92,10 @@ class CheckContext:
     def _key(self, draw: int) -> Key:
         return jax.random.fold_in(self.key, draw) if draw else self.key
 
-    @functools.cached_property
-    def _cache(self) -> dict[Any, Finding]:
-        return {}
-
 
 def check(name: str, status: str, value: Any, hint: str = "") -> dict[str, Any]:
-    """One check as it stands in results.json. `status` is ok, warn, fail or skipped; `hint` says what to do, or why."""
-    return {"name": name, "status": status, "value": value, "hint": hint}
+    """As it stands in results.json. `status` is ok, warn, fail or skipped; `hint`, unless ok, what to do, or why."""
+    return {"name": name, "status": status, "value": value, "hint": "" if status == "ok" else hint}
 
 
 def slack(n: int, share: float = 0.03) -> float:
@@ -129,8 +114,3 @@ def margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     right = labels[:, None] == np.arange(logits.shape[1])
     with np.errstate(invalid="ignore"):
         return np.where(right, -np.inf, logits).max(1) - np.where(right, logits, -np.inf).max(1)
-
-
-def percent(share: float) -> str:
-    """0.123 -> '12%'."""
-    return f"{share:.0%}"

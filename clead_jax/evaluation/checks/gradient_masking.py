@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.evaluation.checks.context import CheckContext, check, margins, percent
+from clead_jax.evaluation.checks.context import CheckContext, check, margins
 
 DRAWS = 4  # looks at a model that draws noise
 UNDERFLOW = float(np.log(np.finfo(np.float32).tiny))  # a margin at which exp is 0
@@ -14,9 +14,8 @@ FEWEST = 8  # examples classified right, for a share of them to mean anything
 def gradient_zero_or_nan(context: CheckContext) -> dict[str, Any]:
     """The share of images with a gradient that is 0 everywhere, or NaN: attacks that follow it do not move.
 
-    Rounding, one-hot encodings and saturated softmaxes do that. Of nine defences at ICLR 2018 seven relied on it or
-    its relatives (Athalye et al. 2018). Where all other classes have probability 0 in float32 the gradient counts as
-    zero too: whatever is left of it is rounding.
+    So with rounding and saturated softmaxes (Athalye et al. 2018). Where all other classes have probability 0 in
+    float32 the gradient counts as zero too: whatever is left of it is rounding.
     """
     right = context.predict(context.images) == context.labels
     if not right.any():
@@ -24,57 +23,49 @@ def gradient_zero_or_nan(context: CheckContext) -> dict[str, Any]:
     share = max(float(_useless(context, x)[right].mean()) for x in (context.images, _nearby(context)))
     status = "ok" if share <= 0.02 else "warn" if share <= 0.1 else "fail"
     hint = "gradients are masked, by rounding or saturation: attack a smooth stand-in, or return unscaled logits"
-    return check("gradient_zero_or_nan", status, share, "" if status == "ok" else hint)
+    return check("gradient_zero_or_nan", status, share, hint)
 
 
 def gradient_direction(context: CheckContext) -> dict[str, Any]:
     """The share of images for which a short step up the gradient hurts more than three random steps of that length.
 
-    A gradient may be no zero and still be useless: shattered, stopped on the path that matters, or another function's.
-    Of an honest model it is the share of nearly all images; of a random direction a quarter.
+    Of an honest model nearly all; of a gradient that is shattered, stopped or another function's, as few as a quarter.
     """
     right = context.predict(context.images) == context.labels
     if right.sum() < FEWEST:
         return check("gradient_direction", "skipped", None, f"fewer than {FEWEST} images are classified right")
     share = min(float(_uphill(context, x)[right].mean()) for x in (context.images, _nearby(context)))
-    hint = f"only {percent(share)} of the gradients lead uphill: they are shattered, or not those of this model"
+    hint = f"only {share:.0%} of the gradients lead uphill: they are shattered, or not those of this model"
     status = "ok" if share >= 0.9 else "warn" if share >= 0.75 else "fail"
-    return check("gradient_direction", status, share, "" if status == "ok" else hint)
+    return check("gradient_direction", status, share, hint)
 
 
 def gradient_foretells(context: CheckContext) -> dict[str, Any]:
     """Along short random steps the margin changes as the gradient says.
 
-    A gradient may lead uphill and still belong to a part of the model only, while the rest was rounded or jumps about:
-    attacks then break that part. Of such a kind are defences that leave a way for gradients beside the one that counts.
+    A gradient may lead uphill and still belong to a part of the model only, while the rest was rounded or jumps about.
 
     The value is the correlation of what the gradient foretells of 24 steps with what they do, in the median image, at
     that of two lengths where it is higher: a 16th of eps, or 1/32 a pixel for models that compute in 16 bits.
     """
     right = context.predict(context.images) == context.labels
     if right.sum() < FEWEST or not context.eps:
-        return check(
-            "gradient_foretells", "skipped", None, f"fewer than {FEWEST} images are classified right, or eps 0"
-        )
+        why = f"fewer than {FEWEST} images are classified right, or eps 0"
+        return check("gradient_foretells", "skipped", None, why)
     draws = range(2 * DRAWS if context.model.randomized else 1)
     lengths = 1 / 16, 1 / 32 * context.white_from_black / context.eps
     found = max(float(np.median(_foretold(context, share, draws)[right])) for share in lengths)
     status = "ok" if found >= 0.95 else "warn" if found >= 0.88 else "fail"
     hint = "steps do other than their gradient says: part of it is masked; attack with a smooth stand-in for that part"
-    return check("gradient_foretells", status, found, "" if status == "ok" else hint)
+    return check("gradient_foretells", status, found, hint)
 
 
 def _foretold(context: CheckContext, share: float, draws: range) -> np.ndarray:
     """For every image [n] the correlation of foretold and real changes of the margin, over random steps of share * eps.
-
-    It is the margin to the class that leads at the image: which one leads may change on the way, and no gradient says
-    so. 0 where either does not change at all.
+    It is the margin to the class that leads at the image. 0 where either does not change at all.
     """
     x, rng, steps, each = context.images, np.random.default_rng(2), 24, np.arange(len(context.images))
-
-    def leader(logits: np.ndarray) -> np.ndarray:
-        return np.where(context.labels[:, None] == np.arange(logits.shape[1]), -np.inf, logits).argmax(1)
-
+    leader = lambda z: np.where(context.labels[:, None] == np.arange(z.shape[1]), -np.inf, z).argmax(1)
     rivals = [leader(context.logits_of_gradient(x, d)) for d in draws]
 
     def margin(images: np.ndarray) -> np.ndarray:
@@ -92,11 +83,9 @@ def _foretold(context: CheckContext, share: float, draws: range) -> np.ndarray:
 
 def _uphill(context: CheckContext, x: np.ndarray) -> np.ndarray:
     """Which images [n] lose more by a step up the gradient than by any of three random steps of the same length."""
-    draws = range(DRAWS if context.model.randomized else 1)
-    rng = np.random.default_rng(0)
+    draws, rng = range(DRAWS if context.model.randomized else 1), np.random.default_rng(0)
     here = lambda image: np.mean([margins(context.logits(image, d), context.labels) for d in draws], 0)
-    slope = np.mean([context.gradient(x, d) for d in draws], 0)
-    along = here(_step(context, x, slope))
+    along = here(_step(context, x, np.mean([context.gradient(x, d) for d in draws], 0)))
     return along > np.max([here(_step(context, x, rng.normal(size=x.shape))) for _ in range(3)], 0)
 
 

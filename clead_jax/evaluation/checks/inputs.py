@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.evaluation.checks.context import CheckContext, check, percent, slack
+from clead_jax.evaluation.checks.context import CheckContext, check, slack
 from clead_jax.evaluation.verify import norm_of, rounded_up
 
 GREY = 1 / 255  # one grey level
@@ -19,22 +19,19 @@ def images_range(context: CheckContext) -> dict[str, Any]:
     value = {"min": low, "max": high}
     if not (low >= -1e-6 and high <= 1 + 1e-6):  # NaN too
         return check("images_range", "fail", value, "give images in [0, 1], and let the model do the rest")
-    if high <= 2 * GREY:
-        return check("images_range", "fail", value, "all pixels below two grey levels: divided by 255 twice?")
-    return check("images_range", "ok", value)
+    status = "fail" if high <= 2 * GREY else "ok"
+    return check("images_range", status, value, "all pixels below two grey levels: divided by 255 twice?")
 
 
 def looks_normalised(context: CheckContext) -> dict[str, Any]:
     """Mean and standard deviation were not taken out before the images came here.
 
-    The commonest error of this field: of pixels divided by 0.25, an eps of 8/255 is 2/255 of the image. Published
-    robust accuracies have been void for it.
+    The commonest error of this field: of pixels divided by 0.25, an eps of 8/255 is 2/255 of the image.
     """
     mean, std, low = (float(f(context.images)) for f in (np.mean, np.std, np.min))
     value = {"mean": mean, "std": std}
-    if low < 0 and abs(mean) < 1 and std < 3:
-        return check("looks_normalised", "fail", value, "normalise inside `forward`, so that eps is in pixels")
-    return check("looks_normalised", "ok", value)
+    status = "fail" if low < 0 and abs(mean) < 1 and std < 3 else "ok"
+    return check("looks_normalised", status, value, "normalise inside `forward`, so that eps is in pixels")
 
 
 def ball(context: CheckContext) -> dict[str, Any]:
@@ -45,10 +42,9 @@ def ball(context: CheckContext) -> dict[str, Any]:
     image = context.attack("pgd").images
     distance = norm_of(image - context.images, context.norm)
     value = {"largest": float(distance.max()), "eps": context.eps}
-    inside = (distance <= rounded_up(context.eps)).all() and image.min() >= 0 and image.max() <= 1
-    if inside:  # false for NaN
-        return check("ball", "ok", value)
-    return check("ball", "fail", value, "adversarial images leave the ball or [0, 1]: see images_range and nan_outputs")
+    inside = (distance <= rounded_up(context.eps)).all() and image.min() >= 0 and image.max() <= 1  # false for NaN
+    hint = "adversarial images leave the ball or [0, 1]: see images_range and nan_outputs"
+    return check("ball", "ok" if inside else "fail", value, hint)
 
 
 def ball_uint8(context: CheckContext) -> dict[str, Any]:
@@ -66,6 +62,6 @@ def ball_uint8(context: CheckContext) -> dict[str, Any]:
     if not excess <= rounding * 1.001 + 1e-6:
         return check("ball_uint8", "fail", value, "outside the ball by more than rounding explains")
     if lost > slack(int(fooling.sum())):
-        hint = f"{percent(lost / fooling.sum())} of the successes vanish when saved with 8 bits: save them as floats"
+        hint = f"{lost / fooling.sum():.0%} of the successes vanish when saved with 8 bits: save them as floats"
         return check("ball_uint8", "warn", value, hint)
     return check("ball_uint8", "ok", value)

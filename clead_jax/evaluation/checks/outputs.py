@@ -18,15 +18,14 @@ def nan_outputs(context: CheckContext) -> dict[str, Any]:
     """
     bad = lambda images: float((~np.isfinite(context.logits(images))).any(1).mean())
     value = {"clean": bad(context.images), "attacked": bad(context.attack("pgd").images)}
-    if max(value.values()) == 0:
-        return check("nan_outputs", "ok", value)
-    return check("nan_outputs", "fail", value, "non-finite outputs: overflow, log of 0, division by 0?")
+    status = "ok" if max(value.values()) == 0 else "fail"
+    return check("nan_outputs", status, value, "non-finite outputs: overflow, log of 0, division by 0?")
 
 
 def probabilities_output(context: CheckContext) -> dict[str, Any]:
     """Outputs are logits, not probabilities.
 
-    A second softmax in the loss squeezes the gradient: the attack crawls, and accuracy under it looks like robustness.
+    A second softmax in the loss squeezes the gradient: a slow attack looks like robustness.
     """
     z = context.logits(context.images).astype(np.float64)
     sums = z.sum(1)
@@ -35,25 +34,21 @@ def probabilities_output(context: CheckContext) -> dict[str, Any]:
     if z.min() >= 0 and same_sum and sums.mean() > 0:
         hint = "outputs are probabilities: return logits, what goes into the softmax"
         return check("probabilities_output", "fail", value, hint)
-    if z.min() >= 0 and z.max() <= 1:
-        return check("probabilities_output", "warn", value, "all outputs lie in [0, 1]: are these logits?")
-    return check("probabilities_output", "ok", value)
+    status = "warn" if z.min() >= 0 and z.max() <= 1 else "ok"
+    return check("probabilities_output", status, value, "all outputs lie in [0, 1]: are these logits?")
 
 
 def deterministic(context: CheckContext) -> dict[str, Any]:
     """The same image gets the same answer, called again, compiled again, and but for the last bits of its pixels.
+    Of a model that is announced as random two keys should give two.
 
-    Unless the model is announced as random: then two keys should give two answers.
-
-    Attacks on random resizing, cropping or dropout that do not average over the draws differentiate another model at
-    every step (Athalye et al. 2018, section 4.2): robust accuracy then says nothing.
+    Attacks on noise that do not average over its draws follow another model at each step (Athalye et al. 2018, 4.2).
     """
     once = context.logits(context.images)
     if context.model.randomized:
         moved = _difference(once, context.logits(context.images, draw=1))
-        if moved > 0:
-            return check("deterministic", "ok", moved, "announced as random, and is")
-        return check("deterministic", "warn", moved, "announced as random, but two keys give the same outputs")
+        said = "announced as random, " + ("and is" if moved > 0 else "but two keys give the same outputs")
+        return check("deterministic", "ok" if moved > 0 else "warn", moved) | {"hint": said}
     again = context.logits(context.images), context.logits_compiled_anew(context.images)
     nudged = context.images + (NUDGE * np.sign(0.5 - context.images)).astype(np.float32)
     jump = _difference(once, context.logits(nudged))
@@ -61,17 +56,14 @@ def deterministic(context: CheckContext) -> dict[str, Any]:
     if value["again"] > SAME:
         hint = "two calls differ: give `forward` a key as last argument and announce it by randomized=True"
         return check("deterministic", "fail", value, hint)
-    if jump > JUMP:
-        return check(
-            "deterministic", "fail", value, f"outputs jump as pixels move by {NUDGE}: noise seeded by the image?"
-        )
-    return check("deterministic", "ok", value)
+    hint = f"outputs jump as pixels move by {NUDGE}: noise seeded by the image?"
+    return check("deterministic", "fail" if jump > JUMP else "ok", value, hint)
 
 
 def batch_statistics(context: CheckContext) -> dict[str, Any]:
     """Evaluation leaves the model's variables as they were.
 
-    BatchNorm left in training mode updates its averages from adversarial images: every attack then meets another model.
+    BatchNorm in training mode averages over adversarial images: every attack then meets another model.
     """
     if not jax.tree.leaves(context.model.variables):
         return check("batch_statistics", "skipped", None, "`forward` keeps its variables to itself")
@@ -79,16 +71,14 @@ def batch_statistics(context: CheckContext) -> dict[str, Any]:
     before = copies()
     context.gradient(context.images)
     changed = sum(not np.array_equal(a, b, equal_nan=True) for a, b in zip(before, copies(), strict=True))
-    if not changed:
-        return check("batch_statistics", "ok", 0)
-    return check("batch_statistics", "fail", changed, f"{changed} variables have changed: use the evaluation mode")
+    hint = f"{changed} variables have changed: use the evaluation mode"
+    return check("batch_statistics", "fail" if changed else "ok", changed, hint)
 
 
 def batch_composition(context: CheckContext) -> dict[str, Any]:
     """What an image is taken for does not depend on the images it comes with, nor on its place among them.
 
-    BatchNorm in training mode looks at the whole batch: adversarial images are recognised by their company, and
-    accuracy depends on the batch size. Noise drawn from a fixed key for a whole batch depends on the place.
+    BatchNorm in training mode looks at the whole batch; noise drawn from one key for all of it depends on the place.
     """
     if context.model.randomized:
         return check("batch_composition", "skipped", None, "a model that draws noise draws it for the whole batch")
@@ -98,10 +88,8 @@ def batch_composition(context: CheckContext) -> dict[str, Any]:
     apart = _difference(whole[:few], context.logits(context.images[:few]))  # the batch is filled up with its first
     alone = _difference(whole[:1], context.logits(context.images[:1]))
     value = {"turned": turned, "apart": max(apart, alone)}
-    if max(value.values()) <= SAME:
-        return check("batch_composition", "ok", value)
     hint = "outputs depend on the rest of the batch: use BatchNorm's running averages, and no noise"
-    return check("batch_composition", "fail", value, hint)
+    return check("batch_composition", "ok" if max(value.values()) <= SAME else "fail", value, hint)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

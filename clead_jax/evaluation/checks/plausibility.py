@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clead_jax.core import spec
-from clead_jax.evaluation.checks.context import CheckContext, check, percent
+from clead_jax.evaluation.checks.context import CheckContext, check
 from clead_jax.results.intervals import PRELIMINARY, interval95
 
 
@@ -22,10 +22,8 @@ def only_training_attacks(context: CheckContext) -> dict[str, Any]:
     if context.training_attacks is None:
         return check("only_training_attacks", "skipped", None, "it is not known which attacks were trained on")
     unseen = [name for name in names if spec.parse(name)[0] not in context.training_attacks]
-    if unseen:
-        return check("only_training_attacks", "ok", unseen)
     hint = "all attacks were trained on: add autoattack, or any other"
-    return check("only_training_attacks", "warn", names, hint)
+    return check("only_training_attacks", "ok" if unseen else "warn", unseen or names, hint)
 
 
 def sample_size(context: CheckContext) -> dict[str, Any]:
@@ -36,10 +34,8 @@ def sample_size(context: CheckContext) -> dict[str, Any]:
     hits = _worst(context)
     low, high = interval95(int(hits.sum()), len(hits))
     value = {"n": len(hits), "accuracy": float(hits.mean()), "interval95": [low, high]}
-    if len(hits) >= PRELIMINARY:
-        return check("sample_size", "ok", value)
-    hint = f"preliminary: fewer than {PRELIMINARY} examples; {percent(low)} to {percent(high)} is all that is known"
-    return check("sample_size", "warn", value, hint)
+    hint = f"preliminary: fewer than {PRELIMINARY} examples; {low:.0%} to {high:.0%} is all that is known"
+    return check("sample_size", "ok" if len(hits) >= PRELIMINARY else "warn", value, hint)
 
 
 def extraordinary(context: CheckContext) -> dict[str, Any]:
@@ -57,10 +53,8 @@ def extraordinary(context: CheckContext) -> dict[str, Any]:
     hits = _worst(context)
     low, _ = interval95(int(hits.sum()), len(hits))
     value = {"accuracy": float(hits.mean()), **{k: best[k] for k in ("robust", "source", "date")}}
-    if low <= best["robust"]:
-        return check("extraordinary", "ok", value)
     hint = f"extraordinary: above the best published, {100 * best['robust']:.2f}% ({best['source']}): verify"
-    return check("extraordinary", "warn", value, hint)
+    return check("extraordinary", "ok" if low <= best["robust"] else "warn", value, hint)
 
 
 def _worst(context: CheckContext) -> np.ndarray:
@@ -71,10 +65,7 @@ def _best_published(data: str, architecture: str, norm: str, eps: float) -> dict
     """The best figure of the architecture, or of any, in a ball no larger than this one."""
     table = json.loads(resources.files("clead_jax.evaluation").joinpath("published.json").read_text())["figures"]
     plain = lambda name: name.lower().replace("-", "").replace("_", "")
-    comparable = [
-        row
-        for row in table
-        if (plain(row["data"]), row["norm"]) == (plain(data), norm) and spec.number(row["eps"]) <= eps * 1.001
-    ]
+    alike = [row for row in table if (plain(row["data"]), row["norm"]) == (plain(data), norm)]
+    comparable = [row for row in alike if spec.number(row["eps"]) <= eps * 1.001]
     own = [row for row in comparable if plain(row["architecture"]) == plain(architecture)]
     return max(own or comparable, key=lambda row: row["robust"], default=None)

@@ -16,37 +16,20 @@ from clead_jax.evaluation.checks.context import CheckContext, check
 Check = Callable[[CheckContext], dict[str, Any]]
 
 CHECKS: tuple[Check, ...] = (
-    inputs.images_range,
-    inputs.looks_normalised,
-    outputs.nan_outputs,
-    outputs.probabilities_output,
-    outputs.deterministic,
-    outputs.batch_statistics,
-    outputs.batch_composition,
-    gradient_masking.gradient_zero_or_nan,
-    gradient_masking.gradient_direction,
-    gradient_masking.gradient_foretells,
-    inputs.ball,
-    inputs.ball_uint8,
-    attack_strength.iterative_vs_one_step,
-    attack_strength.noise_vs_gradient,
-    attack_strength.blackbox_vs_whitebox,
-    attack_strength.steps_enough,
-    attack_strength.restarts_enough,
-    attack_strength.loss_still_rising,
-    attack_strength.falls_to_chance,
-    attack_strength.undefended_falls,
-    plausibility.only_training_attacks,
-    plausibility.sample_size,
-    plausibility.extraordinary,
+    *(inputs.images_range, inputs.looks_normalised),
+    *(outputs.nan_outputs, outputs.probabilities_output, outputs.deterministic),
+    *(outputs.batch_statistics, outputs.batch_composition),
+    *(gradient_masking.gradient_zero_or_nan, gradient_masking.gradient_direction, gradient_masking.gradient_foretells),
+    *(inputs.ball, inputs.ball_uint8),
+    *(attack_strength.iterative_vs_one_step, attack_strength.noise_vs_gradient, attack_strength.blackbox_vs_whitebox),
+    *(attack_strength.steps_enough, attack_strength.restarts_enough, attack_strength.loss_still_rising),
+    *(attack_strength.falls_to_chance, attack_strength.undefended_falls),
+    *(plausibility.only_training_attacks, plausibility.sample_size, plausibility.extraordinary),
 )
 
 
 def run_checks(context: CheckContext) -> list[dict[str, Any]]:
-    """All checks of a model, in the order of `CHECKS`: {"name", "status", "value", "hint"} each.
-
-    A model that a check cannot be made on (no derivative, no single image, ...) fails that check.
-    """
+    """All checks of a model, in the order of `CHECKS`, as `check` gives them; one that cannot be made has failed."""
     return [_run(made, context) for made in CHECKS]
 
 

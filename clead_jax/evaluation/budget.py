@@ -37,9 +37,9 @@ def lines(say: Callable[[str], None], name: str, every_attack: bool, every: floa
         now = time.monotonic()
         if (every_attack and progress.attack != last[0]) or now - last[1] >= every:
             last = progress.attack, now
-            left = f", at most {spec.duration(progress.seconds_left)} left" if progress.seconds_left < math.inf else ""
-            share = progress.correct / progress.total
-            say(f"{name}{progress.attack}  {progress.correct}/{progress.total} still correct ({share:.1%}){left}")
+            _, correct, total, seconds = progress
+            left = f", at most {spec.duration(seconds)} left" if seconds < math.inf else ""
+            say(f"{name}{progress.attack}  {correct}/{total} still correct ({correct / total:.1%}){left}")
 
     return heard
 

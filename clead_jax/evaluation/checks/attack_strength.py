@@ -98,11 +98,10 @@ def falls_to_chance(context: CheckContext) -> dict[str, Any]:
 
     Curves that level off above it were in papers whose defences fell later (Athalye et al. 2018).
     """
-    limit = _limit(context)
     radii = [*(eps for eps in (context.eps, 2 * context.eps) if eps < _grey(context)), _grey(context)]
     accuracy = [_from_image(context, eps) for eps in radii]
     value = {"eps": radii, "accuracy": accuracy, "chance": chance(context.labels)}
-    if accuracy[-1] > limit:
+    if accuracy[-1] > _limit(context):
         hint = f"{accuracy[-1]:.0%} accuracy where every image could be made grey: the attack does not work"
         return check("falls_to_chance", "fail", value, hint)
     risen = max((b - a for a, b in itertools.pairwise(accuracy)), default=0.0)

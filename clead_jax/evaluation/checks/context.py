@@ -29,7 +29,6 @@ class CheckContext:
     training_attacks: tuple[str, ...] | None = None  # names of the attacks trained on; None: not known
     undefended: Compiled | None = None  # the undefended model of the same architecture
     published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
-    _cache: dict[Any, Finding] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @functools.cached_property
     def images(self) -> np.ndarray:
@@ -91,6 +90,10 @@ class CheckContext:
 
     def _key(self, draw: int) -> Key:
         return jax.random.fold_in(self.key, draw) if draw else self.key
+
+    @functools.cached_property
+    def _cache(self) -> dict[Any, Finding]:
+        return {}
 
 
 def check(name: str, status: str, value: Any, hint: str = "") -> dict[str, Any]:

@@ -14,8 +14,7 @@ FEWEST = 8  # examples classified right, for a share of them to mean anything
 def gradient_zero_or_nan(context: CheckContext) -> dict[str, Any]:
     """The share of images with a gradient that is 0 everywhere, or NaN: attacks that follow it do not move.
 
-    So with rounding and saturated softmaxes (Athalye et al. 2018). Where all other classes have probability 0 in
-    float32 the gradient counts as zero too: whatever is left of it is rounding.
+    So with rounding and saturation (Athalye et al. 2018); where float32 leaves one class only it counts as zero too.
     """
     right = context.predict(context.images) == context.labels
     if not right.any():

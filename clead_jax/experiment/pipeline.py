@@ -19,7 +19,7 @@ from clead_jax.reporting import page
 
 
 def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
-    """Runs the stages that a config asks for, going on where an earlier run of it in `workdir` was: training in the order
+    """Runs the stages a config asks for, going on where an earlier run of it in `workdir` was: training in the order
     given, then evaluation, then the report.
 
     `name` and `command` (if there is one) are what the report calls the run and says to type.

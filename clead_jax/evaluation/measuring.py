@@ -127,8 +127,10 @@ class Measuring:
         finding = self.attacked(subject, [named], few, len(few.labels), early_stop=False, name=f"{subject.label}/")
         found = finding.prediction != few.labels
         of_attack = self.store.results.setdefault("distances", {}).setdefault(named.name, {})
-        kinds = {"median": np.median, "mean": np.mean}.items()
-        averages = {kind: float(of(finding.distance[found])) if found.any() else None for kind, of in kinds}
+        far = finding.distance[found]
+        averages = dict.fromkeys(("median", "mean"))
+        if found.any():
+            averages = {"median": float(np.median(far)), "mean": float(np.mean(far))}
         known = {"settings": named.settings, "num_examples": len(few.labels), "norm": named.cfg.norm}
         of_attack[subject.label] = known | {"success": float(found.mean())} | averages
         return True

@@ -1,7 +1,7 @@
 """Pictures of numbers: accuracy by protocol, by attack, over the radius of the attack, and during training."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,22 +13,10 @@ from clead_jax.results.intervals import interval95
 _APART = 0.06  # steps between the points of two models, so that their intervals can be told apart
 
 
-class Series(NamedTuple):
-    """What one model contributes to a picture: accuracies in [0, 1], their 95 % intervals, and its look."""
-
-    title: str
-    shares: Sequence[float]
-    intervals: Sequence[Any]
-    look: dict[str, Any]  # arguments of `errorbar`
-
-
-def bars(shares: Sequence[float], intervals: Sequence[Any]) -> np.ndarray:
+def _bars(shares: Sequence[float], intervals: Sequence[Any]) -> np.ndarray:
     """Lengths of the error bars in %, [2, n]: below and above the point."""
     low, high = np.array(intervals, float).reshape(-1, 2).T
     return 100 * np.maximum(0, [shares - low, high - shares])
-
-
-# --- by protocol and by attack ----------------------------------------------------------------------------------------
 
 
 @style.styled
@@ -43,7 +31,7 @@ def by_protocol(results: dict[str, Any]) -> Figure:
     for number, ((model, found), look) in enumerate(zip(lines.items(), style.lines(lines), strict=True)):
         places = np.array([steps.index(step) for step in found]) + _APART * (number - (len(lines) - 1) / 2)
         shares = [each.share for each in found.values()]
-        lengths = bars(shares, [each.interval or (each.share, each.share) for each in found.values()])
+        lengths = _bars(shares, [each.interval or (each.share, each.share) for each in found.values()])
         lengths[0, [each.bound for each in found.values()]] = 0
         title = labels.model_title(model, results)
         ax.errorbar(places, 100 * np.array(shares), yerr=lengths, label=title, **look._asdict())
@@ -81,18 +69,16 @@ def before_after(results: dict[str, Any]) -> Figure:
     for number, ((name, model), look) in enumerate(zip(models.items(), style.lines(models), strict=True)):
         shares = {attack: model["accuracy"][attack] for attack in attacks if attack in model["accuracy"]}
         intervals = [model.get("interval95", {}).get(attack, (share, share)) for attack, share in shares.items()]
-        series = Series(labels.model_title(name, results), list(shares.values()), intervals, look._asdict())
-        offset = 0.26 * (number - (len(models) - 1) / 2)
-        points(ax, series, np.array([attacks.index(attack) for attack in shares]) + offset)
+        rows = np.array([attacks.index(attack) for attack in shares]) + 0.26 * (number - (len(models) - 1) / 2)
+        points(ax, rows, [*shares.values()], intervals, label=labels.model_title(name, results), **look._asdict())
     attack_rows(ax, [labels.attack_title(attack, results) for attack in attacks], results["threat_model"])
     figure.legend(loc="outside upper center", ncols=len(models))
     return figure
 
 
-def points(ax: Axes, series: Series, rows: np.ndarray) -> None:
-    """Draws accuracies from left to right, with their intervals, at the heights `rows` [n]."""
-    lengths, look = bars(series.shares, series.intervals), series.look | {"linestyle": "none"}
-    ax.errorbar(100 * np.array(series.shares), rows, xerr=lengths, label=series.title, **look)
+def points(ax: Axes, rows: np.ndarray, shares: Sequence[float], intervals: Sequence[Any], **look: Any) -> None:
+    """Draws accuracies [n] in [0, 1] from left to right, with their intervals [n, 2], at the heights `rows` [n]."""
+    ax.errorbar(100 * np.array(shares), rows, xerr=_bars(shares, intervals), **{**look, "linestyle": "none"})
 
 
 def attack_rows(ax: Axes, titles: list[str], threat: dict[str, Any]) -> None:
@@ -105,21 +91,18 @@ def attack_rows(ax: Axes, titles: list[str], threat: dict[str, Any]) -> None:
     ax.xaxis.label.set(x=1, ha="right")  # room for it is to the left, below long titles
 
 
-# --- over the radius --------------------------------------------------------------------------------------------------
-
-
 @style.styled
 def accuracy_over_eps(results: dict[str, Any]) -> Figure:
     """Accuracy under one attack as its radius grows, a line per model with 95 % intervals (Wilson)."""
-    curves, data = results["curves"], results["dataset"]
-    count = curves.get("num_examples", data["num_examples"])
-    series = [
-        over_radii(labels.model_title(name, results), curves["accuracy"][name], count, look._asdict())
-        for name, look in zip(results["models"], style.lines(results["models"]), strict=True)
+    data, models = results["dataset"], results["models"]
+    curves, attack = {"num_examples": data["num_examples"]} | results["curves"], results["curves"]["attack"]
+    looks = {
+        name: {"label": labels.model_title(name, results)} | look._asdict()
+        for name, look in zip(models, style.lines(models), strict=True)
         if name in curves["accuracy"]
-    ]
+    }
     figure, [[ax]] = style.panels(3.8)
-    draw_over_eps(ax, series, curves["eps"], labels.attack_title(curves["attack"], results), results["threat_model"])
+    draw_over_eps(ax, curves, looks, labels.attack_title(attack, results), results["threat_model"])
     if data.get("num_classes"):
         ax.axhline(100 / data["num_classes"], color=style.GREY, linewidth=1, linestyle=":", zorder=1)
         _note(ax, "guessing", (1, 100 / data["num_classes"]), xycoords=("axes fraction", "data"), ha="right")
@@ -127,20 +110,17 @@ def accuracy_over_eps(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def over_radii(title: str, shares: Sequence[float], count: int, look: dict[str, Any]) -> Series:
-    """A model's curve: accuracies [n] over n radii, each measured on `count` images."""
-    return Series(title, shares, [interval95(share * count, count) for share in shares], look)
-
-
-def draw_over_eps(ax: Axes, series: list[Series], radii: Sequence[float], attack: str, threat: dict[str, Any]) -> None:
-    """Draws accuracies over `radii`, on a square-root scale: the small radii are the interesting ones, and the largest
-    has to be there to show whether accuracy is 0 in the end. A line marks the radius of the threat model.
+def draw_over_eps(ax: Axes, curves: dict[str, Any], looks: dict[str, Any], attack: str, threat: dict[str, Any]) -> None:
+    """Draws the curves that have a look (arguments of `errorbar`), on a square-root scale: the small radii are the
+    interesting ones, and the largest has to be there to show whether accuracy is 0 in the end. A line marks the radius
+    of the threat model. `curves`: {"eps" [n], "num_examples", "accuracy": {name: [n] in [0, 1]}}.
     """
     unit, said = (255, " in units of 1/255") if threat["norm"] == "linf" else (1, "")
-    eps = unit * np.array(radii)
-    for each in series:
-        lengths = bars(each.shares, each.intervals)
-        ax.errorbar(eps, 100 * np.array(each.shares), yerr=lengths, label=each.title, **each.look)
+    eps, count = unit * np.array(curves["eps"]), curves["num_examples"]
+    for name, look in looks.items():
+        shares = curves["accuracy"][name]
+        lengths = _bars(shares, [interval95(share * count, count) for share in shares])
+        ax.errorbar(eps, 100 * np.array(shares), yerr=lengths, **look)
     ax.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x)))
     ax.set_xticks(eps, [f"{value:.3g}" for value in eps])
     ax.grid(False, axis="x")
@@ -148,9 +128,6 @@ def draw_over_eps(ax: Axes, series: list[Series], radii: Sequence[float], attack
     _note(ax, "ε of the table", (unit * threat["eps"], 100))
     ax.set_xlabel(f"{labels.norm_title(threat['norm'])} radius ε{said} (square-root scale)")
     style.percent(ax, "y", f"accuracy under {attack}, %")
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @style.styled

@@ -1,12 +1,17 @@
-"""A comparison as a page, as text for the terminal, and as plain values for a program."""
+"""A comparison as a page with a picture, as text for the terminal, and as plain values for a program."""
 
 import json
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from clead_jax.reporting import compare_chart, labels, render, tables
-from clead_jax.reporting.compare_runs import Attack, Comparison, Entry, Row, score
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clead_jax.reporting import charts, labels, render, style, tables
+from clead_jax.reporting.compare_runs import Comparison, Entry, score
 from clead_jax.reporting.render import Block, Bullets, Cell, Code, Heading, Picture, Table, Text
 
 NOTES = [
@@ -38,20 +43,18 @@ def plain(found: list[Comparison]) -> dict[str, Any]:
     """
     comparisons = []
     for each in found:
+        rows = []
+        for row in each.rows:
+            own = {key: value for key, value in row._asdict().items() if key != "models"}
+            own |= {"stage": row.models[0].stage, "seeds": [entry.model[0] for entry in row.models], "accuracy": {}}
+            for title, attack in each.columns.items():
+                if own_score := score(row.models, attack):
+                    how = {"attack": attack[0], "settings": json.loads(attack[1])}
+                    own["accuracy"][title] = how | own_score._asdict()
+            rows.append(own)
         measured = {key: each.results[key] for key in ("dataset", "threat_model")}
-        rows = [_plain(row, each.columns) for row in each.rows]
         comparisons.append(measured | {"notes": each.notes, "rows": rows, "curves": each.curves})
     return {"schema": 1, "comparisons": comparisons}
-
-
-def _plain(row: Row, columns: dict[str, Attack]) -> dict[str, Any]:
-    models = {"stage": row.models[0].stage, "seeds": [entry.model[0] for entry in row.models]}
-    accuracy = {
-        title: {"attack": attack[0], "settings": json.loads(attack[1])} | found._asdict()
-        for title, attack in columns.items()
-        if (found := score(row.models, attack))
-    }
-    return {key: value for key, value in row._asdict().items() if key != "models"} | models | {"accuracy": accuracy}
 
 
 def _blocks(found: list[Comparison]) -> list[Block]:
@@ -105,7 +108,43 @@ def _picture(found: Comparison, name: str) -> Block:
     curves = "Below: as the attack grows." if found.curves else "No curves: not all runs have the same one."
     dots = " Dots are single seeds." if any(len(row.models) > 1 for row in found.rows) else ""
     alt = "Accuracy of every row under every attack" + (", and over the radius of the attack." if found.curves else ".")
-    return Picture(name, compare_chart.picture(found), alt, f"{curves}{dots} Bars are 95 % intervals.")
+    return Picture(name, _figure(found), alt, f"{curves}{dots} Bars are 95 % intervals.")
+
+
+@style.styled
+def _figure(found: Comparison) -> Figure:
+    """Points with 95 % intervals, small dots for single seeds; below, curves where all runs have the same one."""
+    heights = [0.5 + len(found.columns) * (0.3 + 0.13 * len(found.rows)), *([3.2] if found.curves else [])]
+    names = [textwrap.fill(row.name, 70) for row in found.rows]
+    legend_columns = max(1, min(3, len(names), 80 // max(len(name) + 6 for name in names)))
+    height = sum(heights) + 0.25 * -(-sum(name.count("\n") + 1 for name in names) // legend_columns)
+    figure, axes = style.panels(height, len(heights), gridspec_kw={"height_ratios": heights})
+    lines = style.lines("baseline" if row.models[0].stage == "baseline" else "defended" for row in found.rows)
+    looks = [line._asdict() | {"markersize": 4.5} for line in lines]
+    _draw_points(axes[0, 0], found, looks)
+    if curves := found.curves:
+        thin = [look | {"linewidth": 1.4, "elinewidth": 0.8} for look in looks]
+        attack = labels.attack_title(curves["attack"], {"attacks": {curves["attack"]: curves.get("settings", {})}})
+        charts.draw_over_eps(
+            axes[1, 0], curves, dict(zip(curves["accuracy"], thin, strict=True)), attack, found.results["threat_model"]
+        )
+    handles, _ = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=legend_columns)
+    return figure
+
+
+def _draw_points(ax: Axes, found: Comparison, looks: list[dict[str, Any]]) -> None:
+    offsets = np.linspace(-0.36, 0.36, len(found.rows)) if len(found.rows) > 1 else [0.0]
+    for row, look, offset in zip(found.rows, looks, offsets, strict=True):
+        scores = [(i + offset, s) for i, a in enumerate(found.columns.values()) if (s := score(row.models, a))]
+        means, intervals = [s.mean for _, s in scores], [s.interval95 for _, s in scores]
+        charts.points(ax, np.array([at for at, _ in scores]), means, intervals, **look, elinewidth=1.2, label=row.name)
+        for at, own in scores:
+            single = own.single if len(own.single) > 1 else []
+            ax.plot(100 * np.array(single), [at] * len(single), ".", color=style.INK, markersize=2.5, zorder=3)
+    charts.attack_rows(ax, list(found.columns), found.results["threat_model"])
+    for edge in range(1, len(found.columns)):
+        ax.axhline(edge - 0.5, color=style.PALE, linewidth=0.8, zorder=0)
 
 
 def _singles(found: Comparison) -> list[Block]:

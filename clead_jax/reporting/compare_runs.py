@@ -72,9 +72,7 @@ def read(workdirs: Sequence[str | Path]) -> list[Comparison]:
     for entry in entries:
         data = {key: value for key, value in entry.results["dataset"].items() if key != "class_names"}
         alike.setdefault(json.dumps([data, entry.results["threat_model"]], sort_keys=True), []).append(entry)
-    texts = {
-        key: f"{labels.measurement(group[0].results)}{{}}{', '.join(_runs(group))}" for key, group in alike.items()
-    }
+    texts = {key: f"{labels.measurement(own[0].results)}{{}}{', '.join(_runs(own))}" for key, own in alike.items()}
     shared = {key: group for key, group in alike.items() if len(_runs(group)) > 1 or len(every) == 1}
     if set(every) - {entry.run for group in shared.values() for entry in group}:
         text = "; ".join(text.format(": ") for text in texts.values())
@@ -110,9 +108,8 @@ def _measured(results: dict[str, Any], label: str) -> dict[Attack, float]:
     own |= {name: own.get(name, {}) | {"complete": False} for name in model.get("incomplete", ())}
     parts = {name: own.get(name, {}) for name in labels.worst_case_over(model)}
     stopped = {"complete": False} if labels.is_bound("worst_case", model) else {}
-    own["worst_case"] = (
-        {"over": ", ".join(labels.column_title(*part) for part in parts.items())} | _flat(parts) | stopped
-    )
+    over = ", ".join(labels.column_title(*part) for part in parts.items())
+    own["worst_case"] = {"over": over} | _flat(parts) | stopped
     cascade = results.get("protocols", {}).get("autoattack", {}).get(label, {})
     if "autoattack" in cascade.get("accuracy", {}):
         shares["autoattack"] = cascade["accuracy"]["autoattack"]

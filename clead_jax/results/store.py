@@ -30,16 +30,9 @@ class Store:
     """The files of `directory`, in memory. `fresh` begins with none of what is there; only one process `writes`."""
 
     def __init__(
-        self,
-        header: dict[str, Any],
-        index: np.ndarray,
-        labels: np.ndarray,
-        directory: Path | None = None,
-        *,
-        fresh: bool = False,
-        writes: bool = True,
-        progress_path: Path | None = None,
-    ):
+        self, header: dict[str, Any], index: np.ndarray, labels: np.ndarray, directory: Path | None = None, *,
+        fresh: bool = False, writes: bool = True, progress_path: Path | None = None,
+    ):  # fmt: skip
         self.directory, self.writes = directory, writes and directory is not None
         self.passes: dict[str, dict[str, dict[str, np.ndarray]]] = {}  # model -> attack -> forward, backward: int [N]
         self.images: dict[str, np.ndarray] = {}  # adversarial images, where there is no directory

@@ -148,7 +148,7 @@ def audit(
         strict=False,
         say=lambda line: say(line.removeprefix("model/")) if say else None,
     )
-    store = Store({}, examples.index, examples.labels, progress_path=Path(path) if path else None)
+    store = Store({}, examples.index, examples.labels, progress_path=Path(path).expanduser() if path else None)
     complete = measure(plan, [subject], examples, store, others=others)
     own = {name.removeprefix("model/"): value for name, value in store.records.items() if name.startswith("model/")}
     kept = {name.removeprefix("model/"): value for name, value in store.images.items()}

@@ -4,6 +4,7 @@
     python -m clead_jax.evaluate --workdir=DIR --attacks=autoattack [--budget=2h] [--save_images] ...
     python -m clead_jax.evaluate --workdir=DIR --models="probe,wide=OTHER_DIR:probe,both=ensemble(baseline+probe)" ...
 
+Data that were moved are named by --config.data.name=npz:FILE (or folder:DIR); those to train on must be the same.
 Finished measurements are reused (--fresh discards them). Results of the same threat model, split and images are merged
 into evaluation/results.json; others go to evaluation/<tag>/.
 """
@@ -43,6 +44,8 @@ def _define(values: flags.FlagValues) -> None:
     models = "what to evaluate, as [LABEL=]STAGE, [LABEL=]DIR:STAGE or a wrapper (default: baseline and defended)"
     flags.DEFINE_string("models", "", models, flag_values=values)
     flags.DEFINE_string("data_dir", "", "where TFDS data lies", flag_values=values)
+    own = "where a user's own data lie now: npz:FILE or folder:DIR"
+    flags.DEFINE_string("config.data.name", "", own, flag_values=values)
     flags.DEFINE_bool("fresh", False, "discard earlier results", flag_values=values)
     cli.define_distributed(values)
     for name, text in OVERRIDES.items():
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> None:
     stages.check(cfg)
     if scaled:
         progress.log.info(f"evaluate: step size {cfg.evaluation.step_size}, in the same proportion to eps as before")
-    run = context.open_run(cfg, options.workdir, name)
+    run = context.open_run(cfg, options.workdir, name, find_data=not options["config.data.name"].value)
     with cli.writing_in(options.workdir), run.alone():
         directory = evaluate(run, options.models, options.fresh)
     if sharding.is_main():
@@ -78,6 +81,7 @@ def main(argv: list[str]) -> None:
 def _override(cfg: config.Config, options: flags.FlagValues) -> bool:
     """Puts the flags into the config. Whether the step size was scaled to another radius."""
     cfg.data.data_dir, own = options.data_dir, cfg.evaluation
+    cfg.data.name = options["config.data.name"].value or cfg.data.name
     relative_step = own.step_size / (own.eps or 1.0)
     read = {int: spec.whole, float: spec.number, bool: lambda given, _: given}
     for field in OVERRIDES:

@@ -14,7 +14,10 @@ The same command goes on after a kill and leaves finished runs alone; a run that
 import shlex
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+from clead_jax import config
 from clead_jax.config import cli, grid
 from clead_jax.core import progress
 from clead_jax.reporting import compare_page, compare_runs
@@ -23,23 +26,33 @@ from clead_jax.results import files, lock, read
 FINISHED = "sweep.json"  # in the folder of a finished run: the config that it ended with
 
 
+def settings(run: grid.Run) -> dict[str, Any]:
+    """The config of a run, and which files are behind a user's own data."""
+    from clead_jax.data import stamp  # brings jax
+
+    kind, _, path = run.cfg.data.name.partition(":")
+    own = kind in config.FILE_SOURCES and Path(path).expanduser()
+    return run.fields | ({"data.stamp": stamp(own.resolve())} if own and own.exists() else {})
+
+
 def finished(run: grid.Run) -> bool:
-    """Whether the command came to its end with this config, and no budget stopped an attack."""
+    """Whether the command came to its end with this config and data, and no budget stopped an attack."""
     try:
-        config, results = (files.load_json(run.workdir / name) for name in (FINISHED, "evaluation/results.json"))
+        fields, results = (files.load_json(run.workdir / name) for name in (FINISHED, "evaluation/results.json"))
     except ValueError:  # a file that was not written whole proves nothing
         return False
-    return config == run.fields and bool(results) and not read.stopped(results)
+    return fields == settings(run) and bool(results) and not read.stopped(results)
 
 
 def train(run: grid.Run) -> bool:
     """Runs the command in a process of its own. Whether it came to its end; raises KeyboardInterrupt for Ctrl-C."""
+    used = settings(run)
     with lock.held(run.workdir, wait=True):
         status = subprocess.run([sys.executable, "-m", "clead_jax.main", *run.argv]).returncode
         if status == 130:
             raise KeyboardInterrupt
         if status == 0:
-            files.save_json(run.workdir / FINISHED, run.fields)
+            files.save_json(run.workdir / FINISHED, used)
         return status == 0
 
 

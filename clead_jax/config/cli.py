@@ -78,7 +78,7 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage
         print(usage.strip() + "\n\nflags:\n" + values.get_help())
         sys.exit(0)
     try:
-        rest = values(list(argv))
+        rest = values(expanded(argv))
     except flags.UnrecognizedFlagError as error:
         raise ValueError(str(error).splitlines()[0]) from None
     except (flags.Error, TypeError, AttributeError) as error:
@@ -88,10 +88,17 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage
     return values
 
 
+def expanded(words: Sequence[str]) -> list[str]:
+    """Words with ~ and ~NAME replaced wherever a path may begin, as a shell does it for a whole word only:
+    '--workdir=~/x', '--workdirs=~/x,~/y', '--models=a=~/x:probe', '--config.data.name=npz:~/x'.
+    """
+    return [re.sub(r"(?:(?<=[=,:;(+])|^)~[\w.-]*(?=/|$|[,:])", lambda m: os.path.expanduser(m[0]), w) for w in words]
+
+
 def joined(words: Sequence[str]) -> list[str]:
-    """One word per flag, with two dashes: ['-seeds', '0,1'] -> ['--seeds=0,1']."""
+    """One word per flag, with two dashes and ~ `expanded`: ['-seeds', '0,1'] -> ['--seeds=0,1']."""
     found: list[str] = []
-    for word in words:
+    for word in expanded(words):
         if not word.startswith("-") and found and "=" not in found[-1]:
             found[-1] += f"={word}"
         else:
@@ -144,7 +151,7 @@ def with_checked_config(argv: Sequence[str]) -> Sequence[str]:
 def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """--config=FILE and --config.FIELD=VALUE, as in argv."""
     said = "config file, e.g. configs/quickstart.py"
-    config_flags.DEFINE_config_file("config", None, said, flag_values=values, sys_argv=list(argv))
+    config_flags.DEFINE_config_file("config", None, said, flag_values=values, sys_argv=expanded(argv))
 
 
 def define_distributed(values: flags.FlagValues) -> None:

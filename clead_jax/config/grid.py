@@ -54,7 +54,7 @@ def plan(argv: Sequence[str], usage: str = "") -> tuple[list[Run], Path, bool]:
         raise ValueError(f"two runs would share the folder {doubled[0]!r}; their values must differ in more than signs")
     measured = ("data.name", "data.test_size", *(f"evaluation.{f}" for f in ("split", "num_examples", "norm", "eps")))
     for field in measured:
-        if len(found := {str(run.fields[field]) for run in runs}) > 1:
+        if len(found := {str(config.flatten(run.cfg)[field]) for run in runs}) > 1:
             what = f"{field} is {' here and '.join(sorted(found))} there: such runs would share no table"
             raise ValueError(f"{what}; train once, then python -m clead_jax.evaluate")
     return runs, workdir, options.dry_run
@@ -93,7 +93,7 @@ def _run(workdir: Path, file: str, named: bool, setting: dict[str, str], overrid
     short = {field: last[field] if [*last.values()].count(last[field]) == 1 else field for field in setting}
     parts = [f"config={cli.config_name(file)}"] * named + [f"{short[field]}={setting[field]}" for field in setting]
     name = "_".join(re.sub(r"[^\w.=+-]+", "-", part).strip("-") for part in parts)
-    fields = config.portable(config.flatten(cfg), str(workdir / name)) | {"data.data_dir": ""}
+    fields = config.portable(config.flatten(cfg)) | {"data.data_dir": ""}
     return Run(name, workdir / name, [f"--config={file}", f"--workdir={workdir / name}", *words], cfg, fields)
 
 

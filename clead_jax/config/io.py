@@ -48,33 +48,45 @@ def fields_then(saved: dict[str, Any], cfg: Config, stage: str) -> dict[str, Any
         for section in sections:
             here = here.setdefault(section, {})
         here[last] = value
-    return stage_fields(schema.from_json(tree), stage)
+    return portable(stage_fields(schema.from_json(tree), stage))
 
 
-def save(cfg: Config, workdir: str, name: str, command: str = "") -> None:
-    """Writes `config.json` without paths of this machine: data_dir is dropped, files are relative to the workdir."""
+def save(cfg: Config, workdir: str, name: str, command: str = "", fingerprint: str = "") -> None:
+    """Writes `config.json` without paths of this machine: of the data, their name and the `fingerprint` of the train
+    split are kept.
+    """
     plain, path = schema.as_json(cfg), Path(workdir) / "config.json"
-    plain["data"] |= {"data_dir": "", "name": _relative(cfg.data.name, workdir)}
+    plain["data"] |= {"data_dir": "", "name": _without_path(cfg.data.name)}
+    saved = {"name": name, "command": command, "train_fingerprint": fingerprint, "config": plain}
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"name": name, "command": command, "config": plain}, indent=1), encoding="utf-8")
+    part.write_text(json.dumps(saved, indent=1), encoding="utf-8")
     os.replace(part, path)
 
 
 def restore(workdir: str) -> tuple[Config, str]:
-    """`config.json` of a work directory -> (config, name). Raises ValueError if there is none that can be read."""
+    """`config.json` of a work directory -> (config, name). Raises ValueError if there is none that can be read.
+
+    A data file is looked for in the work directory and in the folder that it lies in; see `data.located` for others.
+    """
     saved = _read(workdir, lambda saved: (schema.from_json(saved["config"]), str(saved["name"])))
     if saved is None:
         raise ValueError(f"{workdir} is no work directory: it has no config.json")
     cfg, name = saved
     kind, _, file = cfg.data.name.partition(":")
     if kind in FILE_SOURCES:
-        cfg.data.name = f"{kind}:{os.path.normpath(os.path.join(workdir, file))}"
+        inside, beside = (os.path.normpath(os.path.join(workdir, up, file)) for up in (".", ".."))
+        cfg.data.name = f"{kind}:{beside if os.path.exists(beside) and not os.path.exists(inside) else inside}"
     return cfg, name
 
 
 def saved_command(workdir: str) -> str:
     """The command that trained a work directory, '' if that is not known."""
     return _read(workdir, lambda saved: saved.get("command", "")) or ""
+
+
+def saved_fingerprint(workdir: str) -> str:
+    """The fingerprint of the train split that a work directory was trained on, '' if that is not known."""
+    return _read(workdir, lambda saved: str(saved.get("train_fingerprint", ""))) or ""
 
 
 def _read(workdir: str, take: Callable[[dict[str, Any]], Any]) -> Any:
@@ -86,11 +98,11 @@ def _read(workdir: str, take: Callable[[dict[str, Any]], Any]) -> Any:
         raise ValueError(f"{path} is damaged ({error}); the training command writes a new one") from None
 
 
-def portable(fields: dict[str, Any], workdir: str) -> dict[str, Any]:
-    """Flat fields with the user's own data file named relative to the work directory, as `save` does."""
-    return {**fields, "data.name": _relative(fields["data.name"], workdir)}
+def portable(fields: dict[str, Any]) -> dict[str, Any]:
+    """Flat fields with the user's own data by their name, without the path, as `save` does."""
+    return {**fields, "data.name": _without_path(fields["data.name"])}
 
 
-def _relative(data_name: str, workdir: str) -> str:
+def _without_path(data_name: str) -> str:
     kind, _, path = data_name.partition(":")
-    return f"{kind}:{os.path.relpath(path, workdir)}" if kind in FILE_SOURCES else data_name
+    return f"{kind}:{os.path.basename(os.path.abspath(path))}" if kind in FILE_SOURCES else data_name

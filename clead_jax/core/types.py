@@ -87,6 +87,18 @@ class ThreatModel(NamedTuple):
     eps: float
 
 
+def fingerprint(*parts: np.ndarray | str) -> str:
+    """16 hexadecimal digits that change with any bit, shape or type of the arrays and any character of the texts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype} {part.shape} ".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(f"{part!a} ".encode())
+    return digest.hexdigest()[:16]
+
+
 @dataclasses.dataclass(frozen=True)
 class Examples:
     """Some examples of one split. `index` is their position in it: it keys their randomness, whoever else is chosen."""

@@ -8,13 +8,13 @@ writes, in array_record format.
 import functools
 import hashlib
 import http.client
+import json
 import os
 import sys
 import tarfile
 import tempfile
 import urllib.request
-import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from clead_jax.data import tfds
 from clead_jax.data.dataset import Dataset, Options
 
 PIXELS = 3 * 32 * 32
+AGAIN = "delete it and start again"
 
 
 def cifar(name: str, argument: str, options: Options) -> Dataset:
@@ -44,21 +45,37 @@ for _name in ("cifar10", "cifar100"):
     SOURCES.register(_name)(functools.partial(cifar, _name))
 
 
-def prepare(name: str, data_dir: Path, url: str | None = None) -> None:
+def prepare(name: str, data_dir: Path, url: str | None = None, sha256: str | None = None) -> None:
     """Downloads the official archive and writes DATA_DIR/NAME/VERSION, with progress bars on a terminal.
 
-    `url`: another address of the archive, without a checksum; the official one is checked against TFDS's. An archive
-    already in DATA_DIR/downloads is used instead. Raises ValueError (one line) if none can be fetched or read.
+    An archive already in DATA_DIR/downloads is used instead. Either must have the checksum that TFDS knows, or with
+    another address `url` the given `sha256`, if there is one; `archive.json` beside the data records it. Several
+    processes may prepare one data set at once. Raises ValueError (one line) if no archive can be fetched or read.
     """
     import tensorflow_datasets
 
     official = tensorflow_datasets.core.registered.imported_builder_cls(name)
     [(official_url, known)] = official.url_infos.items()
-    archive = data_dir / "downloads" / known.filename
+    archive, sha256 = data_dir / "downloads" / known.filename, sha256 if url else known.checksum
     if not archive.exists():
-        download(url or official_url, archive, None if url else known.checksum)
+        download(url or official_url, archive, sha256)
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 not in (None, found):
+        raise ValueError(f"{archive}: not the archive it should be (its sha256 is {found}, not {sha256}); {AGAIN}")
     tensorflow_datasets.display_progress_bar(sys.stderr.isatty())
-    _without_tensorflow(official, archive)(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".preparing-") as part:
+        builder = _without_tensorflow(official, archive)(data_dir=part, file_format="array_record")
+        builder.download_and_prepare()
+        made = Path(builder.data_dir)
+        (made / "archive.json").write_text(json.dumps({"file": known.filename, "sha256": found}), encoding="utf-8")
+        place = data_dir / made.relative_to(part)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            made.rename(place)
+        except OSError:
+            if not (place / "archive.json").exists():  # another process has been faster
+                raise
 
 
 def download(url: str, file: Path, sha256: str | None) -> None:
@@ -68,7 +85,8 @@ def download(url: str, file: Path, sha256: str | None) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             partial = Path(folder) / file.name
-            with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as out:
+            opener = urllib.request.build_opener()  # reads the proxies of the environment now
+            with opener.open(url, timeout=60) as response, partial.open("wb") as out:
                 for chunk in _chunks(response, file.name):
                     out.write(chunk)
                     digest.update(chunk)
@@ -76,7 +94,8 @@ def download(url: str, file: Path, sha256: str | None) -> None:
                 raise OSError(f"its sha256 is {digest.hexdigest()}, not {sha256}")
             os.replace(partial, file)
     except (OSError, http.client.HTTPException) as error:
-        raise ValueError(f"cannot download {url} ({error}); try again, or put the archive at {file}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"cannot download {url} ({said}); try again, or put the archive at {file}") from error
 
 
 def _chunks(response: http.client.HTTPResponse, title: str) -> Iterator[bytes]:
@@ -104,10 +123,15 @@ def _without_tensorflow(official: Any, archive: Path) -> Any:
                 layout = self._cifar_info
                 read = functools.partial(_extract, archive, layout.prefix)
                 for key, names in zip(layout.label_keys, read(layout.label_files), strict=True):
-                    self.info.features[key].names = names.decode().split()
+                    try:
+                        self.info.features[key].names = names.decode().split()
+                    except ValueError as error:
+                        raise ValueError(f"{archive}: not names of its classes ({error}); {AGAIN}") from error
+                classes = {key: self.info.features[key].num_classes for key in layout.label_keys}
+                splits = {"train": layout.train_files, "test": layout.test_files}
                 return {
-                    "train": _examples("train", b"".join(read(layout.train_files)), layout.label_keys),
-                    "test": _examples("test", b"".join(read(layout.test_files)), layout.label_keys),
+                    split: _examples(split, _records(archive, read(files), list(classes.values())), classes)
+                    for split, files in splits.items()
                 }
 
     Builder.__module__ = official.__module__  # there TFDS looks for the data set's description
@@ -119,14 +143,28 @@ def _extract(archive: Path, folder: str, files: list[str]) -> list[bytes]:
     try:
         with tarfile.open(archive, "r:gz") as tar:
             return [tar.extractfile(folder + file).read() for file in files]  # type: ignore[union-attr]
-    except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:
-        raise ValueError(f"{archive}: not the archive it should be ({error}); delete it and start again") from error
+    except Exception as error:  # a damaged archive can make tarfile raise anything; a member may be a folder
+        said = "a file in it is a folder" if isinstance(error, AttributeError) else " ".join(str(error).split())
+        raise ValueError(f"{archive}: not the archive it should be ({said}); {AGAIN}") from error
 
 
-def _examples(split: str, data: bytes, label_keys: list[str]) -> Iterator[tuple[int, dict]]:
+def _records(archive: Path, files: list[bytes], classes: list[int]) -> np.ndarray:
+    """uint8 [N, labels + 3072] of the files of a split. ValueError where they are no such records."""
+    size = len(classes) + PIXELS
+    if any(len(data) % size for data in files) or not any(files):
+        sizes = ", ".join(str(len(data)) for data in files)
+        raise ValueError(f"{archive}: files of {sizes} bytes are no whole images of {size}; {AGAIN}")
+    records = np.frombuffer(b"".join(files), np.uint8).reshape(-1, size)
+    if (outside := records[:, : len(classes)] >= np.array(classes)).any():
+        label = records[:, : len(classes)][outside][0]
+        raise ValueError(f"{archive}: label {label} is outside the {classes[-1]} classes; {AGAIN}")
+    return records
+
+
+def _examples(split: str, records: np.ndarray, label_keys: Collection[str]) -> Iterator[tuple[int, dict]]:
     """Records of one byte per label and 3072 of planar pixels -> TFDS examples with Pillow images."""
     count = len(label_keys)
-    for i, record in enumerate(np.frombuffer(data, np.uint8).reshape(-1, count + PIXELS)):
+    for i, record in enumerate(records):
         labels = dict(zip(label_keys, record[:count].tolist(), strict=True))
         image = Image.fromarray(record[count:].reshape(3, 32, 32).transpose(1, 2, 0))
         yield i, {"id": f"{split}_{i:05d}", "image": image, **labels}

@@ -3,11 +3,16 @@
 Training puts them on the device once; cropping and scaling to [0, 1] happen there (`augment`).
 """
 
+import functools
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from clead_jax.core.types import Examples
+from clead_jax.core.types import Examples, fingerprint
+
+MOST_CLASSES = 1_000_000  # a larger label is an error: memory is proportional to K
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what else is to be said of how it was read
 
     @property
     def num_classes(self) -> int:
@@ -46,14 +52,58 @@ class Dataset:
         """The test split. (The train split is cut by `splits.train_validation_split`.)"""
         return Examples(self.test_images, self.test_labels, np.arange(len(self.test_labels), dtype=np.int32))
 
+    @functools.cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of "train" and "test" 16 hexadecimal digits that change with any image, label or class name of that split."""
+        splits = {"train": (self.train_images, self.train_labels), "test": (self.test_images, self.test_labels)}
+        return {split: fingerprint(*arrays, "\n".join(self.class_names)) for split, arrays in splits.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any image or label, the splits, the class names."""
+        return fingerprint(*self.fingerprints.values())
+
+    def __str__(self) -> str:
+        """What was understood, in one line: sizes, classes and their balance, channels, range of values, splits."""
+        height, width, channels = self.image_shape
+        sizes = [np.bincount(labels, minlength=self.num_classes) for labels in (self.train_labels, self.test_labels)]
+        some = ", ".join(map(shown, self.class_names[:5])) + (", ..." if self.num_classes > 5 else "")
+        parts = [
+            f"{self.name}: {len(self.train_labels)} images to train on, {len(self.test_labels)} to test on",
+            f"{width}x{height} {'grey' if channels == 1 else 'RGB'}",
+            f"values {self.train_images.min()} to {self.train_images.max()} of 255",
+            f"{self.num_classes} classes ({some}) of " + " and ".join(f"{n.min()} to {n.max()}" for n in sizes),
+        ]
+        return ", ".join(parts) + "".join(f"; {note}" for note in self.notes)
+
+
+def shown(name: str | Path) -> str:
+    """A name as text for messages: what cannot be printed, or is no UTF-8, is escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def to_labels(labels: np.ndarray, name: str) -> np.ndarray:
+    """Labels as int32. Raises ValueError, naming them, for what is no integer or cannot be a class."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{name} are {labels.dtype}; allowed: integers 0..K-1")
+    outside = labels[(labels < 0) | (labels >= MOST_CLASSES)]
+    if outside.size:
+        raise ValueError(f"{name} hold {outside[0]}; allowed: integers 0..K-1")
+    return labels.astype(np.int32)
+
 
 def check(dataset: Dataset) -> None:
-    """Raises ValueError (one line) naming what is wrong: shape, type, label range, an empty class."""
+    """Raises ValueError (one line) naming what is wrong: shape, type, label range, an empty class, only one class."""
     check_split(f"{dataset.name}, train", dataset.train_images, dataset.train_labels, dataset.num_classes)
     check_split(f"{dataset.name}, test", dataset.test_images, dataset.test_labels, dataset.num_classes)
     test_shape = dataset.test_images.shape[1:]
     if test_shape != dataset.image_shape:
         raise ValueError(f"{dataset.name}: train images are {dataset.image_shape}, test images {test_shape}")
+    names = dataset.class_names
+    if len(names) < 2 or len(set(names)) < len(names):
+        found = "no class" if not names else f"only class {names[0]!r}" if len(names) < 2 else "two classes of one name"
+        raise ValueError(f"{dataset.name}: {found}; a classifier needs two classes at least, each with its own name")
     counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
     if not counts.all():
         empty = int(np.argmin(counts))

@@ -4,6 +4,7 @@ A source is a function `(argument, options) -> Dataset`, registered under the wo
 what follows. To add one, decorate it with `@SOURCES.register("word")`; `load` checks what it returns.
 """
 
+from clead_jax.core.progress import log
 from clead_jax.core.registry import SOURCES
 from clead_jax.data import cifar, digits, files, tfds  # noqa: F401 (importing a source registers it)
 from clead_jax.data.dataset import Dataset, Options, check
@@ -29,4 +30,5 @@ def load(
         source, argument = "tfds", name
     dataset = SOURCES[source].value(argument, options)
     check(dataset)
+    log.info(f"data: {dataset}")
     return dataset

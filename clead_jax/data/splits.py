@@ -42,11 +42,14 @@ def train_validation_split(dataset: Dataset, validation: float, seed: int = 0) -
     return training, held_out
 
 
-def with_test_split(name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Dataset:
+def with_test_split(
+    name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], notes: tuple[str, ...] = ()
+) -> Dataset:
     """A data set without a test split of its own: a fifth of every class is held out, the same at every start."""
     check_split(name, images, labels, len(class_names))
     train, test = hold_out(labels, TEST_SHARE)
-    return Dataset(name, images[train], labels[train], images[test], labels[test], class_names)
+    notes = (*notes, "a fifth held out to test on")
+    return Dataset(name, images[train], labels[train], images[test], labels[test], class_names, notes)
 
 
 def subset(examples: Examples, count: int, seed: int = 0) -> Examples:

@@ -13,7 +13,7 @@ import numpy as np
 
 from clead_jax.core.registry import SOURCES
 from clead_jax.data.cache import cached
-from clead_jax.data.dataset import Dataset, Options
+from clead_jax.data.dataset import Dataset, Options, to_labels
 from clead_jax.data.decode import MODES, decode_all
 from clead_jax.data.splits import with_test_split
 
@@ -74,7 +74,9 @@ def _decode(folder: Path, name: str, image_size: int | None) -> Dataset:
     test = next((split for split in ("test", "validation") if split in builder.info.splits), None)
     if test is None:
         return with_test_split(name, *train, class_names)
-    return Dataset(name, *train, *_read(builder, test, keys, image_size), class_names)
+    unread = [split for split in builder.info.splits if split not in ("train", test)]
+    notes = (f"splits train and {test}" + (f"; not read: {', '.join(unread)}" if unread else ""),)
+    return Dataset(name, *train, *_read(builder, test, keys, image_size), class_names, notes)
 
 
 def _keys(info: Any) -> tuple[str, str]:
@@ -99,4 +101,5 @@ def _read(builder: Any, split: str, keys: tuple[str, str], image_size: int | Non
     records = list(builder.as_data_source(split, decoders={image_key: decode.SkipDecoding()}))
     channels = builder.info.features[image_key].shape[-1]
     images = decode_all([record[image_key] for record in records], f"{builder.name} {split}", channels, image_size)
-    return images, np.array([record[label_key] for record in records], np.int32)
+    labels = np.array([record[label_key] for record in records])
+    return images, to_labels(labels, f"{builder.name} {split}: labels")

@@ -21,6 +21,8 @@ def checked_examples(images: np.ndarray, labels: np.ndarray) -> Examples:
         raise ValueError(f"images must be uint8, or floats in [0, 1], not {images.dtype}")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be {len(images)} integers, not {labels.dtype} {list(labels.shape)}")
+    if (outside := labels[(labels < 0) | (labels > np.iinfo(np.int32).max)]).size:  # before the cast, which wraps
+        raise ValueError(f"labels hold {outside[0]}; allowed: integers 0..K-1")
     images = images if images.dtype == np.uint8 else images.astype(np.float32)
     return Examples(images, labels.astype(np.int32), np.arange(len(images)))
 

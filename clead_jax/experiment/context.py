@@ -57,7 +57,8 @@ class Run:
     @property
     def meta(self) -> dict[str, Any]:
         """What every checkpoint says of its network."""
-        return {"network": self.network_fields, "image_shape": list(self.dataset.image_shape)}
+        data = {"image_shape": list(self.dataset.image_shape), "train_fingerprint": self.dataset.fingerprints["train"]}
+        return {"network": self.network_fields, **data}
 
     def alone(self) -> contextlib.AbstractContextManager:
         """Keeps every other process out of the work directory. ValueError, one line, if there is one."""
@@ -65,7 +66,8 @@ class Run:
 
     def save_config(self, command: str) -> None:
         """Writes config.json; `command` is that of the last run that trained something."""
-        config.save(self.cfg, self.workdir, self.name, command if self.stages else config.saved_command(self.workdir))
+        command = command if self.stages else config.saved_command(self.workdir)
+        config.save(self.cfg, self.workdir, self.name, command, self.dataset.fingerprints["train"])
 
     def check_batches(self) -> None:
         """Raises ValueError for a stage whose batches cannot be."""
@@ -75,7 +77,7 @@ class Run:
 
     def portable(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Config fields without paths of this machine."""
-        return config.portable(fields, self.workdir)
+        return config.portable(fields)
 
     def validate(self, variables: PyTree, held: Examples, attack: NamedAttack) -> dict[str, float]:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""
@@ -158,15 +160,21 @@ def history(workdir: str, stage: str = "", plugins: str | None = None) -> dict[s
     return {"stage": stage, "label_use": stages.label_use(cfg, stage), "epochs": cfg[stage].epochs}
 
 
-def open_run(cfg: Config, workdir: str, name: str) -> Run:
-    """Reads the data, makes network and mesh. Writes nothing.
+def open_run(cfg: Config, workdir: str, name: str, find_data: bool = False) -> Run:
+    """Reads the data, makes network and mesh. Writes nothing in `workdir`.
 
+    `find_data`: a user's own data that are not where the config says are those last read under that name here.
     Raises ValueError for data that cannot be read, or that do not fit the stages `workdir` holds.
     """
+    own = cfg.data.name.partition(":")[0] in config.FILE_SOURCES
+    if own and find_data:
+        cfg.data.name = data.located(cfg.data.name, config.saved_fingerprint(workdir))
     dataset = sharding.main_first(lambda: builders.dataset(cfg))
     splits = builders.splits(cfg, dataset)
     fields = builders.network_fields(cfg, dataset, splits.train)
     _refuse_other_data(cfg, dataset, fields, workdir)
+    if own:
+        data.remember(cfg.data.name, dataset)
     return _run(cfg, workdir, name, dataset, splits, fields)
 
 
@@ -205,13 +213,16 @@ def open_random(cfg: Config, batch_size: int = 0) -> Run:
 
 
 def _refuse_other_data(cfg: Config, dataset: data.Dataset, fields: dict[str, Any], workdir: str) -> None:
-    """Files can be replaced under their old name: another shape, other classes, other pixel statistics."""
-    now = {"image_shape": list(dataset.image_shape), **fields}
+    """Files can be replaced under their old name: other images or labels to train on, another shape, other classes."""
+    now = {"image_shape": list(dataset.image_shape), **fields, "train split": dataset.fingerprints["train"]}
     for stage in config.stages_of(cfg):
         if meta := checkpoint.latest_meta(builders.checkpoint_dir(workdir, stage)):
             before = {"image_shape": meta["image_shape"], **meta["network"]}
+            before["train split"] = meta.get("train_fingerprint", now["train split"])  # an earlier version had none
             if differing := config.changed(before, now):
-                raise ValueError(f"{dataset.name} has changed since {workdir} trained its {stage} stage: {differing}")
+                remedy = "use the same data, or another --workdir"
+                changed = f"{dataset.name} has changed since {workdir} trained its {stage} stage"
+                raise ValueError(f"{changed}: {differing}; {remedy}")
 
 
 def refuse_changes(cfg: Config, workdir: str) -> None:
@@ -220,7 +231,7 @@ def refuse_changes(cfg: Config, workdir: str) -> None:
         directory = builders.checkpoint_dir(workdir, stage)
         if not (meta := checkpoint.latest_meta(directory)):
             continue
-        now = config.portable(config.stage_fields(cfg, stage), workdir)
+        now = config.portable(config.stage_fields(cfg, stage))
         if differing := config.changed(config.fields_then(meta["fields"], cfg, stage), now):
             raise ValueError(
                 f"{workdir} holds a {stage} stage with other values ({differing}); "

@@ -1,6 +1,7 @@
 """Evaluates saved models as the config says: opens the store of the work directory, measures, adds where from."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from clead_jax import config
 from clead_jax.core import sharding, spec
 from clead_jax.core.batches import pixels
 from clead_jax.core.progress import log
-from clead_jax.core.types import Classifier
+from clead_jax.core.types import Classifier, fingerprint
 from clead_jax.evaluation.checks.context import check
 from clead_jax.evaluation.measurements import measure
 from clead_jax.evaluation.plan import Subject
 from clead_jax.experiment import builders, models, networks, provenance
 from clead_jax.experiment.context import Run
+from clead_jax.results import files
 from clead_jax.results.store import Store, choose_directory
 from clead_jax.training import checkpoint
 
@@ -40,7 +42,14 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
     suite = (plan.suite.version, plan.suite.precision) if plan.suite else None
     base = Path(run.workdir) / "evaluation"
     directory = choose_directory(base, header, examples.index, which, suite, fresh)
+    content = fingerprint(examples.images, examples.labels)
+    if not fresh and (fresh := _changed(directory, content, examples.labels)):
+        said = f"evaluate: images or labels of {run.dataset.name} have changed since they were measured in {directory}"
+        log.info(f"{said}: measuring everything again")
+        if sharding.is_main():
+            shutil.rmtree(directory / "adversarial", ignore_errors=True)
     store = Store(header, examples.index, examples.labels, directory, fresh=fresh, writes=sharding.is_main())
+    store.results["data_fingerprint"] = content
     half = plan.suite is not None and plan.suite.precision == "bfloat16"
     subjects = [_subject(run, label, model, half) for label, model in found.items()]
     complete = measure(plan, subjects, examples, store, clock=sharding.shared_clock())
@@ -49,6 +58,13 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
         more = "with more passes it" if np.isfinite(plan.budget.passes) else "the same command"
         log.info(f"evaluate: the budget ended before the attacks did; {more} goes on from here")
     return directory
+
+
+def _changed(directory: Path, content: str, labels: np.ndarray) -> bool:
+    """Whether what is there was measured on other images or labels. An earlier version kept the labels alone."""
+    results, records = files.load_json(directory / "results.json"), files.load_arrays(directory / "per_example.npz")
+    known = results.get("data_fingerprint", content), records.get("label", labels)
+    return known[0] != content or not np.array_equal(known[1], labels)
 
 
 def _wanted(run: Run, names: str) -> list[tuple[str, str]]:

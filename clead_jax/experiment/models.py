@@ -1,6 +1,7 @@
 """Trained models as `Classifier`s, from checkpoints: one stage of a work directory, or several under a wrapper."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def load(
     step; `weights` names averaged weights of that checkpoint ("ema", "swa"). `plugins` are imported in place of those
     that the run was made with. Raises ValueError if the work directory has no such checkpoint, naming those it has.
     """
+    workdir = os.path.expanduser(workdir)
     past = context.history(workdir, stage or "", plugins)
     stage = past["stage"]
     directory = builders.checkpoint_dir(workdir, stage)

@@ -63,7 +63,7 @@ def read(workdirs: Sequence[str | Path]) -> list[Comparison]:
     Raises ValueError (one line) for a directory without finished results, for a run that shares no measurement with
     another, and if runs of one seed were attacked on different images.
     """
-    distinct = list(dict.fromkeys(os.path.abspath(workdir) for workdir in workdirs))
+    distinct = list(dict.fromkeys(os.path.abspath(os.path.expanduser(workdir)) for workdir in workdirs))
     if not distinct:
         raise ValueError("which runs? write --workdirs=A,B,...")
     parent = os.path.commonpath([os.path.dirname(workdir) for workdir in distinct])
@@ -94,11 +94,15 @@ def _entries(workdir: str, run: str) -> Iterator[Entry]:
         for label, model in found.results["models"].items():
             saved = model["checkpoint"]
             stages = [saved["stage"]] if saved["stage"] in config.stages_of(cfg) else config.trained_stages(cfg)
-            fields = {k: v for stage in stages for k, v in config.stage_fields(cfg, stage).items() if k != "seed"}
+            fields = {k: v for stage in stages for k, v in _stage(cfg, stage).items() if k != "seed"}
             fields |= {"evaluation.which": saved["which"], "evaluation.weights": saved.get("weights", "")}
             identity, accuracy = (cfg.seed, saved["fingerprint"]), _measured(found.results, label)
             method = saved["stage"] if label in ("baseline", "defended", saved["stage"]) else label
             yield Entry(run, name, label, method, identity, fields, accuracy, found.images, found.results)
+
+
+def _stage(cfg: config.Config, stage: str) -> dict[str, Any]:
+    return config.portable(config.stage_fields(cfg, stage))
 
 
 def _measured(results: dict[str, Any], label: str) -> dict[Attack, float]:
@@ -143,6 +147,13 @@ def _notes_on_images(entries: list[Entry]) -> list[str]:
         if len(runs) > 1:
             what = f"had different images of {labels.measurement(entries[0].results)}"
             raise ValueError(f"{' and '.join(runs.values())}, both of seed {seed}, {what}")
+    contents: dict[tuple[str, str], str] = {}  # (which images, digest of images and labels) -> a run that has them
+    for entry in entries:
+        if content := entry.results.get("data_fingerprint"):
+            contents.setdefault((entry.images, content), entry.run)
+    if len({images for images, _ in contents}) < len(contents):
+        what = f"images or labels of one name that differ: {labels.measurement(entries[0].results)}"
+        raise ValueError(f"{' and '.join(contents.values())} were measured on {what}")
     unknown = ", ".join(sorted({entry.run for entry in entries if not entry.images}))
     notes = [f"Which images were attacked is not recorded in {unknown}."] if unknown else []
     if len({digest for runs in sets.values() for digest in runs}) > 1:

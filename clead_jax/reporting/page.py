@@ -11,7 +11,7 @@ def build(workdir: str | Path) -> Path:
 
     Raises ValueError, in one line, for missing results or an unreadable file; OSError if it cannot write.
     """
-    found, folder = read.read(workdir), Path(workdir) / "report"
+    found, folder = read.read(workdir), Path(workdir).expanduser() / "report"
     blocks = sections.compose(found)
     for outdated in folder.glob("*.png"):
         outdated.unlink()

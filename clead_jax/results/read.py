@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
 
 def read(workdir: str | Path) -> Inputs:
     """Reads a work directory. Raises ValueError, in one line, for missing results or an unreadable file."""
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     if not workdir.is_dir():
         raise ValueError(f"work directory {workdir} does not exist")
     main, *others = evaluations(workdir).items()

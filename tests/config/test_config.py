@@ -1,5 +1,6 @@
 """Values, checks and the fields a stage depends on."""
 
+import json
 import subprocess
 import sys
 
@@ -169,16 +170,22 @@ def test_changed_names_old_and_new():
     assert config.changed({"a": 1}, {"a": 1}) == ""
 
 
-def test_save_holds_no_absolute_path_and_comes_back(tmp_path):
+@pytest.mark.parametrize("path", ["mine.npz", "run/mine.npz", "elsewhere/mine.npz"])
+def test_save_holds_no_path_and_finds_what_lies_beside(tmp_path, path):
     cfg = config.base()
-    cfg.data.update({"name": f"npz:{tmp_path}/mine.npz", "data_dir": str(tmp_path)})
+    cfg.data.update({"name": f"npz:{tmp_path}/{path}", "data_dir": str(tmp_path)})
     workdir = tmp_path / "run"
     workdir.mkdir()
-    config.save(cfg, str(workdir), "mine")
-    assert str(tmp_path) not in (workdir / "config.json").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / path).touch()
+    config.save(cfg, str(workdir), "mine", fingerprint="0123")
+    saved = json.loads((workdir / "config.json").read_text())
+    assert (saved["config"]["data"]["name"], saved["config"]["data"]["data_dir"]) == ("npz:mine.npz", "")
     restored, name = config.restore(str(workdir))
-    assert name == "mine" and restored.data.name == cfg.data.name
-    cfg.data.data_dir = ""
+    found = workdir / "mine.npz" if path.startswith("elsewhere") else tmp_path / path  # the first is not there
+    assert name == "mine" and restored.data.name == f"npz:{found}"
+    assert config.saved_fingerprint(str(workdir)) == "0123"
+    cfg.data.update({"data_dir": "", "name": restored.data.name})
     assert config.flatten(restored) == config.flatten(cfg)
 
 

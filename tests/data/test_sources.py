@@ -243,7 +243,7 @@ def test_a_damaged_cache_is_rebuilt_and_says_so(tmp_path, capsys, damage):
     np.testing.assert_array_equal(load(name).train_images, good.train_images)
     assert re.search(rf"cache {cache} is damaged .*rebuilding", capsys.readouterr().out)
     load(name)
-    assert not capsys.readouterr().out
+    assert "damaged" not in capsys.readouterr().out
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, capsys):

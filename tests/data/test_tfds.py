@@ -127,6 +127,13 @@ def test_cifar100_uses_an_archive_that_is_already_there(tmp_path):
     contents |= {"coarse_label_names.txt": names("coarse", 20), "fine_label_names.txt": names("fine", 100)}
     (tmp_path / "downloads").mkdir()
     write_archive(tmp_path / "downloads" / file, folder, contents)
+    sha256 = hashlib.sha256((tmp_path / "downloads" / file).read_bytes()).hexdigest()
+    fails("cifar100", file, f"its sha256 is {sha256}, not 58a81ae1", "delete it", data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="its sha256 is"):
+        cifar.prepare("cifar100", tmp_path, "http://elsewhere", sha256="0" * 64)
+    cifar.prepare("cifar100", tmp_path, "http://elsewhere", sha256=sha256)
+    recorded = json.loads((tmp_path / "cifar100/3.0.2/archive.json").read_text())
+    assert recorded == {"file": file, "sha256": sha256}
     dataset = load("cifar100", data_dir=str(tmp_path))
     assert same_examples(dataset.train_images, dataset.train_labels, images, fine)
     assert (dataset.num_classes, dataset.class_names[42]) == (100, "fine42")
@@ -175,6 +182,101 @@ def test_a_damaged_archive_is_named(tmp_path):
     archive.write_bytes(archive.read_bytes()[:20_000])
     fails("cifar10", archive, "delete it", data_dir=str(tmp_path))
     assert not (tmp_path / "cifar10" / "3.0.2").exists()
+
+
+ONE = examples(1, seed=0)
+BAD = {
+    "a label of 200": ({"data_batch_1.bin": records(ONE[0], [200])}, "label 200 is outside the 10 classes"),
+    "a ragged file": ({"test_batch.bin": records(*ONE)[:-1]}, "3072 bytes are no whole images of 3073"),
+    "two ragged files": ({f"data_batch_{i}.bin": b"x" * n for i, n in ((1, 3000), (2, 73))}, "3000, 73"),
+    "an empty file": ({"test_batch.bin": b""}, "no whole images"),
+    "a folder": ({"data_batch_3.bin": None}, "is a folder"),
+    "too few names": ({"batches.meta.txt": b"a\nb"}, "not names of its classes"),
+    "names that are no text": ({"batches.meta.txt": b"\xff\n" * 10}, "not names of its classes"),
+}
+
+
+@pytest.mark.parametrize("changes, named", BAD.values(), ids=BAD)
+def test_records_that_are_none_get_one_line(tmp_path, changes, named):
+    (tmp_path / "downloads").mkdir()
+    whole = {file: records(*ONE) for file in [*CIFAR10[2], CIFAR10[3]]} | {"batches.meta.txt": b"a b c d e f g h i j"}
+    with tarfile.open(tmp_path / "downloads" / CIFAR10[0], "w:gz") as tar:
+        for name, data in (whole | changes).items():
+            member = tarfile.TarInfo(CIFAR10[1] + name)
+            member.type, member.size = (tarfile.DIRTYPE, 0) if data is None else (tarfile.REGTYPE, len(data))
+            tar.addfile(member, io.BytesIO(data or b""))
+    with pytest.raises(ValueError) as caught:
+        cifar.prepare("cifar10", tmp_path, "http://elsewhere")
+    assert named in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
+    assert not (tmp_path / "cifar10").exists() and not list(tmp_path.glob(".preparing*"))
+
+
+def test_three_processes_prepare_one_data_set_at_once(tmp_path):
+    cifar10_archive(tmp_path / CIFAR10[0], examples(20, seed=0), examples(10, seed=1))
+    program = (
+        "import pathlib, sys\nfrom clead_jax.data import cifar, load\nprint('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "cifar.prepare('cifar10', pathlib.Path(sys.argv[1]), sys.argv[2])\n"
+        "load('cifar10', data_dir=sys.argv[1], download=False)"
+    )
+    with serving(tmp_path) as url:
+        argv = [sys.executable, "-c", program, str(tmp_path / "data"), f"{url}/{CIFAR10[0]}"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running = [subprocess.Popen(argv, **pipes) for _ in range(3)]
+        for each in running:
+            each.stdout.readline()
+        for each in running:
+            each.stdin.write("\n")
+            each.stdin.flush()
+        ended = [each.communicate() for each in running]
+    assert [each.returncode for each in running] == [0, 0, 0], [err for _, err in ended]
+    assert len(load("cifar10", data_dir=str(tmp_path / "data")).train_labels) == 20
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["cifar10", "downloads"]
+    assert [path.name for path in (tmp_path / "data/cifar10").iterdir()] == ["3.0.2"]
+
+
+def test_a_redirect_loop_is_one_line(tmp_path):
+    class Loop(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Loop) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ValueError, match="infinite loop") as caught:
+            cifar.download(f"http://127.0.0.1:{server.server_port}/x", tmp_path / "downloads" / "x", None)
+        server.shutdown()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+def test_a_proxy_from_the_environment_is_used(tmp_path, monkeypatch, variable):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "REQUEST_METHOD"):
+        monkeypatch.delenv(name, raising=False)
+    asked = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"proxy")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{server.server_port}")
+        cifar.download("http://nowhere.invalid/x", tmp_path / "x", None)
+        server.shutdown()
+    assert asked == ["http://nowhere.invalid/x"] and (tmp_path / "x").read_bytes() == b"proxy"
 
 
 # --- other data sets, and what cannot be read

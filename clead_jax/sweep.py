@@ -31,7 +31,7 @@ def settings(run: grid.Run) -> dict[str, Any]:
     from clead_jax.data import stamp  # brings jax
 
     kind, _, path = run.cfg.data.name.partition(":")
-    own = kind in config.FILE_SOURCES and Path(path).expanduser()
+    own = kind in config.io.FILE_SOURCES and Path(path).expanduser()
     return run.fields | ({"data.stamp": stamp(own.resolve())} if own and own.exists() else {})
 
 

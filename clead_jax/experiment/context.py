@@ -166,9 +166,9 @@ def open_run(cfg: Config, workdir: str, name: str, find_data: bool = False) -> R
     `find_data`: a user's own data that are not where the config says are those last read under that name here.
     Raises ValueError for data that cannot be read, or that do not fit the stages `workdir` holds.
     """
-    own = cfg.data.name.partition(":")[0] in config.FILE_SOURCES
+    own = cfg.data.name.partition(":")[0] in config.io.FILE_SOURCES
     if own and find_data:
-        cfg.data.name = data.located(cfg.data.name, config.saved_fingerprint(workdir))
+        cfg.data.name = data.located(cfg.data.name, config.io.saved_fingerprint(workdir))
     dataset = sharding.main_first(lambda: builders.dataset(cfg))
     splits = builders.splits(cfg, dataset)
     fields = builders.network_fields(cfg, dataset, splits.train)

@@ -94,15 +94,12 @@ def _entries(workdir: str, run: str) -> Iterator[Entry]:
         for label, model in found.results["models"].items():
             saved = model["checkpoint"]
             stages = [saved["stage"]] if saved["stage"] in config.stages_of(cfg) else config.trained_stages(cfg)
-            fields = {k: v for stage in stages for k, v in _stage(cfg, stage).items() if k != "seed"}
+            own = [config.portable(config.stage_fields(cfg, stage)) for stage in stages]
+            fields = {k: v for each in own for k, v in each.items() if k != "seed"}
             fields |= {"evaluation.which": saved["which"], "evaluation.weights": saved.get("weights", "")}
             identity, accuracy = (cfg.seed, saved["fingerprint"]), _measured(found.results, label)
             method = saved["stage"] if label in ("baseline", "defended", saved["stage"]) else label
             yield Entry(run, name, label, method, identity, fields, accuracy, found.images, found.results)
-
-
-def _stage(cfg: config.Config, stage: str) -> dict[str, Any]:
-    return config.portable(config.stage_fields(cfg, stage))
 
 
 def _measured(results: dict[str, Any], label: str) -> dict[Attack, float]:

@@ -33,7 +33,7 @@ class Store:
         self, header: dict[str, Any], index: np.ndarray, labels: np.ndarray, directory: Path | None = None, *,
         fresh: bool = False, writes: bool = True, progress_path: Path | None = None,
     ):  # fmt: skip
-        self.directory, self.writes = directory, writes and directory is not None
+        self.directory, self.writes = directory, writes
         self.passes: dict[str, dict[str, dict[str, np.ndarray]]] = {}  # model -> attack -> forward, backward: int [N]
         self.images: dict[str, np.ndarray] = {}  # adversarial images, where there is no directory
         self._progress_path = progress_path

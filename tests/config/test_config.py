@@ -184,7 +184,7 @@ def test_save_holds_no_path_and_finds_what_lies_beside(tmp_path, path):
     restored, name = config.restore(str(workdir))
     found = workdir / "mine.npz" if path.startswith("elsewhere") else tmp_path / path  # the first is not there
     assert name == "mine" and restored.data.name == f"npz:{found}"
-    assert config.saved_fingerprint(str(workdir)) == "0123"
+    assert config.io.saved_fingerprint(str(workdir)) == "0123"
     cfg.data.update({"data_dir": "", "name": restored.data.name})
     assert config.flatten(restored) == config.flatten(cfg)
 

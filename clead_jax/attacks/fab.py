@@ -1,12 +1,8 @@
 """FAB, the fast adaptive boundary attack (Croce & Hein 2020, algorithm 1): the nearest image that fools the model.
 
-For the linearised model the boundary to another class is the hyperplane f_goal - f_rival = 0. One iteration
-
-1. finds the nearest such hyperplane at the current point;
-2. steps onto it from the current point and from the image itself, by the factor eta too far, and mixes the two points
-   with weights 1 - alpha and alpha, alpha being larger the nearer the hyperplane is to the image;
-3. keeps the new point if it fools the model and is the nearest so far, and then continues from a point nearer to the
-   image by the factor beta.
+For the linearised model the boundary to another class is the hyperplane f_goal - f_rival = 0. One iteration steps onto
+the nearest one, from the current point and from the image itself, and mixes the two points. A point that fools the
+model is kept if it is the nearest so far, and the search continues nearer to the image by the factor beta.
 
 The search has no ball. `result` is the nearest image found if it lies within `eps`, else x; `done` are the rows where
 it does; random restarts begin within eps / 2. With an eps that covers the box (1 in Linf, inf in any norm) the nearest
@@ -27,7 +23,7 @@ import jax.numpy as jnp
 from clead_jax.attacks import norms
 from clead_jax.attacks.best_so_far import per_row, select
 from clead_jax.attacks.fab_projection import length, step_to_plane
-from clead_jax.attacks.objectives import fooled, margin
+from clead_jax.attacks.objectives import fooled, likeliest_others, margin, one_hot, pick
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
@@ -128,9 +124,7 @@ def _goals(forward: Forward, x: Array, target: PyTree, cfg: FABConfig) -> Array:
         return target.goal[:, None]
     if not cfg.targets:
         return target[:, None]
-    outputs = forward(x)
-    others = jnp.where(_one_hot(target, outputs), -jnp.inf, outputs)
-    return jnp.argsort(-others, axis=-1)[:, : min(cfg.targets, outputs.shape[-1] - 1)].astype(jnp.int32)
+    return likeliest_others(forward(x), target, cfg.targets)
 
 
 def _restart(state: State, since: Array, cfg: FABConfig) -> State:
@@ -157,16 +151,15 @@ def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array
     outputs, pull = jax.vjp(forward, state.x_adv)
 
     def towards(goal: Array, rival: Array) -> tuple[Array, Array]:
-        sign = _one_hot(goal, outputs).astype(outputs.dtype) - _one_hot(rival, outputs)
+        sign = one_hot(outputs, goal).astype(outputs.dtype) - one_hot(outputs, rival)
         return jnp.sum(jnp.where(sign != 0, sign * outputs, 0.0), axis=-1), pull(sign)[0]
 
     if isinstance(state.target, Targeted):
         goal = state.target.goal
-        return *towards(goal, jnp.argmax(jnp.where(_one_hot(goal, outputs), -jnp.inf, outputs), -1)), outputs
+        return *towards(goal, jnp.argmax(jnp.where(one_hot(outputs, goal), -jnp.inf, outputs), -1)), outputs
     if cfg.targets:
-        runs = state.goals.shape[1]
-        now = (state.made // _steps_per_run(cfg) % runs)[:, None] == jnp.arange(runs)
-        return *towards(jnp.sum(jnp.where(now, state.goals, 0), -1), state.target), outputs
+        run = state.made // _steps_per_run(cfg) % state.goals.shape[1]
+        return *towards(pick(state.goals, run), state.target), outputs
 
     nearest = (jnp.full_like(per_row(state.x), jnp.inf), per_row(outputs), jnp.zeros_like(state.x))
     for k in range(outputs.shape[-1]):  # one backward pass after the other: vmap is slower on XLA:CPU
@@ -202,10 +195,6 @@ def _keep_nearer(state: State, x_adv: Array, fools: Array, cfg: FABConfig) -> St
 def _box(x: Array, cfg: FABConfig) -> Array:
     """The largest distance of two images, [B]."""
     return length(jnp.ones_like(x), cfg.norm)
-
-
-def _one_hot(labels: Array, outputs: Array) -> Array:
-    return labels[:, None] == jnp.arange(outputs.shape[-1])
 
 
 def passes(cfg: FABConfig, classes: int) -> tuple[int, int]:

@@ -60,9 +60,6 @@ def step(forward: Forward, objective: Objective, state: State, cfg: MIFGSMConfig
     return state._replace(x_adv=norms.project(x_adv, state.x, cfg.eps, cfg.norm), velocity=velocity, best=best)
 
 
-def num_steps(cfg: MIFGSMConfig) -> int:
-    """Gradients per example; the last one only evaluates the last point."""
-    return cfg.steps + 1
-
-
-ATTACKS.register("mi_fgsm", MIFGSMConfig, objective=cross_entropy)(Iterative(init, step, result, done, num_steps))
+# One more gradient evaluates the last point.
+MI_FGSM = Iterative(init, step, result, done, num_steps=lambda cfg: cfg.steps + 1)
+ATTACKS.register("mi_fgsm", MIFGSMConfig, objective=cross_entropy)(MI_FGSM)

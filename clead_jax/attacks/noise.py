@@ -57,11 +57,5 @@ def step(forward: Forward, objective: Objective, state: State, cfg: NoiseConfig)
     return state._replace(made=state.made + 1, best=best)
 
 
-def num_steps(cfg: NoiseConfig) -> int:
-    """Points, that is forward passes, per example."""
-    return cfg.points
-
-
-ATTACKS.register("noise", NoiseConfig, objective=margin)(
-    Iterative(init, step, result, done, num_steps, True, lambda cfg, classes: (1, 0))
-)
+NOISE = Iterative(init, step, result, done, lambda cfg: cfg.points, forward_only=True, passes=lambda *_: (1, 0))
+ATTACKS.register("noise", NoiseConfig, objective=margin)(NOISE)

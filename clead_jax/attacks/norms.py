@@ -1,11 +1,9 @@
 """Geometry of the threat model: random starts, steepest ascent, projection.
 
-A threat model is a ball of radius `eps` around every image, intersected with the pixel box [0, 1]. Each function takes
-a batch and treats every example separately; `eps` and step sizes are in units of the [0, 1] pixel range and may be
-traced; `norm` is one of `NORMS` (another raises ValueError).
-
-In L1 the box matters: a ball of radius 12 lets one pixel change by 12, the box by 1 at most, so steps and projections
-that ignore the box and clip afterwards lose most of their length (Croce & Hein 2021, arXiv 2103.01208, section 2).
+A threat model is a ball of radius `eps` around every image, intersected with the pixel box [0, 1]. Each function treats
+every example separately; `eps` and step sizes are in units of the [0, 1] pixel range and may be traced; `norm` is one
+of `NORMS` (another raises ValueError). In L1 steps and projections must respect the box: clipped to it afterwards, they
+would lose most of their length (Croce & Hein 2021, arXiv 2103.01208, section 2).
 """
 
 from collections.abc import Callable

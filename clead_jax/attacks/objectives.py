@@ -30,7 +30,7 @@ def _targetable(away_from: Objective) -> Objective:
 @_targetable
 def cross_entropy(outputs: Array, target: PyTree) -> Array:
     """-log softmax(outputs)[label], [B] from logits [B, K]; for `Targeted`, log softmax(outputs)[goal]."""
-    return jax.nn.logsumexp(outputs, axis=-1) - _pick(outputs, target)
+    return jax.nn.logsumexp(outputs, axis=-1) - pick(outputs, target)
 
 
 @_targetable
@@ -40,17 +40,16 @@ def margin(outputs: Array, target: PyTree) -> Array:
     For `Targeted`, z_goal - max_{j != goal} z_j: positive where the goal is reached.
     """
     # Masked with -inf: with the label's logit multiplied by 0, 0 would be the maximum where the others are negative.
-    others = jnp.where(_one_hot(outputs, target), -jnp.inf, outputs)
-    return jnp.max(others, axis=-1) - _pick(outputs, target)
+    others = jnp.where(one_hot(outputs, target), -jnp.inf, outputs)
+    return jnp.max(others, axis=-1) - pick(outputs, target)
 
 
 def dlr(outputs: Array, target: PyTree) -> Array:
     """The margin divided by the gap between the first and the third logit, [B] from logits [B, K], at most 1.
 
-    -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3), the difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690,
-    section 4), invariant to shift and scale of the logits. It is constant 1 where the label ranks third. For `Targeted`
-    see `dlr_targeted`; the negated form would be constant until the goal ranks second.
-    Raises ValueError for fewer than 3 classes, with `Targeted` 4.
+    The difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690, section 4), invariant to shift and scale of the
+    logits, and constant where the label ranks third; for `Targeted` see `dlr_targeted`. Raises ValueError for fewer
+    than 3 classes, with `Targeted` 4.
     """
     if isinstance(target, Targeted):
         return dlr_targeted(outputs, target)
@@ -64,7 +63,7 @@ def dlr_targeted(outputs: Array, target: Targeted) -> Array:
     Raises ValueError for fewer than 4 classes.
     """
     first, _, third, fourth = _largest(outputs, 4, "dlr_targeted")
-    gap = _pick(outputs, target.goal) - _pick(outputs, target.label)
+    gap = pick(outputs, target.goal) - pick(outputs, target.label)
     return gap / (first - (third + fourth) / 2 + _TINY)
 
 
@@ -116,19 +115,25 @@ def _largest(outputs: Array, n: int, objective: str) -> list[Array]:
     """The n largest logits, each [B], found one by one: for small n that is cheaper than a sort."""
     if outputs.shape[-1] < n:
         raise ValueError(f"the objective {objective} needs {n} classes, the model has {outputs.shape[-1]}")
-    largest = []
-    rest = outputs
+    largest, rest = [], outputs
     for _ in range(n):
         now = jnp.argmax(rest, axis=-1)
-        largest.append(_pick(outputs, now))
-        rest = jnp.where(_one_hot(outputs, now), -jnp.inf, rest)
+        largest.append(pick(outputs, now))
+        rest = jnp.where(one_hot(outputs, now), -jnp.inf, rest)
     return largest
 
 
-def _one_hot(outputs: Array, labels: Array) -> Array:
+def one_hot(outputs: Array, labels: Array) -> Array:
+    """Where the labels [B] are among the outputs [B, K], bool [B, K]."""
     return labels[:, None] == jnp.arange(outputs.shape[-1])
 
 
-def _pick(outputs: Array, labels: Array) -> Array:
-    # A masked sum, not a gather: it needs no communication under any sharding of the batch.
-    return jnp.sum(jnp.where(_one_hot(outputs, labels), outputs, 0.0), axis=-1)
+def pick(outputs: Array, labels: Array) -> Array:
+    """outputs[label], [B] from [B, K]: a masked sum, which unlike a gather never needs communication."""
+    return jnp.sum(jnp.where(one_hot(outputs, labels), outputs, 0), axis=-1)
+
+
+def likeliest_others(outputs: Array, labels: Array, n: int) -> Array:
+    """The n likeliest classes other than the labels [B], int32 [B, n] (at most K - 1), from logits [B, K]."""
+    others = jnp.where(one_hot(outputs, labels), -jnp.inf, outputs)
+    return jnp.argsort(-others, axis=-1)[:, : min(n, outputs.shape[-1] - 1)].astype(jnp.int32)

@@ -2,11 +2,9 @@
 
 Each query changes one window of the perturbation and keeps the change if the objective increases. Linf: every pixel of
 the window moves to the edge of the ball, the sign of each channel at random (algorithm 2). L2 and L1: the window gets a
-smooth two-sided bump, whose norm is taken from the unused part of the ball and from a second window (algorithm 3; in L1
-absolute values add up instead of squares, as in Croce & Hein 2021). Windows shrink with the number of queries.
-
-Masked gradients do not affect it. It makes forward passes only, so its steps may be rolled into loops on the CPU too.
-Place and side of a window differ from row to row: windows are comparisons with row and column indices, not slices.
+smooth two-sided bump, whose norm is taken from the unused part of the ball and from a second window (algorithm 3; L1 as
+in Croce & Hein 2021). Windows shrink with the number of queries; they differ from row to row, and so are comparisons
+with row and column indices, not slices.
 """
 
 import dataclasses
@@ -76,11 +74,6 @@ def step(forward: Forward, objective: Objective, state: State, cfg: SquareConfig
     outputs = forward(x_adv)
     best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
     return state._replace(made=state.made + 1, best=best)
-
-
-def num_steps(cfg: SquareConfig) -> int:
-    """Queries, that is forward passes, per example."""
-    return cfg.queries
 
 
 def _start(keys: Key, x: Array, cfg: SquareConfig) -> Array:
@@ -186,5 +179,5 @@ def _signs(uniform: Array) -> Array:
     return jnp.where(uniform < 0.5, -1.0, 1.0)
 
 
-SQUARE = Iterative(init, step, result, done, num_steps, forward_only=True, passes=lambda cfg, classes: (1, 0))
+SQUARE = Iterative(init, step, result, done, lambda cfg: cfg.queries, forward_only=True, passes=lambda *_: (1, 0))
 ATTACKS.register("square", SquareConfig, objective=margin)(SQUARE)

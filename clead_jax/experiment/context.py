@@ -45,14 +45,15 @@ class Run:
     @functools.cached_property
     def stages(self) -> dict[str, Stage]:
         """The stages to be trained, in their order."""
-        size = len(self.splits.train.labels)
-        return {n: stages.build(self.cfg, n, self.network, size) for n in config.trained_stages(self.cfg)}
+        return {name: self._built(name) for name in config.trained_stages(self.cfg)}
 
     @functools.cached_property
     def every_stage(self) -> dict[str, Stage]:
         """All stages that the config describes, whether they are to be trained or not."""
-        size = len(self.splits.train.labels)
-        return {n: stages.build(self.cfg, n, self.network, size) for n in config.stages_of(self.cfg)}
+        return {name: self._built(name) for name in config.stages_of(self.cfg)}
+
+    def _built(self, name: str) -> Stage:
+        return stages.build(self.cfg, name, self.network, len(self.splits.train.labels))
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -93,8 +94,6 @@ class Run:
         batch = min(self.cfg.evaluation.batch_size or 256, len(self.splits.test.labels))
         return compiled(classifier, self.mesh, rounded_up(batch, self.mesh.size))
 
-    # --- throughput ---------------------------------------------------------------------------------------------------
-
     @property
     def timed_settings(self) -> dict[str, Any]:
         """The settings that decide what is timed, for the record."""
@@ -105,8 +104,6 @@ class Run:
     def training_pgd(self) -> Attack:
         """PGD as it is used in training."""
         return builders.training_attack(self.cfg, "pgd")
-
-    # --- evaluation ---------------------------------------------------------------------------------------------------
 
     @property
     def plan(self) -> Plan:

@@ -110,9 +110,6 @@ def timed(call: Callable[[], PyTree], seconds: float) -> tuple[float, int]:
     return sharding.of_main(statistics.median(times)), len(times)
 
 
-# --- cases ------------------------------------------------------------------------------------------------------------
-
-
 def attack_cases(run: Run) -> Iterator[Case]:
     """The forward pass and the attacks of the evaluation, every image to the end."""
     model = run.compiled(dataclasses.replace(run.classifier, variables=initial(run)()))

@@ -109,9 +109,8 @@ def _callbacks(
     meta = run.meta | {"stage": stage.name, "fields": run.portable(stage.fields)}
 
     def save(step: int, epoch: int, state: TrainState, score: float | None) -> None:
-        sets = {
-            n: whole(p, _statistics(run, stage, p, state, rest)) for n, p in stage.extra.weights(state.extra).items()
-        }
+        named = stage.extra.weights(state.extra).items()
+        sets = {name: whole(params, _statistics(run, stage, params, state, rest)) for name, params in named}
         model = whole(state.params, state.batch_stats)
         checkpoint.save(directory, step, model, _for_training(state), meta | {"epoch": epoch}, score, sets)
 

@@ -19,7 +19,7 @@ import numpy as np
 from clead_jax.attacks import norms
 from clead_jax.attacks.apgd_steps import HALVING, SPARSE, Look, Point, Rule
 from clead_jax.attacks.best_so_far import Best, nothing_yet, per_row, select
-from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled, likeliest_others, pick
+from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled, in_turn, likeliest_others
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
@@ -153,7 +153,7 @@ def _aim(state: State, cfg: APGDConfig) -> PyTree:
     if state.goals is None:
         return state.target
     label = state.target.label if isinstance(state.target, Targeted) else state.target
-    return Targeted(label, pick(state.goals, state.made // len(_plan(cfg)) % state.goals.shape[1]))
+    return Targeted(label, in_turn(state.goals, state.made // len(_plan(cfg))))
 
 
 def _ascent(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) -> tuple[Array, Array, Array]:

@@ -4,13 +4,11 @@ For the linearised model the boundary to another class is the hyperplane f_goal 
 the nearest one, from the current point and from the image itself, and mixes the two points. A point that fools the
 model is kept if it is the nearest so far, and the search continues nearer to the image by the factor beta.
 
-The search has no ball. `result` is the nearest image found if it lies within `eps`, else x; `done` are the rows where
-it does; random restarts begin within eps / 2. With an eps that covers the box (1 in Linf, inf in any norm) the nearest
-image is returned at any distance.
+The search has no ball: the nearest image counts if it lies within `eps`, and at any distance if eps covers the box.
 
-`fab` computes the boundaries to all classes: K gradients per iteration, K compiled backward passes. `fab_t` takes one
-class after the other, the likeliest first, at one gradient per iteration: AutoAttack's form, and the one for many
-classes. If there are fewer other classes than `targets`, the remaining runs start at random points.
+`fab` computes the boundaries to all K classes, by K gradients per iteration. `fab_t` takes one class after the other,
+the likeliest first, by one gradient per iteration: AutoAttack's form. If there are fewer other classes than `targets`,
+the remaining runs start at random points, as restarts do.
 """
 
 import dataclasses
@@ -23,7 +21,7 @@ import jax.numpy as jnp
 from clead_jax.attacks import norms
 from clead_jax.attacks.best_so_far import per_row, select
 from clead_jax.attacks.fab_projection import length, step_to_plane
-from clead_jax.attacks.objectives import fooled, likeliest_others, margin, one_hot, pick
+from clead_jax.attacks.objectives import fooled, in_turn, likeliest_others, margin, one_hot
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
@@ -158,8 +156,8 @@ def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array
         goal = state.target.goal
         return *towards(goal, jnp.argmax(jnp.where(one_hot(outputs, goal), -jnp.inf, outputs), -1)), outputs
     if cfg.targets:
-        run = state.made // _steps_per_run(cfg) % state.goals.shape[1]
-        return *towards(pick(state.goals, run), state.target), outputs
+        goal = in_turn(state.goals, state.made // _steps_per_run(cfg))
+        return *towards(goal, state.target), outputs
 
     nearest = (jnp.full_like(per_row(state.x), jnp.inf), per_row(outputs), jnp.zeros_like(state.x))
     for k in range(outputs.shape[-1]):  # one backward pass after the other: vmap is slower on XLA:CPU

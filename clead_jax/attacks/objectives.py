@@ -30,7 +30,7 @@ def _targetable(away_from: Objective) -> Objective:
 @_targetable
 def cross_entropy(outputs: Array, target: PyTree) -> Array:
     """-log softmax(outputs)[label], [B] from logits [B, K]; for `Targeted`, log softmax(outputs)[goal]."""
-    return jax.nn.logsumexp(outputs, axis=-1) - pick(outputs, target)
+    return jax.nn.logsumexp(outputs, axis=-1) - _pick(outputs, target)
 
 
 @_targetable
@@ -41,7 +41,7 @@ def margin(outputs: Array, target: PyTree) -> Array:
     """
     # Masked with -inf: with the label's logit multiplied by 0, 0 would be the maximum where the others are negative.
     others = jnp.where(one_hot(outputs, target), -jnp.inf, outputs)
-    return jnp.max(others, axis=-1) - pick(outputs, target)
+    return jnp.max(others, axis=-1) - _pick(outputs, target)
 
 
 def dlr(outputs: Array, target: PyTree) -> Array:
@@ -63,7 +63,7 @@ def dlr_targeted(outputs: Array, target: Targeted) -> Array:
     Raises ValueError for fewer than 4 classes.
     """
     first, _, third, fourth = _largest(outputs, 4, "dlr_targeted")
-    gap = pick(outputs, target.goal) - pick(outputs, target.label)
+    gap = _pick(outputs, target.goal) - _pick(outputs, target.label)
     return gap / (first - (third + fourth) / 2 + _TINY)
 
 
@@ -118,7 +118,7 @@ def _largest(outputs: Array, n: int, objective: str) -> list[Array]:
     largest, rest = [], outputs
     for _ in range(n):
         now = jnp.argmax(rest, axis=-1)
-        largest.append(pick(outputs, now))
+        largest.append(_pick(outputs, now))
         rest = jnp.where(one_hot(outputs, now), -jnp.inf, rest)
     return largest
 
@@ -128,12 +128,17 @@ def one_hot(outputs: Array, labels: Array) -> Array:
     return labels[:, None] == jnp.arange(outputs.shape[-1])
 
 
-def pick(outputs: Array, labels: Array) -> Array:
+def _pick(outputs: Array, labels: Array) -> Array:
     """outputs[label], [B] from [B, K]: a masked sum, which unlike a gather never needs communication."""
-    return jnp.sum(jnp.where(one_hot(outputs, labels), outputs, 0), axis=-1)
+    return jnp.sum(jnp.where(one_hot(outputs, labels), outputs, 0.0), axis=-1)
 
 
 def likeliest_others(outputs: Array, labels: Array, n: int) -> Array:
     """The n likeliest classes other than the labels [B], int32 [B, n] (at most K - 1), from logits [B, K]."""
     others = jnp.where(one_hot(outputs, labels), -jnp.inf, outputs)
     return jnp.argsort(-others, axis=-1)[:, : min(n, outputs.shape[-1] - 1)].astype(jnp.int32)
+
+
+def in_turn(goals: Array, run: Array) -> Array:
+    """The class [B] of run number `run` [B], where runs take the classes goals [B, R] in turn."""
+    return jnp.sum(jnp.where(one_hot(goals, run % goals.shape[1]), goals, 0), axis=-1)

@@ -27,9 +27,8 @@ from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTr
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class APGDConfig:
-    """Settings of APGD; the defaults are AutoAttack's. A pytree: the float is traced by jit.
-
-    Raises ValueError for an unknown norm, a negative eps, counts below their minimum, restarts without random start.
+    """Settings of APGD; the defaults are AutoAttack's. A pytree: the float is traced by jit. Raises ValueError for an
+    unknown norm, a negative eps, counts below their minimum, restarts without random start.
     """
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
@@ -70,9 +69,8 @@ class State(NamedTuple):
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: APGDConfig) -> State:
-    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed.
-
-    Raises ValueError if `target` is labels and the model has no more classes than `targets`.
+    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed. Raises ValueError if `target` is
+    labels and the model has no more classes than `targets`.
     """
     made = jnp.zeros_like(per_row(x), jnp.int32)
     goals = _goals(forward, x, target, cfg) if cfg.targets else None
@@ -90,7 +88,9 @@ def step(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) 
     look = Look(state.x, here, best, cfg.eps * radius, since, period)
     memory, back = rule.review(state.memory, look)
     memory, x_adv = rule.move(memory, look._replace(here=select(back, best, here)), cfg.norm)
-    answer = _last_fooling(state.answer, here, fooled(outputs, state.target), counts=radius == 1)
+    fools, final_stage = fooled(outputs, state.target), radius == 1
+    better = fools | (~state.answer.fooled & (values > state.answer.value))  # the last that fools, else the highest
+    answer = select(final_stage & better, Best(state.x_adv, values, fools), state.answer)
     state = state._replace(made=state.made + 1, x_adv=x_adv, best=best, memory=memory, answer=answer)
     return _begin_anew(state, cfg)
 
@@ -162,12 +162,6 @@ def _ascent(forward: Forward, objective: Objective, state: State, cfg: APGDConfi
     looks = [ascent(forward, objective, state.x_adv, _aim(state, cfg)) for _ in range(cfg.eot)]
     gradients, values, outputs = zip(*looks, strict=True)
     return sum(gradients) / cfg.eot, sum(values) / cfg.eot, outputs[-1]
-
-
-def _last_fooling(answer: Best, here: Point, fools: Array, counts: Array) -> Best:
-    """`here` replaces the answer if it fools the model, or if nothing has so far and its objective is higher."""
-    better = fools | (~answer.fooled & (here.value > answer.value))
-    return select(counts & better, Best(here.x_adv, here.value, fools), answer)
 
 
 def _start(keys: Key, run: Array, x: Array, cfg: APGDConfig) -> Array:

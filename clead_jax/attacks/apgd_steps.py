@@ -5,10 +5,9 @@ length 2 eps. At checkpoints, at decreasing intervals, the length is halved, and
 point, if less than 3/4 of the steps since the last one raised the objective, or if the length was not halved there and
 the best objective has not grown since.
 
-`SPARSE` (Croce & Hein 2021, arXiv 2103.01208, section 3). In L1 the number of pixels matters too. A step changes a
-fifth of them, or 2/3 of the number that the best point has changed if that is less. At checkpoints (every 4 % of the
-steps): if the best point has become sparser, the search continues from it with length eps; if not, the length is
-divided by 1.5, down to eps / 10.
+`SPARSE` (Croce & Hein 2021, arXiv 2103.01208, section 3). A step changes a fifth of the pixels, or 2/3 of the number
+that the best point has changed if that is less. At checkpoints (every 4 % of the steps) the search continues from the
+best point with length eps if that has become sparser; else the length is divided by 1.5, down to eps / 10.
 """
 
 from collections.abc import Callable

@@ -95,14 +95,8 @@ def step(forward: Forward, objective: Objective, state: State, cfg: CWL2Config) 
     best, nearest = select(reached < state.distance, (x_adv, reached), (state.best, state.distance))
     update, adam = jax.vmap(_adam(cfg).update)(gradient, state.adam)
     made, settled = state.made + 1, state.made % cfg.steps >= cfg.steps * 9 // 10
-    state = state._replace(
-        made=made,
-        w=state.w + update,
-        adam=adam,
-        succeeded=state.succeeded | (success & settled),
-        best=best,
-        distance=nearest,
-    )
+    w, succeeded = state.w + update, state.succeeded | (success & settled)
+    state = state._replace(made=made, w=w, adam=adam, succeeded=succeeded, best=best, distance=nearest)
     return select(made % cfg.steps == 0, _next_round(state, cfg), state)
 
 

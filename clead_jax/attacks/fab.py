@@ -26,14 +26,13 @@ from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
-_SEARCH = 3  # points nearer to the image tried at the end of a run
+_SEARCH = 3  # points tried at the end of a run, nearer to the image than the best by 1/64, 1/128, 1/256
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FABConfig:
     """Settings of FAB; the defaults are the paper's and AutoAttack's. A pytree; floats are traced by jit.
-
     Raises ValueError for an unknown norm, a negative eps, and counts below their minimum.
     """
 
@@ -86,7 +85,10 @@ def step(forward: Forward, objective: Objective, state: State, cfg: FABConfig) -
     state = _restart(state, since, cfg)
     gap, w, outputs = _plane(forward, state, cfg)
     state = _keep_nearer(state, state.x_adv, fooled(outputs, state.target), cfg)
-    x_adv = select(since < cfg.steps, _move(state, gap, w, cfg), _nearer_than_best(state, since - cfg.steps))
+    before, moved = since < cfg.steps, _move(state, gap, w, cfg)
+    shrink = 1 - 0.5 ** (6.0 + (since - cfg.steps))  # in the final search, for steps with eta > 1 end about 1 % too far
+    nearer = state.x + norms.column(shrink, state.x) * (state.best - state.x)
+    x_adv = select(before, moved, nearer)
     fools = fooled(forward(x_adv), state.target)
     state = _keep_nearer(state, x_adv, fools, cfg)
     back = state.x + cfg.beta * (x_adv - state.x)
@@ -176,12 +178,6 @@ def _move(state: State, gap: Array, w: Array, cfg: FABConfig) -> Array:
     alpha = norms.column(jnp.minimum(near / (near + far), cfg.alpha_max), w)
     mixed = (1 - alpha) * (state.x_adv + cfg.eta * step) + alpha * (state.x + cfg.eta * step_from_x)
     return jnp.clip(mixed, 0.0, 1.0)
-
-
-def _nearer_than_best(state: State, look: Array) -> Array:
-    """A point nearer than the best by 1/64, 1/128, 1/256: steps with eta > 1 end about 1 % too far."""
-    shrink = 1 - 0.5 ** (6.0 + look)
-    return state.x + norms.column(shrink, state.x) * (state.best - state.x)
 
 
 def _keep_nearer(state: State, x_adv: Array, fools: Array, cfg: FABConfig) -> State:

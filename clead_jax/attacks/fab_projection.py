@@ -51,8 +51,8 @@ def _all_together(slope: Array, speed: Array, room: Array, gain: Array) -> Array
     """How far every pixel moves: min(t speed, room) with the least t that reaches the gain."""
 
     def newton(_: int, time: Array) -> Array:
-        gained = _total(slope * jnp.minimum(time * speed, room))
-        rate = _total(jnp.where(time * speed < room, slope * speed, 0.0))
+        gained = norms.total(slope * jnp.minimum(time * speed, room))
+        rate = norms.total(jnp.where(time * speed < room, slope * speed, 0.0))
         return time + jnp.maximum(gain - gained, 0.0) / jnp.maximum(rate, _TINY)
 
     return jnp.minimum(jax.lax.fori_loop(0, _NEWTON, newton, jnp.zeros_like(gain)) * speed, room)
@@ -62,7 +62,7 @@ def _steepest_first(slope: Array, room: Array, gain: Array) -> Array:
     """How far every pixel moves when the steepest are used up first; ties at the last slope share the rest."""
     # The bits of non-negative floats, read as integers, are in the same order as the floats.
     bits = jax.lax.bitcast_convert_type(slope, jnp.int32)
-    gained: Callable[[Array], Array] = lambda used: _total(jnp.where(used, slope * room, 0.0))
+    gained: Callable[[Array], Array] = lambda used: norms.total(jnp.where(used, slope * room, 0.0))
 
     def next_bit(i: int, last: Array) -> Array:
         candidate = last | (1 << (30 - i))
@@ -75,7 +75,3 @@ def _steepest_first(slope: Array, room: Array, gain: Array) -> Array:
 
 def _pixels(v: Array) -> tuple[int, ...]:
     return tuple(range(1, v.ndim))
-
-
-def _total(v: Array) -> Array:
-    return jnp.sum(v, axis=_pixels(v), keepdims=True)

@@ -53,9 +53,9 @@ def ascend_sparse(x_adv: Array, grad: Array, step_size: float | Array, count: Ar
     """
     slope = jnp.abs(grad)
     count = jnp.maximum(count, 1.0)
-    last = _smallest(lambda level: _total((slope > level).astype(slope.dtype)) < count, grad)
+    last = _smallest(lambda level: total((slope > level).astype(slope.dtype)) < count, grad)
     direction = jnp.where(slope >= last, jnp.sign(grad), 0.0)
-    return x_adv + step_size * direction / jnp.maximum(_total(jnp.abs(direction)), 1.0)
+    return x_adv + step_size * direction / jnp.maximum(total(jnp.abs(direction)), 1.0)
 
 
 def project(x_adv: Array, x: Array, eps: float | Array, norm: str) -> Array:
@@ -119,14 +119,14 @@ def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:
     """
     size, room = jnp.abs(x_adv - x), jnp.where(x_adv > x, 1.0 - x, x)
     left: Callable[[Array], Array] = lambda amount: jnp.clip(size - amount, 0.0, room)
-    amount = _smallest(lambda amount: _total(left(amount)) <= eps, size)
+    amount = _smallest(lambda amount: total(left(amount)) <= eps, size)
     return jnp.where(amount > 0, x + jnp.sign(x_adv - x) * left(amount), x_adv)
 
 
 def _steepest_first(x_adv: Array, grad: Array, step_size: float | Array) -> Array:
     """The change of L1 length `step_size` in the box with the largest gain; ties at the last slope share the rest."""
     slope, room = jnp.abs(grad), jnp.where(grad > 0, 1.0 - x_adv, x_adv)
-    spent: Callable[[Array], Array] = lambda used: _total(jnp.where(used, room, 0.0))
+    spent: Callable[[Array], Array] = lambda used: total(jnp.where(used, room, 0.0))
     last = _smallest(lambda level: spent(slope > level) <= step_size, grad)
     share = jnp.clip((step_size - spent(slope > last)) / jnp.maximum(spent(slope == last), _TINY), 0.0, 1.0)
     return jnp.sign(grad) * jnp.where(slope > last, room, jnp.where(slope == last, share * room, 0.0))
@@ -145,10 +145,11 @@ def _smallest(holds: Callable[[Array], Array], like: Array) -> Array:
         enough = holds(as_float(middle))
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    zero = jnp.zeros_like(_total(like), jnp.int32)
+    zero = jnp.zeros_like(total(like), jnp.int32)
     infinity = jax.lax.bitcast_convert_type(jnp.float32(jnp.inf), jnp.int32)
     return as_float(jax.lax.fori_loop(0, 31, halve, (zero - 1, zero + infinity))[1])
 
 
-def _total(v: Array) -> Array:
+def total(v: Array) -> Array:
+    """The sum over every row of v [B, ...], as [B, 1, ...]."""
     return jnp.sum(v, axis=tuple(range(1, v.ndim)), keepdims=True)

@@ -156,8 +156,8 @@ def history(workdir: str, stage: str = "", plugins: str | None = None) -> dict[s
 
 
 def open_run(cfg: Config, workdir: str, name: str) -> Run:
-    """Reads the data, makes network and mesh; writes nothing. Raises ValueError for data that cannot be read, or that do
-    not fit the stages `workdir` holds.
+    """Reads the data, makes network and mesh; writes nothing. Raises ValueError for data that cannot be read, or that
+    do not fit the stages `workdir` holds.
     """
     dataset = sharding.main_first(lambda: builders.dataset(cfg))
     splits = builders.splits(cfg, dataset)

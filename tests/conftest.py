@@ -7,6 +7,7 @@ import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("CLEAD_JAX_CACHE", os.path.join(tempfile.gettempdir(), "clead_jax_test_data"))
 
 import jax
 import pytest

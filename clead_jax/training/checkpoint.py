@@ -95,6 +95,8 @@ def save(
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(part, args=items)
         if jax.process_index() == 0:
+            for note in list(part.rglob("commit_success.txt")):  # which orbax writes, with this machine's path in it
+                note.unlink()
             record = {"meta": meta, "score": score, "sha256": _checksums(part)}
             (part / "step.json").write_text(json.dumps(record, indent=1, default=float))
             part.rename(root / str(step))

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -16,9 +17,12 @@ from ml_collections import config_flags
 from clead_jax.config import schema
 from clead_jax.config.sections import flatten
 from clead_jax.config.validate import nearest
-from clead_jax.core import spec
+from clead_jax.core import spec, stopping
 
 _TRIM_THRESHOLD, _MMAP_MAX, _MOST = -1, -4, 2**31 - 1  # of glibc's mallopt, from malloc.h
+
+
+LESS_MEMORY = "a smaller batch_size, model or --config.data.train_size needs less"
 
 
 class _Number(flags.FloatParser):
@@ -32,24 +36,38 @@ config_flags.register_flag_parser_for_type(float, _Number())
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Calls main(sys.argv). Errors of users become one line on stderr and exit status 2; Ctrl-C exits with 130.
+    """Calls main(sys.argv). Errors of users become one line on stderr and exit status 2; a signal 128 + its number.
 
-    Those are ValueError, OSError and FloatingPointError with a message of one line; CLEAD_JAX_TRACEBACK=1 shows where
-    they came from. Anything else is a bug and keeps its traceback.
+    Those are ValueError, OSError and FloatingPointError with a message of one line, and too little memory;
+    CLEAD_JAX_TRACEBACK=1 shows where they came from. Anything else is a bug and keeps its traceback.
     """
     keep_freed_memory()
-    try:
-        main(sys.argv)
-    except (ValueError, OSError, FloatingPointError, flags.Error) as error:
-        message = str(error).strip()
-        if os.environ.get("CLEAD_JAX_TRACEBACK") or "\n" in message:
-            traceback.print_exc()
-        else:
-            print(f"error: {message or type(error).__name__}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    with stopping.listening(at_once=True):
+        try:
+            main(sys.argv)
+        except (KeyboardInterrupt, SystemExit) as end:
+            if not stopping.name():
+                raise
+            said = f"stopped by {stopping.name()}; the same command goes on from the last checkpoint"
+            _end(130 if isinstance(end, KeyboardInterrupt) else end.code, f"\n{said}")
+        except Exception as error:
+            message = str(error).strip()
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
+                message = f"out of memory ({(message or 'no more is to be had').splitlines()[0]}): {LESS_MEMORY}"
+            elif not isinstance(error, ValueError | OSError | FloatingPointError | flags.Error):
+                raise
+            if os.environ.get("CLEAD_JAX_TRACEBACK") or "\n" in message:
+                traceback.print_exc()
+            else:
+                _end(2, f"error: {message or type(error).__name__}")
+            sys.exit(2)
+
+
+def _end(status: Any, line: str) -> NoReturn:
+    """One line on stderr, unless that is gone with its terminal, and out."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def keep_freed_memory() -> None:

@@ -11,13 +11,10 @@ the next `save` removes. Reading compares the checksums first and logs which dam
 All processes call `save` and `restore`; with several hosts the directory is on a file system they share.
 """
 
-import contextlib
 import hashlib
 import json
 import shutil
-import signal
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from clead_jax.core import stopping
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
 
@@ -46,28 +44,7 @@ def steps(directory: str | Path) -> list[int]:
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
 
 
-@contextlib.contextmanager
-def _finished_first() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, where orbax's threads would print tracebacks; a second one does not."""
-    if threading.current_thread() is not threading.main_thread():  # signals do not reach other threads
-        yield
-        return
-    came = threading.Event()
-
-    def wait(*signal_and_frame: Any) -> None:
-        came.set()
-        signal.signal(signal.SIGINT, usual)
-
-    usual = signal.signal(signal.SIGINT, wait)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    if came.is_set():
-        signal.raise_signal(signal.SIGINT)
-
-
-@_finished_first()
+@stopping.deferred()
 def save(
     directory: str | Path,
     step: int,
@@ -139,7 +116,7 @@ def latest_meta(directory: str | Path) -> dict[str, Any] | None:
     return next((found["meta"] for step in steps(root)[::-1] if (found := _record(root / str(step)))), None)
 
 
-@_finished_first()
+@stopping.deferred()
 def _read(path: Path, template: PyTree = None) -> PyTree:
     """A stored tree, laid out as `template`, or as numpy arrays."""
     handler = ocp.StandardCheckpointHandler()

@@ -17,7 +17,8 @@ from ml_collections import config_flags
 from clead_jax.config import schema
 from clead_jax.config.sections import flatten
 from clead_jax.config.validate import nearest
-from clead_jax.core import spec, stopping
+from clead_jax.core import cluster, spec, stopping
+from clead_jax.core.progress import log
 
 _TRIM_THRESHOLD, _MMAP_MAX, _MOST = -1, -4, 2**31 - 1  # of glibc's mallopt, from malloc.h
 
@@ -42,31 +43,39 @@ def run(main: Callable[[list[str]], None]) -> None:
     CLEAD_JAX_TRACEBACK=1 shows where they came from. Anything else is a bug and keeps its traceback.
     """
     keep_freed_memory()
+    sys.unraisablehook = lambda found: log.debug(f"ignored: {found.exc_value!r}")  # of threads whose error was raised
     with stopping.listening(at_once=True):
         try:
             main(sys.argv)
+            cluster.end(0)
         except (KeyboardInterrupt, SystemExit) as end:
             if not stopping.name():
                 raise
+            cluster.before_the_end(seconds=0)
             said = f"stopped by {stopping.name()}; the same command goes on from the last checkpoint"
             _end(130 if isinstance(end, KeyboardInterrupt) else end.code, f"\n{said}")
         except Exception as error:
+            cluster.before_the_end(seconds=2)
             message = str(error).strip()
-            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
+            if isinstance(error, MemoryError) or ("RESOURCE_EXHAUSTED" in message and not isinstance(error, OSError)):
                 message = f"out of memory ({(message or 'no more is to be had').splitlines()[0]}): {LESS_MEMORY}"
             elif not isinstance(error, ValueError | OSError | FloatingPointError | flags.Error):
-                raise
+                traceback.print_exc()
+                cluster.end(1, f"{type(error).__name__}: {message.partition(chr(10))[0]}")
+                sys.exit(1)
             if os.environ.get("CLEAD_JAX_TRACEBACK") or "\n" in message:
                 traceback.print_exc()
-            else:
-                _end(2, f"error: {message or type(error).__name__}")
-            sys.exit(2)
+                message = type(error).__name__
+                cluster.end(2, message)
+                sys.exit(2)
+            _end(2, f"error: {message or type(error).__name__}")
 
 
 def _end(status: Any, line: str) -> NoReturn:
     """One line on stderr, unless that is gone with its terminal, and out."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
+    cluster.end(status, line)
     sys.exit(status)
 
 
@@ -101,6 +110,8 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage
         raise ValueError(str(error).splitlines()[0]) from None
     except (flags.Error, TypeError, AttributeError) as error:
         raise ValueError(" ".join(str(error).split())) from None
+    if "distributed" in values and values.distributed:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the doors say themselves what has happened
     if len(rest) > 1:
         raise ValueError(f"{rest[1]!r} is no flag; did you mean --{rest[1].lstrip('-')}?")
     return values

@@ -23,7 +23,9 @@ USUAL = (signal.SIG_DFL, signal.default_int_handler)  # a handler of the program
 last_acts: list[Callable[[], None]] = []
 """What is to be done even where the process ends at once."""
 
+_leaving = threading.Lock()
 _came = 0  # the first signal
+_due = False  # agreed
 _depth = 0  # of blocks that defer
 _tell: Callable[[], object] = lambda: None
 _agreed: Callable[[], bool] = lambda: bool(_came)
@@ -43,7 +45,7 @@ def share(tell: Callable[[], object], agreed: Callable[[], bool]) -> None:
 @contextlib.contextmanager
 def listening(at_once: bool = False) -> Iterator[None]:
     """Handles the signals that nothing handles yet; with `at_once` a second Ctrl-C ends the process wherever it is."""
-    global _came
+    global _came, _due
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -64,7 +66,7 @@ def listening(at_once: bool = False) -> Iterator[None]:
         if at_once:
             os.close(signal.set_wakeup_fd(-1))
         if mine:
-            _came = 0
+            _came, _due = 0, False
 
 
 @contextlib.contextmanager
@@ -86,11 +88,10 @@ def deferred() -> Iterator[None]:
 
 def due() -> bool:
     """Whether to save and stop now. Several processes must ask together, and get one answer."""
-    global _came
-    now = _agreed()
-    if now:
-        _came = _came or signal.SIGTERM
-    return now
+    global _came, _due
+    if not _due and _agreed():
+        _came, _due = _came or signal.SIGTERM, True
+    return _due
 
 
 def check() -> None:
@@ -100,12 +101,15 @@ def check() -> None:
 
 
 def leave(status: int, line: str = "") -> NoReturn:
-    """Ends the process at once, from any thread, with one line on stderr."""
+    """Ends the process at once, from any thread, with one line on stderr; of several threads the first."""
+    _leaving.acquire()
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True) if line else None
     for act in last_acts:
         with contextlib.suppress(OSError):
             act()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
     os._exit(status)
 
 

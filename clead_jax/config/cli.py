@@ -110,8 +110,8 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage
         raise ValueError(str(error).splitlines()[0]) from None
     except (flags.Error, TypeError, AttributeError) as error:
         raise ValueError(" ".join(str(error).split())) from None
-    if "distributed" in values and values.distributed:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the doors say themselves what has happened
+    if "distributed" in values and values.distributed and not os.environ.get("CLEAD_JAX_TRACEBACK"):
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what jax's threads would say, `cluster` says in one line
     if len(rest) > 1:
         raise ValueError(f"{rest[1]!r} is no flag; did you mean --{rest[1].lstrip('-')}?")
     return values

@@ -7,8 +7,10 @@ has ended: the others end too, in one line that names it, for jax would wait for
 
 import contextlib
 import json
+import os
 import queue
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -28,9 +30,10 @@ class _Member:
         self.links: dict[int, socket.socket] = {}  # to the first process; of the first to every other
         self.said: dict[int, queue.SimpleQueue] = {other: queue.SimpleQueue() for other in range(count)}
         self.done: set[int] = set()
-        self.ending = False  # with a line of its own
+        self.readers: list[threading.Thread] = []
+        self.ending = threading.Lock()  # is never released: one cause is enough
 
-    def send(self, message: dict[str, Any], but: int = -1) -> None:
+    def send(self, message: dict[str, Any], but: int | None = None) -> None:
         for other, link in self.links.items():
             if other != but:
                 with contextlib.suppress(OSError):  # its reader has noticed too
@@ -50,10 +53,10 @@ class _Member:
         self.send(message, but=link)
         if "say" in message:
             self.said[who].put(message["say"])
-        elif "end" in message and not self.ending:
+        elif "end" in message and self.ending.acquire(blocking=False):
             time.sleep(self.rank == 0)  # jax's service lives in the first process: the others leave before it
             stopping.leave(message["status"], f"error: process {who} on {self.hosts[who]} ended: {message['end']}")
-        else:
+        elif "done" in message:
             self.done.add(who)
 
 
@@ -76,8 +79,26 @@ def join(address: str, count: int, rank: int) -> None:
         for option, value in KEEPALIVE.items():
             if hasattr(socket, option):
                 link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        threading.Thread(target=me.listen, args=(link, other), daemon=True).start()
+        me.readers.append(threading.Thread(target=me.listen, args=(link, other), daemon=True))
+        me.readers[-1].start()
+    if rank and not os.environ.get("CLEAD_JAX_TRACEBACK"):
+        _hide_abort()
     _me = me
+
+
+def _hide_abort() -> None:
+    """Where the first process is gone, jax aborts this one too, with a stack trace; all else on stderr goes through."""
+    real, (reading, writing) = os.dup(2), os.pipe()
+    os.dup2(writing, 2)
+    sys.stderr = os.fdopen(real, "w", buffering=1)
+
+    def forward() -> None:
+        for line in os.fdopen(reading, errors="replace"):
+            if "Terminating process because the JAX distributed service" in line:
+                break
+            sys.stderr.write(line)
+
+    threading.Thread(target=forward, daemon=True).start()
 
 
 def _gather(me: _Member, host: str, port: int, count: int, deadline: float) -> None:
@@ -171,6 +192,14 @@ def agree(facts: dict[str, Any], token: Path) -> None:
         )
 
 
+def before_the_end(seconds: float) -> None:
+    """After an error: if it came of another process's end, that is heard within `seconds`, and said instead of it."""
+    if _me is not None:
+        time.sleep(seconds)
+        if not _me.ending.acquire(blocking=False):
+            time.sleep(60)  # another thread is about to leave
+
+
 def end(status: int, line: str = "") -> None:
     """Tells the others that this process is done (status 0), or why it ends; then it does, without waiting for them."""
     if _me is None:
@@ -180,10 +209,5 @@ def end(status: int, line: str = "") -> None:
     if status:
         time.sleep(_me.rank == 0)
         stopping.leave(status)
-
-
-def before_the_end(seconds: float) -> None:
-    """After an error: if it came of another process's end, that is heard within `seconds`, and said instead of it."""
-    if _me is not None:
-        time.sleep(seconds)
-        _me.ending = True
+    for reader in _me.readers if _me.rank == 0 else ():  # what the others say goes through this process
+        reader.join()

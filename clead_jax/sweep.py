@@ -12,14 +12,16 @@ The same command goes on after a kill and leaves finished runs alone; a run that
 """
 
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from clead_jax import config
 from clead_jax.config import cli, grid
-from clead_jax.core import progress
+from clead_jax.core import progress, stopping
 from clead_jax.reporting import compare_page, compare_runs
 from clead_jax.results import files, lock, read
 
@@ -45,15 +47,28 @@ def finished(run: grid.Run) -> bool:
 
 
 def train(run: grid.Run) -> bool:
-    """Runs the command in a process of its own. Whether it came to its end; raises KeyboardInterrupt for Ctrl-C."""
+    """Runs the command. Whether it came to its end; a signal ends both, the run first."""
     used = settings(run)
-    with lock.held(run.workdir, wait=True):
-        status = subprocess.run([sys.executable, "-m", "clead_jax.main", *run.argv]).returncode
-        if status == 130:
-            raise KeyboardInterrupt
+    with lock.held(run.workdir, wait=True), stopping.deferred():
+        if finished(run):  # by another sweep, while this one waited
+            return True
+        status = _status([sys.executable, "-m", "clead_jax.main", *run.argv])
         if status == 0:
             files.save_json(run.workdir / FINISHED, used)
+        elif status > 128:
+            signal.raise_signal(status - 128)  # the run was told to stop, and the sweep with it
         return status == 0
+
+
+def _status(words: list[str]) -> int:
+    """The exit status of a process of its own, which is told to stop when this one is."""
+    process = subprocess.Popen(words)
+    while process.poll() is None:
+        if stopping.name():
+            process.terminate()
+            return process.wait()
+        time.sleep(0.1)
+    return process.returncode
 
 
 def main(argv: list[str]) -> None:

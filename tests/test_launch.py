@@ -194,6 +194,20 @@ def test_slurm_starts_one_program_per_task_that_sees_every_gpu(machine):
     assert done.returncode == 3
 
 
+@pytest.mark.parametrize(("status", "again"), [(138, True), (143, True), (0, False), (2, False)])
+def test_slurm_asks_for_a_signal_early_and_a_stopped_run_is_queued_again(machine, status, again):
+    """The stand-in for srun sends the batch script what SLURM would, and ends when that is passed on."""
+    spin = "for ((i = 0; i < {}; i++)); do :; done"  # a second, then a minute
+    machine.add_program(
+        "srun",
+        f"trap 'echo told; exit {status}' USR1\n{spin.format(2 * 10**5)}\nkill -USR1 $PPID\n{spin.format(10**7)}",
+    )
+    machine.add_program("scontrol", 'echo "$@"')
+    done = machine.run("launch/slurm.sbatch", PYTHON="python3", SLURM_CPUS_PER_TASK="8", SLURM_JOB_ID="77")
+    assert done.stdout == "told\n" + "requeue 77\n" * again and done.returncode == status
+    assert re.search(r"^#SBATCH --signal=B:USR1@(\d+)$", (ROOT / "launch/slurm.sbatch").read_text(), re.M)[1] >= "120"
+
+
 def test_constraints_pin_versions_and_nothing_else():
     """Every line is `name==version` with at most a marker on python's version: no place to download from."""
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]

@@ -34,19 +34,19 @@ def trained(monkeypatch):
 
     started = Started()
 
-    def run(words, **options):
+    def run(words):
         assert words[1:3] == ["-m", "clead_jax.main"]
         workdir = pathlib.Path(next(w.removeprefix("--workdir=") for w in words if w.startswith("--workdir=")))
         settings = [w.removeprefix("--config.").partition("=") for w in words if w.startswith("--config.")]
         given = {field: value for field, _, value in settings}
         started.append(workdir.name)
-        if failed := workdir.name in started.failing:
-            return subprocess.CompletedProcess(words, 2 * failed)
+        if workdir.name in started.failing:
+            return 2
         temperature = float(given.get("pretrain.temperature", 0.1))
         test_compare.run(workdir, seed=int(given["seed"]), pretrain__temperature=temperature)
-        return subprocess.CompletedProcess(words, 0)
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sweep, "_status", run)
     return started
 
 
@@ -179,18 +179,18 @@ def test_everything_is_run_and_compared_once(trained, tmp_path, capsys):
 
 
 def test_a_sweep_that_was_stopped_goes_on_where_it_was(trained, tmp_path, monkeypatch):
-    play, calls = subprocess.run, []
+    play, calls = sweep._status, []
 
-    def dying(words, **options):
+    def dying(words):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(words)
-        return play(words, **options)
+        return play(words)
 
-    monkeypatch.setattr(subprocess, "run", dying)
+    monkeypatch.setattr(sweep, "_status", dying)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
-    monkeypatch.setattr(subprocess, "run", play)
+    monkeypatch.setattr(sweep, "_status", play)
     start(tmp_path)
     assert trained == ALL
 

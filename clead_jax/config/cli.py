@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -16,9 +17,13 @@ from ml_collections import config_flags
 from clead_jax.config import schema
 from clead_jax.config.sections import flatten
 from clead_jax.config.validate import nearest
-from clead_jax.core import spec
+from clead_jax.core import cluster, spec, stopping
+from clead_jax.core.progress import log
 
 _TRIM_THRESHOLD, _MMAP_MAX, _MOST = -1, -4, 2**31 - 1  # of glibc's mallopt, from malloc.h
+
+
+LESS_MEMORY = "a smaller batch_size, model or --config.data.train_size needs less"
 
 
 class _Number(flags.FloatParser):
@@ -32,24 +37,46 @@ config_flags.register_flag_parser_for_type(float, _Number())
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Calls main(sys.argv). Errors of users become one line on stderr and exit status 2; Ctrl-C exits with 130.
+    """Calls main(sys.argv). Errors of users become one line on stderr and exit status 2; a signal 128 + its number.
 
-    Those are ValueError, OSError and FloatingPointError with a message of one line; CLEAD_JAX_TRACEBACK=1 shows where
-    they came from. Anything else is a bug and keeps its traceback.
+    Those are ValueError, OSError and FloatingPointError with a message of one line, and too little memory;
+    CLEAD_JAX_TRACEBACK=1 shows where they came from. Anything else is a bug and keeps its traceback.
     """
     keep_freed_memory()
-    try:
-        main(sys.argv)
-    except (ValueError, OSError, FloatingPointError, flags.Error) as error:
-        message = str(error).strip()
-        if os.environ.get("CLEAD_JAX_TRACEBACK") or "\n" in message:
-            traceback.print_exc()
-        else:
-            print(f"error: {message or type(error).__name__}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    sys.unraisablehook = lambda found: log.debug(f"ignored: {found.exc_value!r}")  # of threads whose error was raised
+    with stopping.listening(at_once=True):
+        try:
+            main(sys.argv)
+            cluster.end(0)
+        except (KeyboardInterrupt, SystemExit) as end:
+            if not stopping.name():
+                raise
+            cluster.before_the_end(seconds=0)
+            said = f"stopped by {stopping.name()}; the same command goes on from the last checkpoint"
+            _end(130 if isinstance(end, KeyboardInterrupt) else end.code, f"\n{said}")
+        except Exception as error:
+            cluster.before_the_end(seconds=2)
+            message = str(error).strip()
+            if isinstance(error, MemoryError) or ("RESOURCE_EXHAUSTED" in message and not isinstance(error, OSError)):
+                message = f"out of memory ({(message or 'no more is to be had').splitlines()[0]}): {LESS_MEMORY}"
+            elif not isinstance(error, ValueError | OSError | FloatingPointError | flags.Error):
+                traceback.print_exc()
+                cluster.end(1, f"{type(error).__name__}: {message.partition(chr(10))[0]}")
+                sys.exit(1)
+            if os.environ.get("CLEAD_JAX_TRACEBACK") or "\n" in message:
+                traceback.print_exc()
+                message = type(error).__name__
+                cluster.end(2, message)
+                sys.exit(2)
+            _end(2, f"error: {message or type(error).__name__}")
+
+
+def _end(status: Any, line: str) -> NoReturn:
+    """One line on stderr, unless that is gone with its terminal, and out."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    cluster.end(status, line)
+    sys.exit(status)
 
 
 def keep_freed_memory() -> None:
@@ -83,6 +110,8 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage
         raise ValueError(str(error).splitlines()[0]) from None
     except (flags.Error, TypeError, AttributeError) as error:
         raise ValueError(" ".join(str(error).split())) from None
+    if "distributed" in values and values.distributed and not os.environ.get("CLEAD_JAX_TRACEBACK"):
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what jax's threads would say, `cluster` says in one line
     if len(rest) > 1:
         raise ValueError(f"{rest[1]!r} is no flag; did you mean --{rest[1].lstrip('-')}?")
     return values

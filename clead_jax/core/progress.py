@@ -27,6 +27,7 @@ def show(verbosity: int, is_main: Callable[[], bool] = lambda: True) -> None:
     log.handlers = [handler]
     log.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(max(-1, verbosity), logging.DEBUG))
     log.propagate = False
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax's threads: what they say is raised too
 
 
 def seldom(seconds: float = 5.0, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:

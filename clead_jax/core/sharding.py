@@ -7,17 +7,21 @@ An attack on labels treats examples separately, without communication: `sharded`
 one device gives.
 """
 
+import itertools
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src.clusters.cluster import ClusterEnv  # jax.distributed.initialize asks it too
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from clead_jax.core import cluster, stopping
 from clead_jax.core.types import Array, PyTree
 
 T = TypeVar("T")
@@ -34,12 +38,24 @@ def initialize(distributed: bool) -> None:
     """
     if not distributed:
         return
-    from_env = lambda name: int(os.environ[name]) if name in os.environ else None
+    needs = "run under SLURM, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+    given = [os.environ.get(f"JAX_{name}") for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")]
     try:
-        jax.distributed.initialize(num_processes=from_env("JAX_NUM_PROCESSES"), process_id=from_env("JAX_PROCESS_ID"))
+        count, rank = (int(word) if word else None for word in given[1:])
+        address, count, rank, local = ClusterEnv.auto_detect_unset_distributed_params(
+            given[0], count, rank, None, None, int(cluster.JOIN)
+        )
+        if address is None or count is None or rank is None:
+            raise ValueError("there is no cluster")
+        cluster.join(address, count, rank)
+        jax.distributed.initialize(address, count, rank, local)
     except (ValueError, RuntimeError) as error:
-        needs = "run under SLURM, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         raise ValueError(f"cannot start --distributed: {str(error).splitlines()[0]} ({needs})") from error
+    asked = itertools.count(1)
+    stopping.share(
+        tell=lambda: signal.raise_signal(signal.SIGTERM),  # jax has its own handler of this one, and tells the others
+        agreed=lambda: multihost_utils.reached_preemption_sync_point(next(asked)),
+    )
 
 
 def is_main() -> bool:
@@ -62,9 +78,9 @@ def main_first(fn: Callable[[], T]) -> T:
     """fn() on every process, on the first one before the others: it prepares the files that they then find."""
     if is_main():
         result = fn()
-        multihost_utils.sync_global_devices("main_first")
+        cluster.everyone("prepared")
         return result
-    multihost_utils.sync_global_devices("main_first")
+    cluster.everyone("prepared")
     return fn()
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from clead_jax.core import stopping
 from clead_jax.core.batches import example_keys, pixels, sizes
 from clead_jax.core.types import Examples, Key, NamedAttack
 from clead_jax.evaluation import resume
@@ -46,6 +47,7 @@ class Finding(NamedTuple):
     seconds: float  # of all calls together
 
 
+@stopping.deferred()
 def run_attacks(
     model: Compiled,
     examples: Examples,
@@ -231,10 +233,12 @@ class _Driver:
 
     def _out_of_budget(self) -> bool:
         """Saves if it is time to; whether the budget is spent."""
-        now = self.clock()
+        now, stop = self.clock(), stopping.due()
         spent = now - self.started >= self.budget.seconds or self.progress.passes >= self.budget.passes
-        if spent or now - self.saved >= SAVE:
+        if stop or spent or now - self.saved >= SAVE:
             self._save()
+        if stop:
+            stopping.check()
         return spent
 
     def _save(self) -> None:

@@ -3,6 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +13,7 @@ import numpy as np
 
 from clead_jax import config, data
 from clead_jax.config import Config
-from clead_jax.core import sharding, spec
+from clead_jax.core import cluster, sharding, spec
 from clead_jax.core.batches import rounded_up
 from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree
 from clead_jax.evaluation.classifier import Compiled, compiled
@@ -66,9 +69,19 @@ class Run:
         """New variables of the network."""
         return self.network.init(key, np.zeros((1, *self.dataset.image_shape), np.float32), False)
 
-    def alone(self) -> contextlib.AbstractContextManager:
-        """Keeps every other process out of the work directory. ValueError, one line, if there is one."""
-        return lock.held(self.workdir) if sharding.is_main() else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps every other process out of the work directory. ValueError, one line, if there is one, and where the
+        processes of this run differ in config or data, or do not share the directory.
+        """
+        with lock.held(self.workdir) if sharding.is_main() else contextlib.nullcontext():
+            if jax.process_count() > 1:
+                fields = {k: v for k, v in config.flatten(self.cfg).items() if k != "data.data_dir"}
+                test, train = self.dataset.test, (self.dataset.train_images, self.dataset.train_labels)
+                arrays = (*train, test.images, test.labels)
+                digests = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16] for array in arrays]
+                cluster.agree(fields | {"the data": digests, "jax": jax.__version__}, Path(self.workdir, lock.NAME))
+            yield
 
     def save_config(self, command: str) -> None:
         """Writes config.json; `command` is that of the last run that trained something."""

@@ -26,7 +26,7 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     """Trains one stage to its end, or says that it is finished. `later`: passes that the run makes after it."""
     directory, replicated = checkpoint_dir(run.workdir, stage.name), sharding.replicated(run.mesh)
     restored = restore(run, stage, directory)
-    first_step = restored.step if restored else 0
+    first_step, begun = (restored.step, restored.meta) if restored else (0, {})
     if first_step >= stage.plan.total_steps:
         log.info(f"{stage.name}: finished already ({first_step} steps)")
         return
@@ -55,8 +55,9 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
             first_step=first_step,
             place=lambda index: sharding.put(index.astype(np.int32), sharding.split(run.mesh)),
             fetch=sharding.to_host,
-            hooks=_callbacks(run, stage, directory, resident[0].variables, writer, progress),
+            hooks=_callbacks(run, stage, directory, resident[0].variables, writer, progress, begun.get("spent", 0.0)),
             log_every=stage.log_every,
+            sums=begun.get("sums"),
         )
     except Diverged as error:
         good = [step for step in checkpoint.steps(directory) if step < error.bad]
@@ -100,7 +101,7 @@ def upstream_model(run: Run, stage: str, which: int | str) -> PyTree:
 
 
 def _callbacks(
-    run: Run, stage: Stage, directory: str, rest: PyTree, writer: MetricWriter, progress: Progress
+    run: Run, stage: Stage, directory: str, rest: PyTree, writer: MetricWriter, progress: Progress, spent: float
 ) -> Callbacks:
     held = run.splits.validation
     count = min(stage.validation.num_examples, len(held.labels))
@@ -108,11 +109,11 @@ def _callbacks(
     whole = lambda params, batch_stats: states.variables(params, batch_stats, rest)
     meta = run.meta(stage)
 
-    def save(step: int, epoch: int, state: TrainState, score: float | None) -> None:
+    def save(step: int, epoch: int, state: TrainState, score: float | None, **more: Any) -> None:
         named = stage.extra.weights(state.extra).items()
         sets = {name: whole(params, _statistics(run, stage, params, state, rest)) for name, params in named}
         model = whole(state.params, state.batch_stats)
-        checkpoint.save(directory, step, model, _for_training(state), meta | {"epoch": epoch}, score, sets)
+        checkpoint.save(directory, step, model, _for_training(state), meta | {"epoch": epoch} | more, score, sets)
 
     def validate(state: TrainState) -> dict[str, float]:
         variables = sharding.put(whole(state.params, state.batch_stats), sharding.replicated(run.mesh))
@@ -129,6 +130,7 @@ def _callbacks(
         save=save,
         validate_every=stage.validation.every,
         save_every=stage.save_every,
+        spent=spent,
     )
 
 

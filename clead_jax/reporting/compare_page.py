@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from clead_jax.reporting import charts, labels, render, style, tables
 from clead_jax.reporting.compare_runs import Comparison, Entry, score
 from clead_jax.reporting.render import Block, Bullets, Cell, Code, Heading, Picture, Table, Text
+from clead_jax.results import files
 
 NOTES = [
     "Brackets: 95 % interval for the number of images. ±: standard deviation over seeds (n − 1).",
@@ -24,8 +25,9 @@ NOTES = [
 def write(found: list[Comparison], output: str | Path) -> Path:
     """Writes `output`/compare.* and returns the path of the HTML page. Raises OSError if it cannot write."""
     page, title = Path(output) / "compare.html", f"Runs compared: {found[0].results['dataset']['name']}"
-    render.write(title, _blocks(found), page.with_suffix(".md"), page)
-    page.with_suffix(".json").write_text(json.dumps(plain(found), indent=1))
+    with files.replaced_together(page.parent) as part:
+        render.write(title, _blocks(found), part / "compare.md", part / "compare.html")
+        (part / "compare.json").write_text(json.dumps(plain(found), indent=1), encoding="utf-8")
     return page
 
 

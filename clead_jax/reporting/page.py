@@ -3,19 +3,23 @@
 from pathlib import Path
 
 from clead_jax.reporting import render, sections, tables
-from clead_jax.results import read
+from clead_jax.results import files, read
 
 
 def build(workdir: str | Path) -> Path:
     """Writes `workdir`/report/ and returns the path of its index.html.
 
-    Raises ValueError, in one line, for missing results or an unreadable file; OSError if it cannot write.
+    A page that is there stays until the new one is whole. Raises ValueError, in one line,
+    for missing results or an unreadable file; OSError if it cannot write.
     """
     found, folder = read.read(workdir), Path(workdir).expanduser() / "report"
     blocks = sections.compose(found)
+    with files.replaced_together(folder) as part:
+        render.write(sections.title(found.results), blocks, part / "report.md", part / "index.html")
+        shown = {picture.name for picture in part.glob("*.png")}
     for outdated in folder.glob("*.png"):
-        outdated.unlink()
-    render.write(sections.title(found.results), blocks, folder / "report.md", folder / "index.html")
+        if outdated.name not in shown:
+            outdated.unlink(missing_ok=True)
     return folder / "index.html"
 
 

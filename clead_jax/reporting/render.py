@@ -66,11 +66,10 @@ Block: TypeAlias = Heading | Text | Bullets | Table | Picture | Code
 
 
 def write(title: str, blocks: list[Block], markdown_file: Path, html_file: Path) -> None:
-    """Writes a page in both formats, and its pictures beside it, into a directory that is made if it is absent.
+    """Writes a page in both formats, and its pictures beside it, into a directory that is there.
 
     The Markdown is GitHub's; the HTML needs nothing but the pictures. Raises OSError if it cannot write.
     """
-    markdown_file.parent.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
             block.figure.savefig(markdown_file.with_name(f"{block.name}.png"))

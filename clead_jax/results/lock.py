@@ -10,16 +10,15 @@ import datetime
 import json
 import os
 import shlex
-import signal
 import socket
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clead_jax.core import stopping
 from clead_jax.core.progress import log
 
 NAME = ".lock"
@@ -33,20 +32,26 @@ def held(workdir: str | Path, wait: bool = False) -> Iterator[None]:
 
     While another process holds it this one is refused, or with `wait` waits. A process takes the lock over from its
     parent: so `sweep` holds it until the training that it started does, which goes on holding it if `sweep` is killed.
-    Inside the context SIGTERM raises SystemExit. Of a program of several processes only one should call this.
+    Inside the context SIGTERM and its like raise SystemExit. Of several processes only one should call this.
 
     Raises ValueError, in one line, naming the process that holds the lock; nothing is written then.
     """
     path, mine = Path(workdir) / NAME, _myself()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _exit_on_sigterm():
+
+    def release() -> None:
+        holder = _read(path)
+        if holder == mine or (holder and _ended(holder) and _replace(path, holder, mine)):  # a child's that died
+            path.unlink(missing_ok=True)
+
+    with stopping.listening():
         _acquire(path, mine, wait)
+        stopping.last_acts.append(release)
         try:
             yield
         finally:
-            holder = _read(path)
-            if holder == mine or (holder and _ended(holder) and _replace(path, holder, mine)):  # a child's that died
-                path.unlink(missing_ok=True)
+            stopping.last_acts.remove(release)
+            release()
 
 
 def _acquire(path: Path, mine: Holder, wait: bool) -> None:
@@ -62,10 +67,11 @@ def _acquire(path: Path, mine: Holder, wait: bool) -> None:
             if ended:
                 log.info(f"{path} was left by a process that has ended ({_described(holder)}); taken over")
             return
+        unknown = not (_here(holder) and holder["started"])
         text = f"another process is at work in {path.parent}: {_described(holder)}"
+        text += f"; if it has ended, delete {path}" * unknown
         if not wait:
-            unknown = not (_here(holder) and holder["started"])
-            raise ValueError(text + (f"; if it has ended, delete {path}" if unknown else ""))
+            raise ValueError(text)
         if not said:
             log.info(f"{text}; waiting for it")
         said = True
@@ -156,16 +162,3 @@ def _started(pid: int) -> str:
     except OSError:
         return ""
     return "ended" if state == "Z" else fields[18]
-
-
-@contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Turns SIGTERM into SystemExit, unless the program handles it already or this is not its main thread."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -11,13 +11,13 @@ the next `save` removes. Reading compares the checksums first and logs which dam
 All processes call `save` and `restore`; with several hosts the directory is on a file system they share.
 """
 
-import contextlib
 import hashlib
 import json
+import os
 import shutil
-import signal
-import threading
-from collections.abc import Iterable, Iterator
+import tempfile
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from clead_jax.core import stopping
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
+
+MARGIN = 2**18  # bytes that the files of a step take beside its arrays
 
 
 class Restored(NamedTuple):
@@ -46,28 +49,7 @@ def steps(directory: str | Path) -> list[int]:
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
 
 
-@contextlib.contextmanager
-def _finished_first() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, where orbax's threads would print tracebacks; a second one does not."""
-    if threading.current_thread() is not threading.main_thread():  # signals do not reach other threads
-        yield
-        return
-    came = threading.Event()
-
-    def wait(*signal_and_frame: Any) -> None:
-        came.set()
-        signal.signal(signal.SIGINT, usual)
-
-    usual = signal.signal(signal.SIGINT, wait)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    if came.is_set():
-        signal.raise_signal(signal.SIGINT)
-
-
-@_finished_first()
+@stopping.deferred()
 def save(
     directory: str | Path,
     step: int,
@@ -91,7 +73,7 @@ def save(
     items = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in trees.items()})
     try:
         if jax.process_index() == 0:
-            _make_room(root, step)
+            _make_room(root, step, trees)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(part, args=items)
         if jax.process_index() == 0:
@@ -103,7 +85,12 @@ def save(
             kept = {*steps(root)[-keep_latest:], *_best_first(root)[:1]}
             _delete(root, (old for old in steps(root) if old not in kept))
     except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" [tensorstore_spec")[0]
+        for _ in range(40):  # orbax's threads may still be writing
+            halves = list(root.glob(f"{step}.part*"))
+            for half in halves:
+                shutil.rmtree(half, ignore_errors=True)
+            time.sleep(0.05 * bool(halves))
         raise OSError(f"cannot write checkpoint {step} in {directory}: {first_line}") from error
     multihost_utils.sync_global_devices(f"checkpoint {step} written")
 
@@ -141,7 +128,7 @@ def latest_meta(directory: str | Path) -> dict[str, Any] | None:
     return next((found["meta"] for step in steps(root)[::-1] if (found := _record(root / str(step)))), None)
 
 
-@_finished_first()
+@stopping.deferred()
 def _read(path: Path, template: PyTree = None) -> PyTree:
     """A stored tree, laid out as `template`, or as numpy arrays."""
     handler = ocp.StandardCheckpointHandler()
@@ -205,12 +192,17 @@ def _checksums(path: Path) -> dict[str, str]:
     return sums
 
 
-def _make_room(root: Path, step: int) -> None:
-    """Remove what a killed save or deletion left, and the steps that this one replaces."""
+def _make_room(root: Path, step: int, trees: PyTree) -> None:
+    """Remove what a killed save or deletion left, and the steps that this one replaces. Raises OSError where `trees`
+    would find no room: orbax's threads would say so in hundreds of lines.
+    """
     root.mkdir(parents=True, exist_ok=True)
     for leftover in root.glob("*.part*"):
         shutil.rmtree(leftover)
     _delete(root, (old for old in steps(root) if old >= step))
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=root) as room:
+            os.posix_fallocate(room.fileno(), 0, MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(trees)))
 
 
 def _delete(root: Path, old_steps: Iterable[int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from clead_jax.core import stopping
 from clead_jax.core.types import Array, Key, PyTree, Step
 
 FIRST_LOOKS = (1, 5)  # steps after a start: the first holds the compilation, those up to the next give the speed
@@ -39,6 +40,9 @@ class Plan(NamedTuple):
         return permutation[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
 
 
+Sums = dict[str, tuple[float, float]]  # metric -> its sum and how many it is over
+
+
 class Hooks(Protocol):
     """What happens beside the training itself."""
 
@@ -46,7 +50,10 @@ class Hooks(Protocol):
         """After `step` steps, all of them finished; `means` over the steps since the last call."""
 
     def on_epoch(self, epoch: int, step: int, state: PyTree, means: dict[str, float]) -> None:
-        """After `epoch` whole epochs; `means` over the steps of this epoch that this process ran."""
+        """After `epoch` whole epochs; `means` over the steps of this epoch."""
+
+    def on_stop(self, epoch: int, step: int, state: PyTree, sums: Sums) -> None:
+        """The program is to end after `step` steps; `sums` are what `fit` needs to go on within the epoch."""
 
 
 class Diverged(FloatingPointError):
@@ -57,6 +64,7 @@ class Diverged(FloatingPointError):
         self.bad = bad
 
 
+@stopping.deferred()
 def fit(
     step_fn: Step,
     state: PyTree,
@@ -69,32 +77,38 @@ def fit(
     fetch: Callable[[PyTree], PyTree],
     hooks: Hooks,
     log_every: int,
+    sums: Sums | None = None,
 ) -> PyTree:
     """Runs steps `first_step` .. `plan.total_steps` - 1 and returns the last state.
 
     `place` puts an index row [batch_size] on the devices, `fetch` brings metrics to the host: at the first looks and
-    every `log_every` steps only, so that the devices hardly wait. Raises Diverged, naming the first step whose loss is
-    not finite.
+    every `log_every` steps only, so that the devices hardly wait. `sums` is what `on_stop` was given of the epoch that
+    was stopped. Raises Diverged, naming the first step whose loss is not finite; a signal (see `core.stopping`) ends
+    the loop after the step it finds.
     """
     order_key, step_key = jax.random.split(key)
     pending: list[Any] = []
-    epoch_sums: dict[str, tuple[float, float]] = {}
+    epoch_sums: Sums = sums or {}
     for number in range(first_step, plan.total_steps):
         epoch, row = divmod(number, plan.steps_per_epoch)
         if row == 0 or number == first_step:
-            order, epoch_sums = plan.order(order_key, epoch), {}
+            order = plan.order(order_key, epoch)
         state, metrics = step_fn(state, frozen, place(order[row]), jax.random.fold_in(step_key, number))
         pending.append(metrics)
-        done = number + 1
-        if done % log_every == 0 or done % plan.steps_per_epoch == 0 or done - first_step in FIRST_LOOKS:
+        done, stop, ends = number + 1, stopping.due(), row + 1 == plan.steps_per_epoch
+        if stop or ends or done % log_every == 0 or done - first_step in FIRST_LOOKS:
             fetched, pending = fetch(pending), []
             for step, metrics in enumerate(fetched, start=done - len(fetched) + 1):
                 if not np.isfinite(loss := metrics["loss"][0]):
                     raise Diverged(f"the loss is {loss} at step {step}", bad=step - 1)
             epoch_sums = functools.reduce(_add, fetched, epoch_sums)  # one by one: rounding knows nothing of the looks
             hooks.on_log(done, _means(functools.reduce(_add, fetched, {})))
-        if done % plan.steps_per_epoch == 0:
+        if ends:
             hooks.on_epoch(epoch + 1, done, state, _means(epoch_sums))
+            epoch_sums = {}
+        if stop:
+            hooks.on_stop(epoch + ends, done, state, epoch_sums)
+            stopping.check()
     return state
 
 
@@ -102,5 +116,5 @@ def _add(a: dict, b: dict) -> dict:
     return {k: tuple(float(x) + float(y) for x, y in zip(a.get(k, (0.0, 0.0)), b[k], strict=True)) for k in b}
 
 
-def _means(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
+def _means(sums: Sums) -> dict[str, float]:
     return {k: total / count for k, (total, count) in sums.items()}

@@ -233,7 +233,7 @@ def test_other_threads_save_too(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment_is_one_line(tmp_path):
-    program = f"import sys\nfrom clead_jax import cli\ndef main(argv):\n    exec({WRITER!r})\ncli.run(main)"
+    program = f"import sys\nfrom clead_jax.config import cli\ndef main(argv):\n    exec({WRITER!r})\ncli.run(main)"
     rng = np.random.default_rng(0)
     for _ in range(8):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -242,7 +242,10 @@ def test_ctrl_c_at_any_moment_is_one_line(tmp_path):
             time.sleep(rng.uniform(0, 0.4))
             process.send_signal(signal.SIGINT)
             told, error = process.communicate()
-        assert (process.returncode, error) == (130, "\nstopped; the same command goes on from the last checkpoint\n")
+        assert (process.returncode, error) == (
+            130,
+            "\nstopped by SIGINT; the same command goes on from the last checkpoint\n",
+        )
         assert checkpoint.steps(tmp_path)[-1] >= int((told.split() or [0])[-1])
 
 

@@ -19,7 +19,7 @@ classes. If there are fewer other classes than `targets`, the remaining runs sta
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,8 @@ class FABConfig:
     restarts: int = jax.tree.static(default=1)  # of all runs, from random points after the first
 
     def __post_init__(self) -> None:
-        norms.check_settings(self, eps=0, steps=1, targets=0, restarts=1)
+        shares: dict[str, Any] = {"alpha_max": "[0, 1]", "beta": "[0, 1]", "eta": "(0, inf)"}
+        norms.check_settings(self, eps="[0, inf]", steps=1, targets=0, restarts=1, **shares)
 
 
 @jax.tree_util.register_dataclass
@@ -62,6 +63,10 @@ class TargetedFABConfig(FABConfig):
     """FAB towards one class after the other; the 9 likeliest in AutoAttack."""
 
     targets: int = jax.tree.static(default=9)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        norms.check_settings(self, targets=1)
 
 
 class State(NamedTuple):

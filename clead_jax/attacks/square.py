@@ -47,9 +47,7 @@ class SquareConfig:
     random_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        norms.check_settings(self, eps=0, queries=1)
-        if isinstance(self.p_init, float | int) and not 0 < self.p_init <= 1:
-            raise ValueError(f"p_init must lie in (0, 1], got {self.p_init}")
+        norms.check_settings(self, eps=0, queries=1, p_init="(0, 1]")
 
 
 class State(NamedTuple):

@@ -9,7 +9,7 @@ WORKDIR/evaluation/, report/   see `evaluation.measurements` and `reporting`
 from pathlib import Path
 
 from clead_jax.config import Config
-from clead_jax.core import sharding
+from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.experiment import provenance, stages
 from clead_jax.experiment.context import Run, open_run, refuse_changes
@@ -18,6 +18,7 @@ from clead_jax.experiment.train import train
 from clead_jax.reporting import page
 
 
+@numerics.defaults()
 def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     """Runs the stages a config asks for, going on where an earlier run of it in `workdir` was: training in the order
     given, then evaluation, then the report.

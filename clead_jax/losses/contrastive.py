@@ -44,7 +44,7 @@ class ContrastiveConfig:
         for field, known in (("similarity", SIMILARITIES), ("pairing", PAIRINGS), ("positives", POSITIVES)):
             if (value := getattr(self, field)) not in known:
                 raise ValueError(f"unknown {field} {value!r}: known: {', '.join(known)}")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < np.inf:
             raise ValueError(f"temperature must be positive, not {self.temperature}")
         check_margin(self.margin, 2.0 if self.similarity == "cosine" else np.inf)
 

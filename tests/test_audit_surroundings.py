@@ -134,11 +134,12 @@ def usual(norm, eps):
     return audit(lambda x: linear(jnp.asarray(W), x), attacks=ATTACKS, norm=norm, eps=eps, keep_images=True)
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("linf", EPS), ("l1", 0.5)])
-@pytest.mark.parametrize("setting", FLAGS.values(), ids=FLAGS)
+@pytest.mark.parametrize(
+    ("setting", "norm", "eps"), [*((name, "linf", EPS) for name in FLAGS), ("rbg", "l2", 0.3), ("x64", "l1", 0.5)]
+)
 def test_the_same_bits_under_any_setting(setting, norm, eps):
     expected = usual(norm, eps)
-    with flag(*setting):
+    with flag(*FLAGS[setting]):
         model = lambda x: linear(jnp.asarray(W), x)
         found = audit(model, attacks=ATTACKS, norm=norm, eps=eps, keep_images=True)
     for name, images in expected.adversarial.items():
@@ -194,8 +195,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "precision"), [*((case, "float32") for case in CASES), ("switch", "bfloat16"), ("key", "bfloat16")]
+)
 def test_the_arrays_of_any_variables_are_taken(case, precision):
     forward, variables = CASES[case]
     twin = {**variables, "w": np.zeros_like(W)}

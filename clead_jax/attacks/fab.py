@@ -145,7 +145,7 @@ def _restart(state: State, since: Array, cfg: FABConfig) -> State:
     run, fresh = state.made // _steps_per_run(cfg), state.x
     if _runs(cfg) > state.goals.shape[1]:
         draw = jax.random.normal if cfg.norm != "linf" else functools.partial(jax.random.uniform, minval=-1.0)
-        sample = lambda key: draw(key, state.x.shape[1:])
+        sample = lambda key: draw(key, state.x.shape[1:], state.x.dtype)
         noise = jax.vmap(sample)(jax.vmap(jax.random.fold_in)(state.key, run))
         radius = jnp.minimum(jnp.minimum(state.distance, state.eps), _box(state.x, cfg)) / 2
         noise = noise * norms.column(radius / length(noise, cfg.norm), noise)

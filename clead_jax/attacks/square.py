@@ -177,7 +177,7 @@ def _onto_sphere(x: Array, delta: Array, cfg: SquareConfig) -> Array:
 def _uniform(keys: Key, query: int | Array, n: int) -> Array:
     """Uniform numbers [B, n] in [0, 1), different for every row and query."""
     query = jnp.broadcast_to(query, keys.shape)
-    return jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(key, i), (n,)))(keys, query)
+    return jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(key, i), (n,), jnp.float32))(keys, query)
 
 
 def _signs(uniform: Array) -> Array:

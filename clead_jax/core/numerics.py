@@ -10,10 +10,16 @@ THREEFRY = "threefry2x32"
 
 
 @contextlib.contextmanager
+def promotion() -> Iterator[None]:
+    """JAX's default promotion of types and ranks, in a `with` block or as a decorator, inside a trace too."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@contextlib.contextmanager
 def defaults() -> Iterator[None]:
-    """JAX's defaults, in a `with` block or as a decorator. A model that is traced inside has them too."""
-    promotion = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
-    with jax.enable_x64(False), jax.threefry_partitionable(True), promotion[0], promotion[1]:
+    """All of JAX's defaults, outside of any trace. A model that is traced inside has them too."""
+    with promotion(), jax.enable_x64(False), jax.threefry_partitionable(True):
         yield
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clead_jax.core import numerics
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
 
@@ -66,6 +67,7 @@ class SupConConfig:
 
 
 @LOSSES.register("info_nce", ContrastiveConfig)
+@numerics.promotion()
 def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | None = None) -> Array:
     """Weighted NCE of every anchor: row i sums to the loss of image i, and sum(result) / B is the batch's.
 

@@ -1,11 +1,16 @@
 """Keys of one kind, whatever generator JAX has by default."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import clead_jax.losses  # noqa: F401  registers the losses
+from clead_jax.attacks import run
 from clead_jax.core import numerics, spec
-from clead_jax.core.registry import ATTACKS
+from clead_jax.core.registry import ATTACKS, LOSSES
 
 
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg", "threefry2x32"])
@@ -44,3 +49,33 @@ def test_ranges_have_ends_of_both_kinds():
     spec.check_ranges(cfg, p_init="[0.8, 1)")
     with pytest.raises(ValueError, match=r"p_init must lie in \(0.8, 1\), got 0.8"):
         spec.check_ranges(cfg, p_init="(0.8, 1)")
+
+
+STRICT = {"jax_numpy_dtype_promotion": ("strict", "standard"), "jax_numpy_rank_promotion": ("raise", "allow")}
+
+
+@pytest.fixture
+def strict():
+    for name, (value, _) in STRICT.items():
+        jax.config.update(name, value)
+    yield
+    for name, (_, usual) in STRICT.items():
+        jax.config.update(name, usual)
+
+
+@pytest.mark.parametrize("name", ["bim", "apgd_t", "fab_t", "square", "cw_l2"])
+def test_an_attack_runs_inside_a_strict_program(strict, name):
+    x, labels, keys = jnp.full((3, 4, 4, 1), 0.5), jnp.arange(3, dtype=jnp.int32), jax.random.split(numerics.key(0), 3)
+    few = {"steps": 2, "rounds": 1, "queries": 3, "targets": 2}
+    cfg = ATTACKS[name].config()
+    cfg = dataclasses.replace(cfg, **{field: n for field, n in few.items() if hasattr(cfg, field)})
+    objective, forward = ATTACKS[name].info["objective"], lambda x: x.reshape(len(x), -1)[:, :5] * jnp.float32(2)
+    found = jax.jit(lambda x: run(ATTACKS[name].value, forward, objective, x, labels, keys, cfg))(x)
+    assert found.shape == x.shape and np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_a_loss_has_a_gradient_inside_a_strict_program(strict, name):
+    loss, cfg = LOSSES[name].value, LOSSES[name].config()
+    z, labels = jnp.asarray(np.random.RandomState(0).randn(4, 2, 3), jnp.float32), jnp.arange(4, dtype=jnp.int32) % 2
+    assert np.isfinite(jax.grad(lambda z: loss(z, labels, cfg).sum())(z)).all()

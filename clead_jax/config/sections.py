@@ -48,7 +48,7 @@ class Section:
 def typed(value: Any, wanted: Any, name: str) -> Any:
     """The value as `wanted` (a type): text and whole numbers become floats where one is wanted. TypeError otherwise.
 
-    ValueError for a float that is no finite number.
+    ValueError for a float that is NaN or infinite.
     """
     if wanted is float and isinstance(value, str | int | float) and not isinstance(value, bool):
         return spec.number(value, name)

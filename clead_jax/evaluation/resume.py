@@ -93,6 +93,6 @@ def to_host(tree: PyTree, fetch: Any) -> list[np.ndarray]:
 
 def to_devices(leaves: list[np.ndarray], like: PyTree, place: Any) -> PyTree:
     """The state of `leaves`, in the form of `like` (arrays or their shapes), on the devices."""
-    whole = lambda leaf, old: numerics.threefry(leaf) if numerics.is_key(old) else leaf
+    whole = lambda leaf, old: jax.random.wrap_key_data(leaf, impl=numerics.THREEFRY) if numerics.is_key(old) else leaf
     olds, tree = jax.tree.flatten(like)
     return jax.tree.unflatten(tree, [place(whole(leaf, old)) for leaf, old in zip(leaves, olds, strict=True)])

@@ -89,7 +89,9 @@ def _name_as_here(cfg: Config) -> None:
     texts += [(own, field) for field in ("attacks", "curve_attack", "distances")]
     texts += [(stage, f) for stage in config.stages_of(cfg).values() for f in ("attack", "views") if f in stage]
     for section, field in texts:
-        section[field] = ",".join(map(names.attack, spec.items(section[field])))
+        written = spec.items(section[field])
+        if (known := tuple(map(names.attack, written))) != written:
+            section[field] = ",".join(known)
     for section in (own, cfg.train_attack):
         section.norm = names.norm(section.norm)
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from clead_jax.attacks import autoattack, parse
-from clead_jax.core import spec
+from clead_jax.core import names, numerics, spec
 from clead_jax.core.batches import sizes
 from clead_jax.core.types import Array, Classifier, NamedAttack, PyTree, ThreatModel
 from clead_jax.evaluation import classifier as classifiers
@@ -68,6 +68,8 @@ class Result:
         return "\n".join([head, *rows, *stopped, *self.notes, *raised, *quiet])
 
 
+@inputs.one_line("forward cannot be run twice", jax.errors.UnexpectedTracerError)
+@numerics.defaults()
 def audit(
     forward: Classifier | Callable[..., Array],
     images: np.ndarray,
@@ -97,11 +99,13 @@ def audit(
         [B, H, W, C] in [0, 1], to logits [B, K]. If `randomized`, a key is its last argument, for noise.
       images: [N, H, W, C], floats in [0, 1] or uint8.
       labels: int [N] in [0, K).
-      norm: "linf", "l2" or "l1".
-      eps: radius in units of the [0, 1] pixel range, "8/255" or a number.
+      norm: "linf", "l2" or "l1"; "Linf", "L2" and the like too.
+      eps: radius in units of the [0, 1] pixel range, "8/255" or a number; no larger than the cube of all images.
       attacks: names, or one string with commas: "autoattack" (for a randomized model its version "rand"),
         "autoattack(version=plus)", and any registered attack with its settings, as "pgd(steps=100,restarts=5)".
-      variables: passed to `forward` as an argument, so that many checkpoints share one compilation.
+        Names as the field writes them, "PGD-20" or "APGD-CE", are taken too.
+      variables: any pytree; its arrays are passed to `forward` as arguments, so that many checkpoints share one
+        compilation, as long as all else that `forward` reads is the same.
       twin: variables of the undefended model, for the checks that compare.
       training_attacks: names of the attacks the model was trained on, if they are known.
       published: (data set, architecture), to compare with the best published figure.
@@ -114,25 +118,35 @@ def audit(
       seed: of all randomness.
       say: hears lines of progress, for example `print`.
 
-    Raises ValueError, one line, for wrong shapes, types, labels, settings. NaN, or images outside [0, 1], fail a check.
+    It runs under JAX's default types, promotion and random numbers, whatever is set around it. A model that jax has no
+    rule to differentiate meets Square in place of the attacks that follow gradients; `notes` say so.
+
+    Raises ValueError, one line, for wrong shapes, types, labels, settings, and a model that cannot be run. NaN, or
+    images outside [0, 1], fail a check.
     """
-    started, threat = time.monotonic(), ThreatModel(norm, spec.unit(eps, "eps", norm))
-    examples = inputs.checked_examples(images, labels)
+    started, examples = time.monotonic(), inputs.checked_examples(images, labels)
+    norm, shape = names.norm(norm), examples.images.shape[1:]
+    threat = ThreatModel(norm, spec.unit(eps, "eps", norm, examples.images[0].size))
+    seed = spec.whole(seed, "seed", 0, 2**32 - 1)
+    batch_size = None if batch_size is None else spec.whole(batch_size, "batch_size", 1)
     classifier = _classifier(forward, variables, randomized, precision)
+    classifier = dataclasses.replace(classifier, image_shape=classifier.image_shape or shape)
     compiled = classifiers.compiled(classifier)
     classes = inputs.num_classes(compiled, examples)
     direct, suite = _asked(attacks, threat, classes, "rand" if classifier.randomized else "standard", precision)
     notes = suite.notes if suite else []
     if why := inputs.no_derivative(compiled, examples, precision):
-        notes = [f"the model has no derivative ({why}): attacks without gradients only", *notes]
-        without = lambda attacks: [named for named in attacks if named.attack.forward_only]
-        direct = without(direct)  # and of a suite at least Square: it is not to be empty
-        suite = suite and suite._replace(attacks=without(suite.attacks) or [parse.attack_at("square", *threat)])
+        left = [named for named in direct if named.attack.forward_only]
+        dropped = [named.name for named in direct if named not in left] + ["autoattack"] * bool(suite)
+        if dropped and "square" not in [named.name for named in left]:
+            left.append(parse.attack_at("square", *threat))
+        notes = [f"the model has no derivative ({why}): square in place of {', '.join(dropped)}"] if dropped else []
+        direct, suite = left, None
     limit = Budget(*spec.budget(budget))
     wanted = batch_size or (sizes(1, compiled.mesh.size)[0] if why else fastest_batch(compiled, examples))
     compiled = compiled.in_batches_of(sizes(wanted, compiled.mesh.size)[-1])
     subject = Subject("model", compiled, {"fingerprint": classifier.fingerprint})
-    others = [] if twin is None else [Subject("twin", compiled.with_variables(twin), {})]
+    others = [] if twin is None else [Subject("twin", compiled.with_variables(classifiers.arrays(twin)), {})]
     plan = Plan(
         threat_model=threat,
         num_classes=classes,
@@ -159,6 +173,7 @@ def audit(
 def _classifier(model: Classifier | Callable, variables: PyTree, randomized: bool, precision: str) -> Classifier:
     forward = model if variables is not None else lambda variables, x, *key: model(x, *key)
     classifier = model if isinstance(model, Classifier) else Classifier(forward, variables, randomized=randomized)
+    classifier = classifiers.of_arrays(classifier)
     if precision not in spec.PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it can be {', '.join(spec.PRECISIONS)}")
     if precision == "float32":
@@ -172,7 +187,7 @@ def _asked(
     attacks: Sequence[str] | str, threat: ThreatModel, num_classes: int, version: str, precision: str
 ) -> tuple[list[NamedAttack], Suite | None]:
     """What is asked for, as attacks; ValueError for what cannot run, before anything does."""
-    if not (texts := spec.items(attacks) if isinstance(attacks, str) else tuple(attacks)):
+    if not (texts := [names.attack(text) for text in (spec.items(attacks) if isinstance(attacks, str) else attacks)]):
         raise ValueError("attacks is empty; write for example autoattack")
     suites = [text for text in texts if spec.parse(text)[0] == "autoattack"]
     asked = autoattack.autoattack_version(suites[-1], version) if suites else ""

@@ -37,11 +37,18 @@ def _define(argv: list[str], values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> None:
     """Parses the command line, measures, prints line by line."""
     given = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
-    from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
-    from clead_jax.experiment import context, throughput
+    from clead_jax.core import numerics, sharding  # after the flags: a typo should not wait for jax
 
     sharding.initialize(given.distributed)
     progress.show(given.verbosity, sharding.is_main)
+    with numerics.defaults():
+        _measure(argv, given)
+
+
+def _measure(argv: list[str], given: flags.FlagValues) -> None:
+    from clead_jax.core import sharding
+    from clead_jax.experiment import context, throughput
+
     if given.json and sharding.is_main():
         Path(given.json).touch()  # better refused now than after the measuring
     run = context.open_random(given.config, given.batch_size)

@@ -101,8 +101,8 @@ def test_another_checkpoint_is_not_compiled_again(short):
     first = audit(counting, IMAGES, LABELS, variables=W, **settings)
     before = len(traced)
     other = audit(counting, IMAGES, LABELS, variables=-W, **settings)
-    # Only the shape is asked for again.
-    assert len(traced) <= before + 1 and first.accuracy["clean"] != other.accuracy["clean"]
+    # It is only traced again, with its gradient, to see whether it still computes the same.
+    assert len(traced) <= before + 2 and first.accuracy["clean"] != other.accuracy["clean"]
 
 
 def test_a_model_that_holds_its_weights_may_have_changed(short):
@@ -195,8 +195,8 @@ def test_a_model_without_a_derivative_is_attacked_without_gradients(short):
         return jax.pure_callback(lambda x: ((x.reshape(len(x), -1) - 0.5) @ W).astype(np.float32), shape, x)
 
     result = audit(outside, IMAGES, LABELS, eps=EPS, attacks="pgd,autoattack", checks=True)
-    assert list(result.correct) == ["clean", "square", "autoattack"] and "no derivative" in result.notes[0]
-    assert result.accuracy["autoattack"] < result.accuracy["clean"]
+    assert list(result.correct) == ["clean", "square"] and "no derivative" in result.notes[0]
+    assert result.accuracy["square"] < result.accuracy["clean"]
     assert any(check["status"] == "fail" for check in result.checks)
 
 
@@ -206,8 +206,8 @@ def test_a_random_model_without_a_derivative_still_meets_an_attack(short):
         return jax.pure_callback(lambda x: ((x.reshape(len(x), -1) - 0.5) @ W).astype(np.float32), shape, x)
 
     result = audit(outside, IMAGES, LABELS, eps=EPS, randomized=True)
-    assert list(result.correct) == ["clean", "square", "autoattack"]
-    assert result.accuracy["autoattack"] < result.accuracy["clean"] and result.passes["square"]["forward"].sum() > 0
+    assert list(result.correct) == ["clean", "square"]
+    assert result.accuracy["square"] < result.accuracy["clean"] and result.passes["square"]["forward"].sum() > 0
 
 
 def test_progress_is_not_taken_from_a_model_with_other_gradients(short, tmp_path):

@@ -140,6 +140,31 @@ def test_values(refused, tmp_path, field):
     assert not (tmp_path / "run").exists()
 
 
+MEANINGLESS = {
+    "no step": ({"evaluation.step_size": "0"}, ["evaluation.step_size is 0", "above 0"]),
+    "no step in training": ({"train_attack.step_size": "0"}, ["train_attack.step_size is 0"]),
+    "no step in validation": ({"validation.attack": "pgd(step_size=0)"}, ["step_size must lie in (0, inf)"]),
+    "beyond the cube": ({"evaluation.norm": "l2", "evaluation.eps": "8.1"}, ["evaluation.eps is 8.1", "[0, 8]"]),
+    "a curve beyond": ({"evaluation.norm": "l1", "evaluation.curve": "0,65"}, ["evaluation.curve is 65", "[0, 64]"]),
+    "training beyond": ({"train_attack.norm": "L2", "train_attack.eps": "9"}, ["train_attack.eps is 9", "[0, 8]"]),
+    "one attack beyond": ({"baseline.attack": "pgd(norm=l2,eps=9)"}, ["pgd(norm=l2,eps=9): eps is 9", "[0, 8]"]),
+    "growing momentum": ({"baseline.momentum": "1"}, ["baseline.momentum is 1.0", "below 1"]),
+    "only a warm-up": ({"probe.warmup_epochs": "2"}, ["probe.warmup_epochs is 2.0", "below 2"]),
+    "a negative batch": ({"evaluation.batch_size": "-8"}, ["evaluation.batch_size is -8"]),
+    "no number": ({"pretrain.weight_decay": "nan"}, ["pretrain.weight_decay", "nan"]),
+    "endless": ({"baseline.lr": "inf"}, ["baseline.lr", "inf"]),
+    "a loss": ({"baseline.loss": "trades(beta=-1)"}, ["beta must not be negative, got -1"]),
+}
+
+
+@pytest.mark.parametrize("case", MEANINGLESS)
+def test_values_that_cannot_mean_anything(refused, tmp_path, case):
+    fields, named = MEANINGLESS[case]
+    error = refused(main.main, speck.command(tmp_path / "run", **fields))
+    assert all(word in error for word in named), error
+    assert not (tmp_path / "run").exists()
+
+
 # --- a user's own images ----------------------------------------------------------------------------------------------
 
 OWN = {

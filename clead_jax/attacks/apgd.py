@@ -53,6 +53,10 @@ class TargetedAPGDConfig(APGDConfig):
 
     targets: int = jax.tree.static(default=9)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        norms.check_settings(self, targets=1)
+
 
 class State(NamedTuple):
     """The current point of every example, and the search so far. Every leaf is [B, ...]."""

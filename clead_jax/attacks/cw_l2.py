@@ -41,7 +41,7 @@ class CWL2Config:
     norm: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
-        norms.check_settings(self, steps=1, rounds=1)
+        norms.check_settings(self, steps=1, rounds=1, c="(0, inf)", learning_rate="(0, inf)", confidence=0)
 
 
 class State(NamedTuple):

@@ -13,7 +13,7 @@ the remaining runs start at random points, as restarts do.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,8 @@ class FABConfig:
     restarts: int = jax.tree.static(default=1)  # of all runs, from random points after the first
 
     def __post_init__(self) -> None:
-        norms.check_settings(self, eps=0, steps=1, targets=0, restarts=1)
+        shares: dict[str, Any] = {"alpha_max": "[0, 1]", "beta": "[0, 1]", "eta": "(0, inf)"}
+        norms.check_settings(self, eps="[0, inf]", steps=1, targets=0, restarts=1, **shares)
 
 
 @jax.tree_util.register_dataclass
@@ -55,6 +56,10 @@ class TargetedFABConfig(FABConfig):
     """FAB towards one class after the other; the 9 likeliest in AutoAttack."""
 
     targets: int = jax.tree.static(default=9)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        norms.check_settings(self, targets=1)
 
 
 class State(NamedTuple):
@@ -134,7 +139,7 @@ def _restart(state: State, since: Array, cfg: FABConfig) -> State:
     run, fresh = state.made // _steps_per_run(cfg), state.x
     if _runs(cfg) > state.goals.shape[1]:
         draw = jax.random.normal if cfg.norm != "linf" else functools.partial(jax.random.uniform, minval=-1.0)
-        sample = lambda key: draw(key, state.x.shape[1:])
+        sample = lambda key: draw(key, state.x.shape[1:], state.x.dtype)
         noise = jax.vmap(sample)(jax.vmap(jax.random.fold_in)(state.key, run))
         radius = jnp.minimum(jnp.minimum(state.distance, state.eps), _box(state.x, cfg)) / 2
         noise = noise * norms.column(radius / length(noise, cfg.norm), noise)

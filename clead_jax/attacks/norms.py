@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clead_jax.core import spec
 from clead_jax.core.types import Array, Key
 
 NORMS = ("linf", "l2", "l1")
@@ -102,14 +103,12 @@ def check(norm: str) -> None:
         raise ValueError(f"unknown norm {norm!r}: known: {', '.join(NORMS)}")
 
 
-def check_settings(cfg: Any, **least: int) -> None:
-    """Raises ValueError for an unknown `cfg.norm`, and for fields below their minimum, e.g. eps=0; traced ones pass."""
+def check_settings(cfg: Any, **ranges: int | str) -> None:
+    """Raises ValueError for an unknown `cfg.norm`, and for fields outside their range, "(0, 1]", or below the whole
+    number that stands for it; traced ones pass.
+    """
     check(cfg.norm)
-    for name, minimum in least.items():
-        value = getattr(cfg, name)
-        if isinstance(value, float | int) and value < minimum:
-            wanted = f"be at least {minimum}" if minimum else "not be negative"
-            raise ValueError(f"{name} must {wanted}, got {value}")
+    spec.check_ranges(cfg, **{name: r if isinstance(r, str) else f"[{r}, inf)" for name, r in ranges.items()})
 
 
 def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 
 import clead_jax.attacks  # noqa: F401  importing it registers the attacks
 from clead_jax.attacks.objectives import OBJECTIVES, kl
-from clead_jax.core import spec
+from clead_jax.core import names, spec
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import NamedAttack, Objective
 
@@ -15,8 +15,9 @@ def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> N
     (steps, step_size ...) for those registered with `tunable=True`; settings in parentheses override both.
 
     `objective=margin` replaces what the attack maximises. Raises ValueError for an unknown attack, setting or
-    objective, naming the known ones.
+    objective, naming the known ones. Names may be written as the field does: "PGD-20".
     """
+    text = names.attack(text)
     name, own = spec.parse(text)
     try:
         entry = ATTACKS[name]

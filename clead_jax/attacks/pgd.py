@@ -27,7 +27,7 @@ class GradientConfig:
     """Settings of a gradient attack; the defaults are PGD-20 (Madry et al. 2018, CIFAR-10).
 
     A pytree whose floats are traced by jit: one program serves every eps of a curve. Raises ValueError for an unknown
-    norm or `keep`, negative numbers, and restarts without a random start.
+    norm or `keep`, numbers out of range, and restarts without a random start.
     """
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
@@ -39,7 +39,8 @@ class GradientConfig:
     keep: str = jax.tree.static(default="best")  # "best" point seen (needs labels), or "last"
 
     def __post_init__(self) -> None:
-        norms.check_settings(self, eps=0, step_size=0, steps=1, restarts=1)
+        moves = "[0, inf)" if isinstance(self.eps, float | int) and self.eps == 0 else "(0, inf)"
+        norms.check_settings(self, eps=0, step_size=moves, steps=1, restarts=1)
         if self.keep not in ("best", "last"):
             raise ValueError(f"unknown keep {self.keep!r}: known: best, last")
         if self.restarts > 1 and not (self.random_start and self.keep == "best"):

@@ -6,12 +6,14 @@ from typing import Any
 import jax
 
 from clead_jax.attacks.best_so_far import keep_better, nothing_yet
+from clead_jax.core import numerics
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
 
 # Longer unrolled programs compile for minutes. Drive a long attack on a CPU from the host, one step at a time.
 MOST_UNROLLED = 50
 
 
+@numerics.promotion()
 def run(
     attack: Iterative, forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: Any
 ) -> Array:

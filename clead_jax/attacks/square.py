@@ -43,9 +43,7 @@ class SquareConfig:
     random_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        norms.check_settings(self, eps=0, queries=1)
-        if isinstance(self.p_init, float | int) and not 0 < self.p_init <= 1:
-            raise ValueError(f"p_init must lie in (0, 1], got {self.p_init}")
+        norms.check_settings(self, eps=0, queries=1, p_init="(0, 1]")
 
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: SquareConfig) -> Search:
@@ -158,7 +156,7 @@ def _onto_sphere(x: Array, delta: Array, cfg: SquareConfig) -> Array:
 def _uniform(keys: Key, query: int | Array, n: int) -> Array:
     """Uniform numbers [B, n] in [0, 1), different for every row and query."""
     query = jnp.broadcast_to(query, keys.shape)
-    return jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(key, i), (n,)))(keys, query)
+    return jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(key, i), (n,), jnp.float32))(keys, query)
 
 
 def _signs(uniform: Array) -> Array:

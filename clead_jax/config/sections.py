@@ -46,8 +46,11 @@ class Section:
 
 
 def typed(value: Any, wanted: Any, name: str) -> Any:
-    """The value as `wanted` (a type): text and whole numbers become floats where one is wanted. TypeError otherwise."""
-    if wanted is float and isinstance(value, str | int) and not isinstance(value, bool):
+    """The value as `wanted` (a type): text and whole numbers become floats where one is wanted. TypeError otherwise.
+
+    ValueError for a float that is NaN or infinite.
+    """
+    if wanted is float and isinstance(value, str | int | float) and not isinstance(value, bool):
         return spec.number(value, name)
     kind = typing.get_origin(wanted) or wanted
     if not isinstance(value, kind) or (isinstance(value, bool) and wanted is not bool):

@@ -68,6 +68,9 @@ def validate(cfg: Config) -> None:
 
 def _stage(cfg: Config, name: str) -> None:
     own, others = cfg[name], tuple(other for other in stages_of(cfg) if other != name)
+    for field, most in (("momentum", 1), ("warmup_epochs", own.epochs)):
+        if own[field] >= most:
+            raise ValueError(f"{name}.{field} is {own[field]}; it must be below {most}")
     source, _, which = own.start.partition(":")
     if source not in ("scratch", *others) or which not in ("", "latest", "best"):
         raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
@@ -97,6 +100,8 @@ def _attacks(cfg: Config) -> None:
     for section in ("train_attack", "evaluation"):
         for field in ("eps", "step_size"):
             spec.unit(cfg[section][field], f"{section}.{field}", cfg[section].norm)
+        if cfg[section].eps and not cfg[section].step_size:
+            raise ValueError(f"{section}.step_size is 0, with which no attack moves; it must be above 0")
     for eps in spec.items(own.curve):
         spec.unit(eps, "evaluation.curve", own.norm)
     if own.which not in ("latest", "best") and not own.which.isdecimal():

@@ -34,6 +34,8 @@ def rounded_up(n: int, multiple: int) -> int:
 
 def sizes(batch_size: int, multiple: int) -> list[int]:
     """The batch sizes of attacks, ascending: halves of the largest, each a multiple of 16 and of the devices."""
+    if batch_size < 1:
+        raise ValueError(f"the batch size is {batch_size}; it must be at least 1")
     least = math.lcm(SMALLEST, multiple)
     top = max(least, rounded_up(batch_size, least))
     return sorted({max(least, rounded_up(math.ceil(top / 2**n), least)) for n in range(20)})

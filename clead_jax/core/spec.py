@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import re
 import typing
 from typing import Any
@@ -21,12 +22,34 @@ def number(text: Any, name: str = "number") -> float:
     return value
 
 
-def whole(text: Any, name: str = "number") -> int:
-    """'20' -> 20. Raises ValueError naming `name` for what is no whole number."""
+def whole(text: Any, name: str = "number", least: float = -math.inf, most: float = math.inf) -> int:
+    """'20' -> 20. Raises ValueError naming `name` for what is no whole number, or none in [least, most]."""
     value = number(text, name)
     if value != int(value):
         raise ValueError(f"{name}: {text!r} is no whole number")
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {text}; it lies in [{least:g}, {most:g}]")
     return int(value)
+
+
+def check_ranges(cfg: Any, **ranges: str) -> None:
+    """Raises ValueError for a number of the dataclass `cfg` outside its range, as lr="(0, inf)"; NaN lies in none.
+
+    What is declared as int must be whole. None, and what jit traces, passes.
+    """
+    declared = {field.name: field.type for field in dataclasses.fields(cfg)}
+    for name, allowed in ranges.items():
+        given, (low, high) = getattr(cfg, name), map(float, allowed[1:-1].split(","))
+        if not isinstance(given, numbers.Real):
+            continue
+        value, wanted = float(given), f"lie in {allowed}"
+        inside = low <= value <= high and (value != low or allowed[0] == "[") and (value != high or allowed[-1] == "]")
+        if allowed[0] == "[" and value < low:
+            wanted = f"be at least {low:g}" if low else "not be negative"
+        if inside and declared[name] is int and (isinstance(given, bool) or not isinstance(given, numbers.Integral)):
+            inside, wanted = False, "be a whole number"
+        if not inside:
+            raise ValueError(f"{name} must {wanted}, got {given}")
 
 
 def items(text: str) -> tuple[str, ...]:
@@ -79,11 +102,12 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
     return whole(value, name) if wanted is int else number(value, name)
 
 
-def unit(text: Any, name: str, norm: str = "linf") -> float:
-    """`number`, refused outside [0, 1] where the norm is linf (pixels lie in [0, 1]), below 0 elsewhere."""
-    value = number(text, name)
-    if value < 0 or (norm == "linf" and value > 1):
-        raise ValueError(f"{name} is {text}; under {norm} it lies in {'[0, 1]' if norm == 'linf' else '[0, inf)'}")
+def unit(text: Any, name: str, norm: str = "linf", size: float = math.inf) -> float:
+    """`number`, refused below 0, and where it is more than two images of `size` pixels in [0, 1] can be apart."""
+    value, most = number(text, name), {"linf": 1.0, "l2": size**0.5}.get(norm, size)
+    if not 0 <= value <= most:
+        end = ")" if most == math.inf else "]" if norm == "linf" else "], as no two images are further apart"
+        raise ValueError(f"{name} is {text}; under {norm} it lies in [0, {most:g}{end}")
     return value
 
 
@@ -98,9 +122,9 @@ def duration(seconds: float) -> str:
 
 def budget(text: str) -> tuple[float, float]:
     """'90s', '10m', '2h' -> (seconds, inf); '2000passes' -> (inf, passes per image); '' -> (inf, inf)."""
-    if not text:
+    if text in ("", None):
         return math.inf, math.inf
-    match = re.fullmatch(r"\s*([\d.]+)\s*(s|m|h|passes)\s*", text)
+    match = re.fullmatch(r"\s*([\d.]+)\s*(s|m|h|passes)\s*", str(text))
     if match is None:
         raise ValueError(f"budget: {text!r} is none; write 90s, 10m, 2h or 2000passes (per image)")
     if not (amount := number(match[1], "budget")):

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from clead_jax.core import numerics
+
 Array = jax.Array
 Key = jax.Array
 PyTree = Any
@@ -138,5 +140,5 @@ class Classifier:
         """16 hexadecimal digits that change with any bit of the weights."""
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(self.variables):
-            digest.update(np.asarray(leaf).tobytes())
+            digest.update(np.asarray(numerics.plain(leaf)).tobytes())
         return digest.hexdigest()[:16]

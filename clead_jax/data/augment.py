@@ -29,7 +29,7 @@ class AugmentConfig:
     grayscale: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0 or self.color_jitter < 0:
+        if not (0 <= self.crop_padding < float("inf") and 0 <= self.color_jitter < float("inf")):  # false for NaN
             given = f"crop_padding {self.crop_padding}, color_jitter {self.color_jitter}"
             raise ValueError(f"{given}; allowed: 0 and above")
         if not 0 <= self.grayscale <= 1:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from clead_jax.attacks.objectives import OBJECTIVES
+from clead_jax.core import numerics
 from clead_jax.core.batches import pixels, sizes
 from clead_jax.core.types import Examples
 from clead_jax.evaluation.classifier import Compiled
@@ -19,7 +20,7 @@ def fastest_batch(model: Compiled, examples: Examples) -> int:
     """The batch size at which gradients come fastest, of those that attacks use, as far as memory and images go."""
 
     def seconds(size: int) -> float:
-        rows, key = np.arange(size) % len(examples.images), jax.random.key(0)
+        rows, key = np.arange(size) % len(examples.images), numerics.key(0)
         x, y = model.place(pixels(examples.images[rows])), model.place(examples.labels[rows].astype(np.int32))
         gradient = lambda: model.programs.gradient(OBJECTIVES["cross_entropy"], model.variables, x, y, key)
         return min(

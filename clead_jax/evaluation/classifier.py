@@ -3,21 +3,24 @@
     model = compiled(classifier, mesh)
     model.predict(images)                                 # int [N]
 
-Variables are arguments of every program, so that all checkpoints of one architecture share one compilation.
+Variables are arguments of every program, so that all checkpoints of one architecture share one compilation: as long as
+`forward` and its gradient still compute the same, whatever else they read.
 """
 
 import dataclasses
 import functools
+import hashlib
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.core import sharding
-from clead_jax.core.batches import padded, pixels
+from clead_jax.attacks.objectives import ascent, cross_entropy
+from clead_jax.core import numerics, sharding
+from clead_jax.core.batches import SMALLEST, padded, pixels
 from clead_jax.core.types import Array, Classifier, Forward, Key, NamedAttack, Objective, PyTree
 
 DRAWS = 8  # draws of a randomised model whose mean probability decides
@@ -47,6 +50,24 @@ class Programs:
     def _gradient(self, objective: Objective, variables: PyTree, x: Array, target: Array, key: Key) -> Array:
         """The gradient [B, H, W, C] of the sum of `objective` over the batch, as attacks see it."""
         return jax.grad(lambda x: objective(self._bound(variables, key)(x), target).sum())(x)
+
+    def computes(self, variables: PyTree, image_shape: tuple[int, ...]) -> str | object:
+        """A digest of what model and gradient compute, all that they read besides their arguments included.
+
+        Equal to nothing else where that cannot be said: Python is called back, or the model cannot be run.
+        """
+
+        def everything(variables: PyTree, x: Array, labels: Array, key: Key) -> Any:  # new to jit, which traces it
+            gradient = ascent(lambda x: self._attacked(variables, x, key), cross_entropy, x, labels)
+            return self._judge(variables, x, key), gradient
+
+        x, labels = np.zeros((SMALLEST, *image_shape), np.float32), np.zeros(SMALLEST, np.int32)
+        try:
+            text = jax.jit(everything).lower(variables, x, labels, numerics.key(0)).as_text()
+        except Exception:  # of whatever kind the model's author has chosen; running it will say so
+            return object()
+        told = f"{self.randomized} {jax.tree.structure(variables)} {text}"
+        return object() if "callback" in text else hashlib.sha256(told.encode()).hexdigest()
 
     def init(self, named: NamedAttack, variables: PyTree, x: Array, target: Array, keys: Key, key: Key) -> PyTree:
         """The attack's state before its first step."""
@@ -134,19 +155,54 @@ class Compiled:
 
 
 def compiled(classifier: Classifier, mesh: jax.sharding.Mesh | None = None, batch_size: int = 256) -> Compiled:
-    """A classifier over all devices. Classifiers that share their forward function share its programs."""
+    """A classifier over all devices. Where `image_shape` is known, forwards that compute the same share programs."""
     mesh = sharding.data_mesh() if mesh is None else mesh
-    key = (classifier.forward, classifier.attack_forward)
-    shared = jax.tree.leaves(classifier.variables) and all(isinstance(f, Hashable) for f in key)
-    programs = _programs(*key, classifier.randomized) if shared else Programs(classifier)
-    # A forward that holds its weights itself may hold others the next time: they are constants of its programs.
+    classifier = of_arrays(classifier)
     placed = sharding.put(classifier.variables, sharding.replicated(mesh))
+    programs = Programs(dataclasses.replace(classifier, variables=None))
+    if classifier.image_shape and jax.tree.leaves(placed):
+        programs = _first(_Known(programs.computes(placed, classifier.image_shape), programs)).programs
     return Compiled(classifier, programs, placed, mesh, batch_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    computes: str | object
+    programs: Programs = dataclasses.field(compare=False)
+
+
 @functools.lru_cache(maxsize=8)
-def _programs(forward: Callable, attack_forward: Callable | None, randomized: bool) -> Programs:
-    return Programs(Classifier(forward, randomized=randomized, attack_forward=attack_forward))
+def _first(known: _Known) -> _Known:
+    """The first of equal ones."""
+    return known
+
+
+def arrays(variables: PyTree) -> PyTree:
+    """The variables as they are, or, where they hold functions, text or Python's numbers too, a list of the arrays."""
+    leaves = jax.tree.leaves(variables)
+    return variables if all(map(_is_array, leaves)) else [leaf for leaf in leaves if _is_array(leaf)]
+
+
+def of_arrays(classifier: Classifier) -> Classifier:
+    """The classifier with `arrays` for its variables. Whatever else they held is part of its forward."""
+    if (held := arrays(classifier.variables)) is classifier.variables:
+        return classifier
+    leaves, tree = jax.tree.flatten(classifier.variables)
+    rest = [None if _is_array(leaf) else (leaf,) for leaf in leaves]
+
+    def closed(forward: Callable[..., Array]) -> Callable[..., Array]:
+        def with_arrays(held: list[Array], x: Array, *key: Key) -> Array:
+            given = iter(held)
+            return forward(jax.tree.unflatten(tree, [of[0] if of else next(given) for of in rest]), x, *key)
+
+        return with_arrays
+
+    attacked = classifier.attack_forward and closed(classifier.attack_forward)
+    return dataclasses.replace(classifier, forward=closed(classifier.forward), attack_forward=attacked, variables=held)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSUMm")
 
 
 def in_bfloat16(forward: Callable[..., Array]) -> Callable[..., Array]:
@@ -162,4 +218,4 @@ def _in_float32(forward: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def _key(key: Key | None) -> Key:
-    return jax.random.key(0) if key is None else key
+    return numerics.key(0) if key is None else key

@@ -1,15 +1,24 @@
 """What a user hands over to be evaluated: is it images, labels and a model that can be run and differentiated?"""
 
+import contextlib
 import functools
+import re
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from clead_jax.attacks.objectives import OBJECTIVES
+from clead_jax.core import numerics
 from clead_jax.core.batches import sizes
 from clead_jax.core.types import Examples
 from clead_jax.evaluation.classifier import Compiled
+
+NO_DERIVATIVE = (
+    r"(Differentiation|Transpose) rule .*not implemented|not support JVP|Reverse-mode differentiation does not"
+)
+"""What jax says where it has no rule to differentiate by; of other errors the cause lies in the model."""
 
 
 def checked_examples(images: np.ndarray, labels: np.ndarray) -> Examples:
@@ -30,36 +39,46 @@ def checked_examples(images: np.ndarray, labels: np.ndarray) -> Examples:
 def num_classes(model: Compiled, examples: Examples) -> int:
     """How many classes a model has. Raises ValueError for one without logits [B, K], and for labels it has not."""
     x = jax.ShapeDtypeStruct((2, *examples.images.shape[1:]), np.float32)
-    try:
-        outputs = jax.eval_shape(model.programs.logits, model.variables, x, jax.random.key(0))
-    except Exception as error:  # of whatever kind the model's author, or jax, has chosen
-        raise ValueError(f"forward cannot be run, as a function that jax can trace: {_in_a_line(error)}") from error
+    with one_line("forward cannot be run, as a function that jax can trace"):
+        outputs = jax.eval_shape(model.programs.logits, model.variables, x, numerics.key(0))
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 2 or shape[1] < 2:
         found = type(outputs).__name__ if shape is None else list(shape)
-        raise ValueError(f"forward must give logits [B, K] with K >= 2; for 2 images it gives {found}")
+        sigmoid = "; of a single sigmoid output z give jnp.stack([0 * z, z], -1)" if shape in ((2,), (2, 1)) else ""
+        raise ValueError(f"forward must give logits [B, K] with K >= 2; for 2 images it gives {found}{sigmoid}")
     low, high = examples.labels.min(), examples.labels.max()
-    if low < 0 or high >= shape[1]:
+    if high >= shape[1]:
         raise ValueError(f"labels lie in [{low}, {high}], but the model has {shape[1]} classes")
     return shape[1]
 
 
 def no_derivative(model: Compiled, examples: Examples, precision: str = "float32") -> str:
-    """Why a model cannot be differentiated, '' if it can. ValueError if it cannot even be run as attacks would."""
+    """The rule that jax lacks to differentiate a model, '' if it can. ValueError, with the cause, for other errors."""
     shape = (sizes(1, model.mesh.size)[0], *examples.images.shape[1:])
     x, labels = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(shape[:1], np.int32)
-    gradient, key = functools.partial(model.programs.gradient, OBJECTIVES["cross_entropy"]), jax.random.key(0)
-    try:
+    gradient, key = functools.partial(model.programs.gradient, OBJECTIVES["cross_entropy"]), numerics.key(0)
+    with one_line("forward cannot be run" + (f" in {precision}" if precision != "float32" else "")):
         jax.eval_shape(model.programs.attacked_logits, model.variables, x, key)
-    except Exception as error:
-        how = "" if precision == "float32" else f" in {precision}"
-        raise ValueError(f"forward cannot be run{how}: {_in_a_line(error)}") from error
     try:
         jax.eval_shape(gradient, model.variables, x, labels, key)
     except Exception as error:
+        if not re.search(NO_DERIVATIVE, str(error)):
+            raise ValueError(f"forward can be run but not differentiated: {_in_a_line(error)}") from error
         return _in_a_line(error)
     return ""
 
 
+@contextlib.contextmanager
+def one_line(what: str, kind: type[Exception] = Exception) -> Iterator[None]:
+    """Errors of a kind, by default any that the model's author or jax has chosen, as a ValueError with their cause."""
+    try:
+        yield
+    except kind as error:
+        raise ValueError(f"{what}: {_in_a_line(error)}") from error
+
+
 def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200]
+    name, line = type(error).__name__, next(iter(str(error).splitlines()), "")
+    keeps = isinstance(error, jax.errors.UnexpectedTracerError) or name == "TraceContextError"  # jax's, and flax's
+    advice = "; forward changes what the model holds: put it into its evaluation mode" * keeps
+    return f"{name}: {line}"[:200] + advice

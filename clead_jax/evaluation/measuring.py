@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from clead_jax.attacks.parse import at_radius, attack_at
+from clead_jax.core import numerics
 from clead_jax.core.batches import pixels, sizes
 from clead_jax.core.types import Examples, NamedAttack
 from clead_jax.evaluation.batch_size import fastest_batch
@@ -33,7 +34,7 @@ class Measuring:
     clock: Callable[[], float]
 
     def __post_init__(self) -> None:
-        self.key, self.began = jax.random.key(self.plan.seed), self.clock()
+        self.key, self.began = numerics.key(self.plan.seed), self.clock()
         self.transferred: dict[str, np.ndarray] = {}  # attack -> images made on the source, while they are at hand
 
     def clean(self, subject: Subject) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from clead_jax.core import numerics
 from clead_jax.core.types import PyTree
 from clead_jax.results import files
 
@@ -87,16 +88,11 @@ def load(path: Path, identity: str) -> AttackProgress | None:
 
 def to_host(tree: PyTree, fetch: Any) -> list[np.ndarray]:
     """The leaves of a state as plain arrays; keys as their numbers."""
-    plain = lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    return [np.asarray(leaf) for leaf in fetch([plain(leaf) for leaf in jax.tree.leaves(tree)])]
+    return [np.asarray(leaf) for leaf in fetch([numerics.plain(leaf) for leaf in jax.tree.leaves(tree)])]
 
 
 def to_devices(leaves: list[np.ndarray], like: PyTree, place: Any) -> PyTree:
     """The state of `leaves`, in the form of `like` (arrays or their shapes), on the devices."""
-    whole = lambda leaf, old: jax.random.wrap_key_data(leaf) if _is_key(old) else leaf
+    whole = lambda leaf, old: jax.random.wrap_key_data(leaf, impl=numerics.THREEFRY) if numerics.is_key(old) else leaf
     olds, tree = jax.tree.flatten(like)
     return jax.tree.unflatten(tree, [place(whole(leaf, old)) for leaf, old in zip(leaves, olds, strict=True)])
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

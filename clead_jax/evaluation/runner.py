@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from clead_jax.core import stopping
+from clead_jax.core import numerics, stopping
 from clead_jax.core.batches import example_keys, pixels, sizes
 from clead_jax.core.types import Examples, Key, NamedAttack
 from clead_jax.evaluation import resume
@@ -48,6 +48,7 @@ class Finding(NamedTuple):
 
 
 @stopping.deferred()
+@numerics.defaults()
 def run_attacks(
     model: Compiled,
     examples: Examples,
@@ -82,6 +83,7 @@ def run_attacks(
       path: where progress is saved, about once a minute, by the process that `writes`; removed by whoever has used it.
       heard: hears of progress.
     """
+    key = numerics.threefry(key)
     driver = _Driver(model, examples, attacks, key, num_classes, keep * (not early_stop), strict, budget, heard, clock)
     identity = _identity(driver, keep) if path else ""
     progress = resume.load(path, identity) if path else None

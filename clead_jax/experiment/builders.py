@@ -183,7 +183,7 @@ def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) ->
         save_images=own.save_images,
         checks=own.checks,
         check_steps=own.steps,
-        check_step=own.step_size / own.eps if own.eps else 0.0,
+        check_step=own.step_size / own.eps if own.eps else 0.25,
         training_attacks=tuple(sorted(trained_on)),
         undefended="baseline",
         published=(dataset.name, cfg.model.backbone),

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from clead_jax import config, data
 from clead_jax.config import Config
-from clead_jax.core import cluster, sharding, spec
+from clead_jax.core import cluster, numerics, sharding, spec
 from clead_jax.core.batches import rounded_up
 from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree
 from clead_jax.evaluation.classifier import Compiled, compiled
@@ -97,7 +98,7 @@ class Run:
     def validate(self, variables: PyTree, held: Examples, attack: NamedAttack) -> dict[str, float]:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""
         model = self.compiled(dataclasses.replace(self.classifier, variables=variables))
-        key, classes = jax.random.key(self.seed), self.network.num_classes
+        key, classes = numerics.key(self.seed), self.network.num_classes
         predicted = model.predict(held.images, key)
         if (predicted < 0).any():
             raise FloatingPointError("the model gives non-finite outputs")
@@ -108,6 +109,7 @@ class Run:
     def compiled(self, classifier: Classifier) -> Compiled:
         """A classifier in the batches of the evaluation."""
         batch = min(self.cfg.evaluation.batch_size or 256, len(self.splits.test.labels))
+        classifier = dataclasses.replace(classifier, image_shape=self.dataset.image_shape)
         return compiled(classifier, self.mesh, rounded_up(batch, self.mesh.size))
 
     @property
@@ -170,6 +172,7 @@ def history(workdir: str, stage: str = "", plugins: str | None = None) -> dict[s
     return {"stage": stage, "label_use": stages.label_use(cfg, stage), "epochs": cfg[stage].epochs}
 
 
+@numerics.defaults()
 def open_run(cfg: Config, workdir: str, name: str, find_data: bool = False) -> Run:
     """Reads the data, makes network and mesh. Writes nothing in `workdir`.
 
@@ -189,6 +192,7 @@ def open_run(cfg: Config, workdir: str, name: str, find_data: bool = False) -> R
 
 
 def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Splits, fields: dict[str, Any]) -> Run:
+    stages.check_radii(cfg, math.prod(dataset.image_shape))
     return Run(
         cfg,
         workdir,
@@ -207,6 +211,7 @@ def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Sp
     )
 
 
+@numerics.defaults()
 def open_random(cfg: Config, batch_size: int = 0) -> Run:
     """A run on random images, enough for one batch of every stage; batch sizes become `batch_size` if that is above 0,
     and multiples of the devices. Raises ValueError for a config that cannot run.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clead_jax import config
-from clead_jax.core import sharding, spec
+from clead_jax.core import numerics, sharding, spec
 from clead_jax.core.batches import pixels
 from clead_jax.core.progress import log
 from clead_jax.core.types import Classifier, fingerprint
@@ -22,6 +22,7 @@ from clead_jax.results.store import Store, choose_directory
 from clead_jax.training import checkpoint
 
 
+@numerics.defaults()
 def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
     """Measures models and returns the directory of the results.
 

@@ -9,7 +9,7 @@ WORKDIR/evaluation/, report/   see `evaluation.measurements` and `reporting`
 from pathlib import Path
 
 from clead_jax.config import Config
-from clead_jax.core import sharding
+from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.experiment import provenance, stages
 from clead_jax.experiment.context import open_run, refuse_changes
@@ -18,6 +18,7 @@ from clead_jax.experiment.train import train
 from clead_jax.reporting import page
 
 
+@numerics.defaults()
 def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     """Trains the stages that a config asks for, evaluates and reports, going on where an earlier run in `workdir` was.
 

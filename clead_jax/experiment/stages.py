@@ -15,8 +15,8 @@ import optax
 import clead_jax.losses  # noqa: F401  importing it registers the losses
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
-from clead_jax.core import spec
-from clead_jax.core.registry import BACKBONES, LOSSES
+from clead_jax.core import names, numerics, spec
+from clead_jax.core.registry import ATTACKS, BACKBONES, LOSSES
 from clead_jax.core.types import Key, NamedAttack, Step
 from clead_jax.experiment import builders
 from clead_jax.losses.contrastive import SIMILARITIES
@@ -61,9 +61,11 @@ class Stage(NamedTuple):
     fields: dict[str, Any]  # what its weights depend on
 
 
+@numerics.defaults()
 def check(cfg: Config) -> None:
     """Everything that can be refused before data are read: plugins, names, attacks, losses. Raises ValueError."""
     builders.import_plugins(cfg)
+    _name_as_here(cfg)
     config.validate(cfg)
     BACKBONES[cfg.model.backbone]
     builders.augment_config(cfg)
@@ -80,6 +82,34 @@ def check(cfg: Config) -> None:
     builders.validation_attack(cfg)
 
 
+def _name_as_here(cfg: Config) -> None:
+    """Attacks and norms under the names they have here: the field writes PGD-20, AutoAttack, Linf."""
+    own = cfg.evaluation
+    texts: list[tuple[Any, str]] = [(cfg, "views"), (cfg.validation, "attack")]
+    texts += [(own, field) for field in ("attacks", "curve_attack", "distances")]
+    texts += [(stage, f) for stage in config.stages_of(cfg).values() for f in ("attack", "views") if f in stage]
+    for section, field in texts:
+        written = spec.items(section[field])
+        if (known := tuple(map(names.attack, written))) != written:
+            section[field] = ",".join(known)
+    for section in (own, cfg.train_attack):
+        section.norm = names.norm(section.norm)
+
+
+def check_radii(cfg: Config, size: int) -> None:
+    """Raises ValueError for a radius beyond the cube of all images of `size` pixels."""
+    own = cfg.evaluation
+    radii = [("evaluation.curve", eps, own.norm) for eps in spec.items(own.curve)]
+    radii += [(f"{name}.eps", cfg[name].eps, cfg[name].norm) for name in ("evaluation", "train_attack")]
+    trained = {text for name in config.stages_of(cfg) for text in view_texts(cfg, name)} - {*views.UNATTACKED}
+    used = [builders.validation_attack(cfg), *(builders.named_training_attack(cfg, text) for text in sorted(trained))]
+    for named in used:
+        if not ATTACKS[spec.parse(named.name)[0]].info.get("nearest"):
+            radii.append((f"{named.name}: eps", named.cfg.eps, named.cfg.norm))
+    for name, eps, norm in radii:
+        spec.unit(eps, name, norm, size)
+
+
 def _check_terms(cfg: Config, name: str) -> None:
     found, own, texts = terms(cfg, name), cfg[name], view_texts(cfg, name)
     if name not in spec.items(cfg.stages):
@@ -94,7 +124,8 @@ def _check_terms(cfg: Config, name: str) -> None:
 
 def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, devices: int) -> None:
     """Raises ValueError where a stage's batches cannot be: too few images, or a number that devices cannot share;
-    labels the classifier has no output for; one view of so few images that a batch may hold no two of one class.
+    labels the classifier has no output for; batches that hold nothing to compare an image with, or may hold no two of
+    one class where there is one view.
     """
     own, size, classes = cfg[name], cfg[name].batch_size, len(np.unique(labels))
     if size > len(labels):
@@ -104,6 +135,11 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
     if labels.max() >= num_classes:
         raise ValueError(f"{name}: labels go up to {labels.max()}, but the head has {num_classes} classes")
     pairs_up = isinstance(own, Contrastive) or (isinstance(own, Joint) and (own.weight_supcon or own.weight_margin))
+    by_class = isinstance(own, Joint) or "positives" in label_use(cfg, name)
+    if size < 2 and (pairs_up or own.ascend == "contrastive"):
+        raise ValueError(f"{name}.batch_size is {size}: there are no negatives in a batch of one image; take 2 or more")
+    if pairs_up and by_class and classes < 2:
+        raise ValueError(f"{name}: all images are of one class, so there are no negatives to a class; give two or more")
     if pairs_up and len(view_texts(cfg, name)) == 1 and size <= classes:
         raise ValueError(
             f"{name}.batch_size is {size} and views is {cfg.views!r}: a batch may hold no positive pair, for there are "
@@ -144,7 +180,7 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
 def key_of(seed: int, name: str) -> Key:
     """The key of a stage: by its place in `FIRST`, by its name if it is not there."""
     number = FIRST.index(name) if name in FIRST else zlib.crc32(name.encode())
-    return jax.random.fold_in(jax.random.key(seed), number)
+    return jax.random.fold_in(numerics.key(seed), number)
 
 
 def optimizer(cfg: Config, name: str) -> optimizers.Settings:

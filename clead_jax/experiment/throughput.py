@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from clead_jax.core import sharding
+from clead_jax.core import numerics, sharding
 from clead_jax.core.batches import pixels
 from clead_jax.core.types import Examples, Key, NamedAttack, PyTree, Step
 from clead_jax.evaluation.classifier import Compiled
@@ -50,7 +50,7 @@ class Line(NamedTuple):
 
 def initial(run: Run) -> Callable[[], PyTree]:
     """Fresh variables, always the same."""
-    return jax.jit(lambda: run.fresh(jax.random.key(run.seed)))
+    return jax.jit(lambda: run.fresh(numerics.key(run.seed)))
 
 
 def environment(run: Run, seconds: float) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def matmul_rate(mesh: jax.sharding.Mesh, dtype: str, seconds: float) -> float:
 
 
 def _normal(shape: tuple[int, int], dtype: str, sharding: jax.sharding.NamedSharding) -> jax.Array:
-    return jax.jit(lambda: jax.random.normal(jax.random.key(0), shape, dtype), out_shardings=sharding)()
+    return jax.jit(lambda: jax.random.normal(numerics.key(0), shape, dtype), out_shardings=sharding)()
 
 
 def measure(run: Run, seconds: float) -> Iterator[Line]:
@@ -123,7 +123,7 @@ def attack_cases(run: Run) -> Iterator[Case]:
 
 
 def _attacked(model: Compiled, examples: Examples, named: NamedAttack, early_stop: bool) -> Finding:
-    classes, keep, key = model.classifier.num_classes, (not early_stop) * len(examples.labels), jax.random.key(0)
+    classes, keep, key = model.classifier.num_classes, (not early_stop) * len(examples.labels), numerics.key(0)
     return run_attacks(model, examples, [named], key=key, num_classes=classes, keep=keep, early_stop=early_stop)
 
 
@@ -162,7 +162,7 @@ def step_cases(run: Run) -> Iterator[Case]:
         frozen = states.Frozen(rest, init() if stage.reference else None)
         resident = sharding.put((frozen, images, labels), replicated)
         index = sharding.put(np.arange(stage.plan.batch_size, dtype=np.int32), sharding.split(run.mesh))
-        args = (sharding.put(state, replicated), resident, index, jax.random.key(0))
+        args = (sharding.put(state, replicated), resident, index, numerics.key(0))
         of_rows = states.gathered(stage.step)
         step = jax.jit(of_rows, donate_argnums=0, out_shardings=replicated)
         yield Case(f"step {name}", stage.plan.batch_size, flops.count(of_rows, *args), repeated(step, *args))
@@ -196,4 +196,4 @@ def _batch(run: Run, size: int) -> tuple[Examples, Key]:
     """A batch as the evaluation has it, and keys."""
     whole = run.dataset.test
     examples = Examples(whole.images[:size], whole.labels[:size], whole.index[:size])
-    return examples, jax.random.split(jax.random.key(0), len(examples.labels))
+    return examples, jax.random.split(numerics.key(0), len(examples.labels))

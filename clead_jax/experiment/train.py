@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from clead_jax import data
-from clead_jax.core import sharding
+from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
 from clead_jax.experiment.builders import checkpoint_dir
@@ -70,7 +70,7 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
 def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | None:
     """The latest readable checkpoint of a stage, laid out over the mesh, or None if it has not begun."""
     begin = lambda key: states.create(run.fresh(key), stage.trained, stage.tx, stage.extra)
-    abstract, rest = jax.eval_shape(begin, jax.random.key(0))
+    abstract, rest = jax.eval_shape(begin, numerics.key(0))
     layout = sharding.replicated(run.mesh)
     place = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=layout), tree)
     whole = states.variables(abstract.params, abstract.batch_stats, rest)

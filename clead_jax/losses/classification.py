@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clead_jax.core import spec
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
 
@@ -20,8 +21,7 @@ class CrossEntropyConfig:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing must lie in [0, 1), got {self.smoothing}")
+        spec.check_ranges(self, smoothing="[0, 1)")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class TradesConfig:
     beta: float = 6.0
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"beta must not be negative, got {self.beta}")
+        spec.check_ranges(self, beta="[0, inf)")
 
 
 @LOSSES.register("cross_entropy", CrossEntropyConfig, uses_labels=True, of="logits")

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clead_jax.core import numerics
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
 
@@ -44,7 +45,7 @@ class ContrastiveConfig:
         for field, known in (("similarity", SIMILARITIES), ("pairing", PAIRINGS), ("positives", POSITIVES)):
             if (value := getattr(self, field)) not in known:
                 raise ValueError(f"unknown {field} {value!r}: known: {', '.join(known)}")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < np.inf:
             raise ValueError(f"temperature must be positive, not {self.temperature}")
         check_margin(self.margin, 2.0 if self.similarity == "cosine" else np.inf)
 
@@ -66,6 +67,7 @@ class SupConConfig:
 
 
 @LOSSES.register("info_nce", ContrastiveConfig)
+@numerics.promotion()
 def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | None = None) -> Array:
     """Weighted NCE of every anchor: row i sums to the loss of image i, and sum(result) / B is the batch's.
 

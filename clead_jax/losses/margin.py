@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from clead_jax.core import numerics
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
 from clead_jax.losses import contrastive
@@ -53,6 +54,7 @@ class CosineConfig:
 
 
 @LOSSES.register("margin_pairwise", PairwiseConfig, uses_labels=True)
+@numerics.promotion()
 def margin_pairwise(z: Array, labels: Array, cfg: PairwiseConfig, where: Array | None = None) -> Array:
     """Pulls a class together and pushes the others beyond `cfg.margin`.
 
@@ -69,12 +71,14 @@ def margin_pairwise(z: Array, labels: Array, cfg: PairwiseConfig, where: Array |
 
 
 @LOSSES.register("margin_cosine", CosineConfig, uses_labels=True)
+@numerics.promotion()
 def margin_cosine(z: Array, labels: Array, cfg: CosineConfig, where: Array | None = None) -> Array:
     """SupCon with `cfg.margin` subtracted from the cosines of positives; shapes as there."""
     return contrastive.supcon(z, labels, contrastive.SupConConfig(cfg.temperature, margin=cfg.margin), where)
 
 
 @LOSSES.register("margin_hinge", HingeConfig, uses_labels=True)
+@numerics.promotion()
 def margin_hinge(z: Array, labels: Array, cfg: HingeConfig, where: Array | None = None) -> Array:
     """An anchor's mean cosine with its class exceeds that with each other class of the batch by `cfg.margin`.
 

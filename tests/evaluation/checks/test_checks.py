@@ -192,6 +192,14 @@ def test_the_logits_of_a_single_image_are_no_probabilities():
         assert outputs.probabilities_output(one)["status"] == status
 
 
+@pytest.mark.parametrize(("logits", "status"), [((3.0, 0.5), "ok"), ((2.0, 5.0), "ok"), ((0.75, 0.25), "fail")])
+def test_copies_of_one_image_are_no_proof_of_probabilities(logits, status):
+    """Whatever the model, their outputs have one sum."""
+    context = linear_context(lambda v, x: jnp.array(logits) * (1 + 1e-7 * x.sum((1, 2))))
+    copies = Examples(np.repeat(context.images[:1], 64, 0), np.repeat(context.labels[:1], 64), np.arange(64))
+    assert outputs.probabilities_output(dataclasses.replace(context, examples=copies))["status"] == status
+
+
 def test_a_model_that_cannot_be_asked_fails_and_the_rest_is_heard():
     def stubborn(v, x):
         return jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, 1.0 * c[1]), (0, linear(v, x)))[1]

@@ -18,7 +18,7 @@ import sys
 from clead_jax.config import cli, grid
 from clead_jax.core import progress
 from clead_jax.reporting import compare_page, compare_runs
-from clead_jax.results import files, lock, read
+from clead_jax.results import files, forms, lock, read
 
 FINISHED = "sweep.json"  # in the folder of a finished run: the config that it ended with
 
@@ -26,7 +26,8 @@ FINISHED = "sweep.json"  # in the folder of a finished run: the config that it e
 def finished(run: grid.Run) -> bool:
     """Whether the command came to its end with this config, and no budget stopped an attack."""
     try:
-        config, results = (files.load_json(run.workdir / name) for name in (FINISHED, "evaluation/results.json"))
+        config = files.load_json(run.workdir / FINISHED)
+        results = files.load_json(run.workdir / "evaluation/results.json", forms.RESULTS)
     except ValueError:  # a file that was not written whole proves nothing
         return False
     return config == run.fields and bool(results) and not read.stopped(results)

@@ -1,7 +1,9 @@
 """What the doors share: flags (each call of `parse` has its own: absl refuses one defined twice), one-line errors."""
 
+import codecs
 import contextlib
 import ctypes
+import io
 import os
 import re
 import runpy
@@ -21,6 +23,19 @@ from clead_jax.core import spec
 _TRIM_THRESHOLD, _MMAP_MAX, _MOST = -1, -4, 2**31 - 1  # of glibc's mallopt, from malloc.h
 
 
+_ASCII = {"∞": "inf", "ε": "eps", "≤": "<=", "±": "+/-", "×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "…": "..."}
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """For a screen whose encoding lacks a sign."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_ASCII.get(sign) or ascii(sign)[1:-1] for sign in lacking), error.end
+
+
+codecs.register_error("clead_jax.ascii", _in_ascii)
+
+
 class _Number(flags.FloatParser):
     """A float field takes "8/255" too."""
 
@@ -38,6 +53,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     they came from. Anything else is a bug and keeps its traceback.
     """
     keep_freed_memory()
+    for screen in (sys.stdout, sys.stderr):
+        if isinstance(screen, io.TextIOWrapper):
+            screen.reconfigure(errors="clead_jax.ascii")
     try:
         main(sys.argv)
     except (ValueError, OSError, FloatingPointError, flags.Error) as error:

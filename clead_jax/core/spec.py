@@ -79,6 +79,12 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
     return whole(value, name) if wanted is int else number(value, name)
 
 
+def visible(text: str) -> str:
+    """The text on one line that can be written anywhere: control signs and lone surrogates as escapes."""
+    hidden = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    return re.sub(hidden, lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
 def unit(text: Any, name: str, norm: str = "linf") -> float:
     """`number`, refused outside [0, 1] where the norm is linf (pixels lie in [0, 1]), below 0 elsewhere."""
     value = number(text, name)

@@ -25,7 +25,7 @@ def write(found: list[Comparison], output: str | Path) -> Path:
     """Writes `output`/compare.* and returns the path of the HTML page. Raises OSError if it cannot write."""
     page, title = Path(output) / "compare.html", f"Runs compared: {found[0].results['dataset']['name']}"
     render.write(title, _blocks(found), page.with_suffix(".md"), page)
-    page.with_suffix(".json").write_text(json.dumps(plain(found), indent=1))
+    page.with_suffix(".json").write_text(json.dumps(plain(found), indent=1), encoding="utf-8")
     return page
 
 

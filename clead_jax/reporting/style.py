@@ -66,7 +66,7 @@ def panels(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tu
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG; a sign that the font lacks becomes a box. Raises OSError if it cannot write."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        warnings.filterwarnings("ignore", "Glyph .* missing from|constrained_layout not applied")  # for odd names
         figure.savefig(path)
 
 

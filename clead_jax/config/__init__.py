@@ -3,19 +3,8 @@
 To read it all, start with `schema`. Presets (configs/*.py) use `base`, `preset` and the kinds of stages.
 """
 
-from clead_jax.config.io import fields_then, portable, restore, save, saved_command, stage_fields
-from clead_jax.config.schema import (
-    Config,
-    Contrastive,
-    Joint,
-    Supervised,
-    base,
-    origin,
-    preset,
-    reference,
-    stages_of,
-    trained_stages,
-)
+from clead_jax.config.io import fields_then, origin, portable, reference, restore, save, saved_command, stage_fields
+from clead_jax.config.schema import Config, Contrastive, Joint, Supervised, base, preset, stages_of, trained_stages
 from clead_jax.config.sections import changed, flatten
 from clead_jax.config.validate import nearest, validate
 

@@ -43,6 +43,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "work directory of a run", flag_values=values)
     models = "what to evaluate, as [LABEL=]STAGE, [LABEL=]DIR:STAGE or a wrapper (default: baseline and defended)"
     flags.DEFINE_string("models", "", models, flag_values=values)
+    flags.DEFINE_string("plugins", "", "modules to import, where the run needs its own", flag_values=values)
     flags.DEFINE_string("data_dir", "", "where TFDS data lies", flag_values=values)
     own = "where a user's own data lie now: npz:FILE or folder:DIR"
     flags.DEFINE_string("config.data.name", "", own, flag_values=values)
@@ -61,12 +62,13 @@ def main(argv: list[str]) -> None:
     cfg, name = config.restore(options.workdir)
     scaled = _override(cfg, options)
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
-    from clead_jax.experiment import context, stages
+    from clead_jax.experiment import builders, context, stages
     from clead_jax.experiment.evaluate import evaluate
     from clead_jax.reporting import page
 
     sharding.initialize(options.distributed)
     progress.show(options.verbosity, sharding.is_main)
+    builders.import_named(cfg, options.workdir, options.plugins)
     stages.check(cfg)
     if scaled:
         progress.log.info(f"evaluate: step size {cfg.evaluation.step_size}, in the same proportion to eps as before")

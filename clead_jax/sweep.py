@@ -23,7 +23,7 @@ from clead_jax import config
 from clead_jax.config import cli, grid
 from clead_jax.core import progress, stopping
 from clead_jax.reporting import compare_page, compare_runs
-from clead_jax.results import files, lock, read
+from clead_jax.results import files, forms, lock, read
 
 FINISHED = "sweep.json"  # in the folder of a finished run: the config that it ended with
 
@@ -40,7 +40,8 @@ def settings(run: grid.Run) -> dict[str, Any]:
 def finished(run: grid.Run) -> bool:
     """Whether the command came to its end with this config and data, and no budget stopped an attack."""
     try:
-        fields, results = (files.load_json(run.workdir / name) for name in (FINISHED, "evaluation/results.json"))
+        fields = files.load_json(run.workdir / FINISHED)
+        results = files.load_json(run.workdir / "evaluation/results.json", forms.RESULTS)
     except ValueError:  # a file that was not written whole proves nothing
         return False
     return fields == settings(run) and bool(results) and not read.stopped(results)

@@ -1,7 +1,9 @@
 """What the doors share: flags (each call of `parse` has its own: absl refuses one defined twice), one-line errors."""
 
+import codecs
 import contextlib
 import ctypes
+import io
 import os
 import re
 import runpy
@@ -24,6 +26,17 @@ _TRIM_THRESHOLD, _MMAP_MAX, _MOST = -1, -4, 2**31 - 1  # of glibc's mallopt, fro
 
 
 LESS_MEMORY = "a smaller batch_size, model or --config.data.train_size needs less"
+_ASCII = {"∞": "inf", "ε": "eps", "≤": "<=", "±": "+/-", "×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "…": "..."}
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """For a screen whose encoding lacks a sign."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_ASCII.get(sign) or ascii(sign)[1:-1] for sign in lacking), error.end
+
+
+codecs.register_error("clead_jax.ascii", _in_ascii)
 
 
 class _Number(flags.FloatParser):
@@ -43,6 +56,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     CLEAD_JAX_TRACEBACK=1 shows where they came from. Anything else is a bug and keeps its traceback.
     """
     keep_freed_memory()
+    for screen in (sys.stdout, sys.stderr):
+        if isinstance(screen, io.TextIOWrapper):
+            screen.reconfigure(errors="clead_jax.ascii")
     sys.unraisablehook = lambda found: log.debug(f"ignored: {found.exc_value!r}")  # of threads whose error was raised
     with stopping.listening(at_once=True):
         try:

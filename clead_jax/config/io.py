@@ -7,21 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from clead_jax.config import schema
-from clead_jax.config.schema import Config, Contrastive, Joint
+from clead_jax.config.schema import FILE_SOURCES, Config, Contrastive, Joint, origin, reference
 from clead_jax.config.sections import flatten
-
-FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
-
-
-def origin(cfg: Config, stage: str) -> tuple[str, str] | None:
-    """The checkpoint (stage, "latest" or "best") that a stage starts from, or None: from fresh weights."""
-    source, _, which = cfg[stage].start.partition(":")
-    return None if source == "scratch" else (source, which or "latest")
-
-
-def reference(cfg: Config, stage: str) -> str | None:
-    """The stage whose frozen weights the attacks of a stage are made on, or None: its own current weights."""
-    return None if cfg[stage].ascend in ("contrastive", "online") else cfg[stage].ascend
+from clead_jax.config.validate import validate
+from clead_jax.core import spec
 
 
 def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
@@ -48,7 +37,10 @@ def fields_then(saved: dict[str, Any], cfg: Config, stage: str) -> dict[str, Any
         for section in sections:
             here = here.setdefault(section, {})
         here[last] = value
-    return portable(stage_fields(schema.from_json(tree), stage))
+    try:
+        return portable(stage_fields(schema.from_json(tree), stage))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"a checkpoint of {stage} was trained with fields that no config has ({error})") from None
 
 
 def save(cfg: Config, workdir: str, name: str, command: str = "", fingerprint: str = "") -> None:
@@ -64,11 +56,11 @@ def save(cfg: Config, workdir: str, name: str, command: str = "", fingerprint: s
 
 
 def restore(workdir: str) -> tuple[Config, str]:
-    """`config.json` of a work directory -> (config, name). Raises ValueError if there is none that can be read.
+    """`config.json` of a work directory -> (config, name). Raises ValueError if there is none that can be meant.
 
     A data file is looked for in the work directory and in the folder that it lies in; see `data.located` for others.
     """
-    saved = _read(workdir, lambda saved: (schema.from_json(saved["config"]), str(saved["name"])))
+    saved = _read(workdir, lambda saved: (_checked(schema.from_json(saved["config"])), str(saved["name"])))
     if saved is None:
         raise ValueError(f"{workdir} is no work directory: it has no config.json")
     cfg, name = saved
@@ -79,9 +71,14 @@ def restore(workdir: str) -> tuple[Config, str]:
     return cfg, name
 
 
+def _checked(cfg: Config) -> Config:
+    validate(cfg)
+    return cfg
+
+
 def saved_command(workdir: str) -> str:
     """The command that trained a work directory, '' if that is not known."""
-    return _read(workdir, lambda saved: saved.get("command", "")) or ""
+    return _read(workdir, lambda saved: str(saved.get("command", ""))) or ""
 
 
 def saved_fingerprint(workdir: str) -> str:
@@ -94,8 +91,10 @@ def _read(workdir: str, take: Callable[[dict[str, Any]], Any]) -> Any:
     path = Path(workdir) / "config.json"
     try:
         return take(dict(json.loads(path.read_text(encoding="utf-8")))) if path.exists() else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); the training command writes a new one") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({spec.visible(str(error))}); the training command writes a new one"
+        ) from None
 
 
 def portable(fields: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 from clead_jax.config.sections import Section, nested
 from clead_jax.core import spec
 
+FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
+
 
 @dataclass
 class Data(Section):
@@ -259,6 +261,17 @@ def stages_of(cfg: Config) -> dict[str, Stage]:
 def trained_stages(cfg: Config) -> list[str]:
     """Those of them that are run, as `cfg.stages` orders them."""
     return [name for name in spec.items(cfg.stages) if name in stages_of(cfg)]
+
+
+def origin(cfg: Config, stage: str) -> tuple[str, str] | None:
+    """The checkpoint (stage, "latest" or "best") that a stage starts from, or None: from fresh weights."""
+    source, _, which = cfg[stage].start.partition(":")
+    return None if source == "scratch" else (source, which or "latest")
+
+
+def reference(cfg: Config, stage: str) -> str | None:
+    """The stage whose frozen weights the attacks of a stage are made on, or None: its own current weights."""
+    return None if cfg[stage].ascend in ("contrastive", "online") else cfg[stage].ascend
 
 
 def as_json(cfg: Config) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import difflib
 from typing import Any
 
-from clead_jax.config import io
-from clead_jax.config.schema import Config, stages_of
+from clead_jax.config.schema import FILE_SOURCES, Config, origin, reference, stages_of
 from clead_jax.config.sections import flatten
 from clead_jax.core import spec
 
@@ -48,7 +47,7 @@ def validate(cfg: Config) -> None:
     for field, example in (NOT_EMPTY | {f"{name}.trains": f"some of {', '.join(PARTS)}" for name in stages}).items():
         if not spec.items(flat[field]):
             raise ValueError(f"{field} is empty; write {example}")
-    if cfg.data.name.partition(":")[0::2] in [(source, "") for source in io.FILE_SOURCES]:
+    if cfg.data.name.partition(":")[0::2] in [(source, "") for source in FILE_SOURCES]:
         raise ValueError(f"data.name is {cfg.data.name!r}; it lacks the path: npz:FILE or folder:DIR")
     for field in (*POSITIVE, *(f"{name}.{field}" for name in stages for field in ("epochs", "batch_size", "lr"))):
         if not flat[field] > 0:
@@ -88,7 +87,7 @@ def _circle(cfg: Config, name: str, path: tuple[str, ...] = ()) -> tuple[str, ..
     """The stages that lead from `name` back to itself, () if it depends on earlier ones only."""
     if name in path:
         return (*path, name)
-    needed = [*(io.origin(cfg, name) or ())[:1], *filter(None, [io.reference(cfg, name)])]
+    needed = [*(origin(cfg, name) or ())[:1], *filter(None, [reference(cfg, name)])]
     return next((found for other in needed if (found := _circle(cfg, other, (*path, name)))), ())
 
 

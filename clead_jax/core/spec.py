@@ -102,6 +102,12 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
     return whole(value, name) if wanted is int else number(value, name)
 
 
+def visible(text: str) -> str:
+    """The text on one line that can be written anywhere: control signs and lone surrogates as escapes."""
+    hidden = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    return re.sub(hidden, lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
 def unit(text: Any, name: str, norm: str = "linf", size: float = math.inf) -> float:
     """`number`, refused below 0, and where it is more than two images of `size` pixels in [0, 1] can be apart."""
     value, most = number(text, name), {"linf": 1.0, "l2": size**0.5}.get(norm, size)

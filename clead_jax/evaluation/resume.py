@@ -52,6 +52,11 @@ class AttackProgress:
 _ARRAYS = ("correct", "entered", "images", "prediction", "distance")
 _TABLES = ("records", "forward", "backward")
 _NUMBERS = ("batch_size", "batch", "seconds")
+_FORM = {
+    **{"identity": ("U", 0), "number/batch_size": ("iu", 0), "number/batch": ("iu", 0), "number/seconds": ("iuf", 0)},
+    **{"correct": ("b", 1), "entered": ("b", 1), "images": ("f", 4), "prediction": ("i", 1), "distance": ("f", 1)},
+}
+_INSIDE = {"inside/rows": ("i", 1), "inside/made": ("iu", 0)}
 
 
 def begin(identity: str, batch_size: int, correct: np.ndarray, images: np.ndarray) -> AttackProgress:
@@ -74,21 +79,45 @@ def save(path: Path, progress: AttackProgress, leaves: list[np.ndarray] | None) 
 def load(path: Path, identity: str) -> AttackProgress | None:
     """The progress in a file; None if there is none, or if it is of something else."""
     arrays = files.load_arrays(path)
-    if not arrays or str(arrays["identity"]) != identity or not set(_ARRAYS) <= arrays.keys():
+    if not arrays or str(arrays.get("identity", identity)) != identity:
         return None
+    if not _whole(arrays):
+        raise ValueError(f"{path} is damaged (no attack has made this progress); {files.AGAIN}")
     table = lambda name: {k.partition("/")[2]: a for k, a in arrays.items() if k.startswith(f"{name}/")}
     fields: dict[str, Any] = {name: arrays[f"number/{name}"].item() for name in _NUMBERS}
     fields |= {name: arrays[name] for name in _ARRAYS} | {name: table(name) for name in _TABLES}
     progress = AttackProgress(identity, **fields)
     if "inside/rows" in arrays:
         progress.inside = Batch(arrays["inside/rows"], int(arrays["inside/made"]), None)
-        progress.leaves = [arrays[f"leaf/{n}"] for n in range(sum(k.startswith("leaf/") for k in arrays))]
+        progress.leaves = [arrays[name] for n in range(len(arrays)) if (name := f"leaf/{n}") in arrays]
     return progress
+
+
+def _whole(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether an attack may have made this progress."""
+    form = _FORM | (_INSIDE if any(name.startswith(("inside/", "leaf/")) for name in arrays) else {})
+    tables = {name: kind for kind in _TABLES for name in arrays if name.startswith(f"{kind}/")}
+    form |= {name: ("b" if kind == "records" else "iu", 1) for name, kind in tables.items()}
+    shaped = lambda name, kinds, axes: arrays[name].dtype.kind in kinds and arrays[name].ndim == axes
+    if not form.keys() <= arrays.keys() or not all(shaped(name, *own) for name, own in form.items()):
+        return False
+    attacks = [{n.partition("/")[2] for n, kind in tables.items() if kind == table} for table in _TABLES]
+    every, kept = ({len(arrays[n]) for n in names} for names in (("correct", "entered", *tables), _ARRAYS[2:]))
+    rows, counts = arrays.get("inside/rows", np.zeros(0, int)), [arrays[f"number/{name}"] for name in _NUMBERS]
+    agree = len(every) == len(kept) == 1 and attacks[0] <= attacks[1] == attacks[2]
+    return bool(agree and min(counts) >= 0 < counts[0] and ((rows >= -1) & (rows < min(every))).all())
 
 
 def to_host(tree: PyTree, fetch: Any) -> list[np.ndarray]:
     """The leaves of a state as plain arrays; keys as their numbers."""
     return [np.asarray(leaf) for leaf in fetch([numerics.plain(leaf) for leaf in jax.tree.leaves(tree)])]
+
+
+def fits(leaves: list[np.ndarray], like: PyTree) -> bool:
+    """Whether leaves have the shapes and types of a state, given as arrays or their shapes."""
+    plain = lambda old: jax.eval_shape(jax.random.key_data, old) if numerics.is_key(old) else old
+    wanted = [(old.shape, old.dtype) for old in map(plain, jax.tree.leaves(like))]
+    return wanted == [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def to_devices(leaves: list[np.ndarray], like: PyTree, place: Any) -> PyTree:

@@ -179,6 +179,8 @@ class _Driver:
         if leaves is None:
             return batch
         like = jax.eval_shape(partial(self.model.programs.init, named), *self._arguments(named, batch.rows)[1:])
+        if not resume.fits(leaves, like):
+            raise ValueError(f"the saved progress of {named.name} is damaged; evaluate with --fresh")
         return batch._replace(state=resume.to_devices(leaves, like, self.model.place))
 
     def _timed(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:

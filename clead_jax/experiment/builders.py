@@ -1,6 +1,7 @@
 """From the config to data, network and attacks. Raises ValueError, one line, for what cannot be built."""
 
 import importlib
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -11,14 +12,28 @@ from clead_jax.attacks import autoattack, parse
 from clead_jax.attacks.objectives import kl
 from clead_jax.config import Config
 from clead_jax.core import spec
+from clead_jax.core.progress import log
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Examples, NamedAttack, ThreatModel
 from clead_jax.data.splits import pixel_statistics
 from clead_jax.evaluation.budget import Budget
 from clead_jax.evaluation.plan import Plan, Suite
 from clead_jax.models import Network
+from clead_jax.results import forms
+from clead_jax.training import checkpoint
 from clead_jax.training.views import Attack
 
+_SIZE = forms.Number(0, 1e6, whole=True)
+_CHANNELS = [forms.Number(-1e6, 1e6)]
+_NETWORK: dict[Any, Any] = {
+    "backbone": str,
+    "num_classes": forms.Number(1, 1e6, whole=True),
+    "mean": _CHANNELS,
+    "std": _CHANNELS,
+}
+_NETWORK |= {"width?": _SIZE, "stem?": str, "dtype?": str, "projection_dim?": _SIZE, "projection_hidden?": _SIZE}
+META: dict[Any, Any] = {"network": _NETWORK, "image_shape": 3 * [forms.Number(1, 1e5, whole=True)], "epoch": _SIZE}
+META |= {"fields": {str: object}, "stage?": str}
 NOT_READ = {"cifar10": 10, "cifar100": 100}  # data sets of 32 x 32 x 3 pixels, by number of classes
 
 
@@ -37,6 +52,17 @@ def import_plugins(cfg: Config) -> None:
             importlib.import_module(module)
         except (ModuleNotFoundError, TypeError, ValueError) as error:
             raise ValueError(f"plugins: cannot import {module!r} ({error})") from error
+
+
+def import_named(cfg: Config, workdir: str, named: str) -> None:
+    """Imports the plugins that the user names, in place of those that the config of a work directory names: a file is
+    no reason to run code. One line says which of its own are left out.
+    """
+    cfg.plugins, own = named, spec.items(cfg.plugins)
+    import_plugins(cfg)
+    if left_out := [module for module in own if module not in sys.modules]:
+        said = f"{workdir} was made with plugins={','.join(left_out)}"
+        log.warning(spec.visible(f"{said}, not imported here: name them with plugins= or --plugins= if you trust them"))
 
 
 def dataset(cfg: Config) -> data.Dataset:
@@ -86,6 +112,21 @@ def network(fields: dict[str, Any]) -> Network:
     """The network of `network_fields`."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Network(**plain)
+
+
+def latest_meta(workdir: str, stage: str) -> dict[str, Any] | None:
+    """What the newest checkpoint of a stage says, None if there is none. Raises ValueError if that cannot be."""
+    meta = checkpoint.latest_meta(directory := checkpoint_dir(workdir, stage))
+    return checked_meta(meta, directory) if meta else None
+
+
+def checked_meta(meta: dict[str, Any], directory: str) -> dict[str, Any]:
+    """`meta` as `Run.meta` and the training of a stage have made it. Raises ValueError otherwise."""
+    try:
+        forms.check(meta, META)
+    except ValueError as error:
+        raise ValueError(f"step.json in {directory} is damaged ({error}); delete that step") from None
+    return meta
 
 
 def checkpoint_dir(workdir: str, stage: str) -> str:

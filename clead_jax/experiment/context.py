@@ -24,7 +24,6 @@ from clead_jax.experiment import builders, networks, stages
 from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
-from clead_jax.training import checkpoint
 from clead_jax.training.views import Attack
 
 
@@ -158,14 +157,13 @@ class Run:
         }
 
 
-def history(workdir: str, stage: str = "", plugins: str | None = None) -> dict[str, Any]:
+def history(workdir: str, stage: str = "", plugins: str = "") -> dict[str, Any]:
     """What a work directory's config says of a stage, "" being the defended one: its name, labels used, epochs.
-    Imports the plugins that the run was made with, or those that are named. Raises ValueError for no work directory.
+
+    Imports `plugins`, and none that only the config names. Raises ValueError for no work directory.
     """
     cfg, _ = config.restore(workdir)
-    if plugins is not None:
-        cfg.plugins = plugins
-    builders.import_plugins(cfg)
+    builders.import_named(cfg, workdir, plugins)
     stage = stage or cfg.defended
     if stage not in config.stages_of(cfg):
         return {"stage": stage, "label_use": [], "epochs": 0}
@@ -231,7 +229,7 @@ def _refuse_other_data(cfg: Config, dataset: data.Dataset, fields: dict[str, Any
     """Files can be replaced under their old name: other images or labels to train on, another shape, other classes."""
     now = {"image_shape": list(dataset.image_shape), **fields, "train split": dataset.fingerprints["train"]}
     for stage in config.stages_of(cfg):
-        if meta := checkpoint.latest_meta(builders.checkpoint_dir(workdir, stage)):
+        if meta := builders.latest_meta(workdir, stage):
             before = {"image_shape": meta["image_shape"], **meta["network"]}
             before["train split"] = meta.get("train_fingerprint", now["train split"])  # an earlier version had none
             if differing := config.changed(before, now):
@@ -244,7 +242,7 @@ def refuse_changes(cfg: Config, workdir: str) -> None:
     """Raises ValueError if a stage was started with other values of the fields its weights depend on."""
     for stage in config.stages_of(cfg):
         directory = builders.checkpoint_dir(workdir, stage)
-        if not (meta := checkpoint.latest_meta(directory)):
+        if not (meta := builders.latest_meta(workdir, stage)):
             continue
         now = config.portable(config.stage_fields(cfg, stage))
         if differing := config.changed(config.fields_then(meta["fields"], cfg, stage), now):

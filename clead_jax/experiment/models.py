@@ -14,13 +14,14 @@ from clead_jax.training import checkpoint
 
 
 def load(
-    workdir: str, stage: str | None = None, which: int | str = "latest", weights: str = "", plugins: str | None = None
+    workdir: str, stage: str | None = None, which: int | str = "latest", weights: str = "", plugins: str = ""
 ) -> Classifier:
     """A trained model: pixels in [0, 1] -> logits. `forward, variables = load(workdir)` unpacks it.
 
     `stage` is the defended model's by default; "baseline" gives the undefended one. `which` is "latest", "best" or a
-    step; `weights` names averaged weights of that checkpoint ("ema", "swa"). `plugins` are imported in place of those
-    that the run was made with. Raises ValueError if the work directory has no such checkpoint, naming those it has.
+    step; `weights` names averaged weights of that checkpoint ("ema", "swa"). `plugins` ("my_module,other") are
+    imported first; those that only the run's own config names are not, and a line says which these are. Raises
+    ValueError if the work directory has no such checkpoint, naming those it has, and if it is not of its network.
     """
     workdir = os.path.expanduser(workdir)
     past = context.history(workdir, stage or "", plugins)
@@ -30,10 +31,11 @@ def load(
         there = ", ".join(trained(workdir)) or "none"
         raise ValueError(f"{workdir} has no checkpoint of stage {stage!r}; it has {there}")
     variables, meta = checkpoint.restore_model(directory, which, weights)
+    shape = tuple(builders.checked_meta(meta, directory)["image_shape"])
     found = networks.classifier(meta["network"], variables)
+    networks.require_fit(found, shape, directory)
     identity = {"stage": stage, "which": str(which), "epoch": meta["epoch"], "fingerprint": found.fingerprint}
     facts = {"network": meta["network"], "checkpoint": identity | ({"weights": weights} if weights else {})}
-    shape = tuple(meta["image_shape"])
     return dataclasses.replace(found, image_shape=shape, name=stage, metadata=past | facts)
 
 

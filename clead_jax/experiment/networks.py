@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 
 from clead_jax.core.types import Classifier, PyTree
 from clead_jax.experiment import builders
@@ -16,6 +17,18 @@ def classifier(fields: dict[str, Any], variables: PyTree = None) -> Classifier:
     """The classifier of `builders.network_fields`, BatchNorm in eval mode."""
     forward, _ = _functions(json.dumps(fields, sort_keys=True))
     return Classifier(forward, variables, num_classes=fields["num_classes"])
+
+
+def require_fit(found: Classifier, shape: tuple[int, ...], where: str) -> None:
+    """Raises ValueError, naming `where`, unless the variables are those of the network, for images of this shape."""
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    try:
+        logits = jax.eval_shape(found.forward, found.variables, image)
+    except (ValueError, TypeError, KeyError, FlaxError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"the checkpoint in {where} does not fit its network ({why})") from None
+    if logits.shape != (1, found.num_classes):
+        raise ValueError(f"the checkpoint in {where} gives {logits.shape[1:]} logits for {found.num_classes} classes")
 
 
 def features(fields: dict[str, Any]) -> Callable[[PyTree, np.ndarray], jax.Array]:

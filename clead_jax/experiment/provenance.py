@@ -12,7 +12,7 @@ import jax
 
 from clead_jax.experiment import builders
 from clead_jax.experiment.context import Run
-from clead_jax.results import jsonl
+from clead_jax.results import forms, jsonl
 from clead_jax.training import checkpoint
 
 
@@ -36,10 +36,10 @@ def cost_line(left: dict[str, int]) -> str:
 def training_cost(workdir: str) -> dict[str, dict[str, float]]:
     """Forward+backward passes and seconds of training (not validating) of every stage, added up from metrics.jsonl."""
     cost: dict[str, dict[str, float]] = {}
-    for epoch in jsonl.read(Path(workdir) / "metrics.jsonl"):
+    for epoch in jsonl.read(Path(workdir) / "metrics.jsonl", forms.METRICS):
         spent = cost.setdefault(epoch["stage"], {"forward_backward_passes": 0, "seconds": 0.0})
-        spent["forward_backward_passes"] += epoch["passes"]
-        spent["seconds"] += epoch["seconds"]
+        spent["forward_backward_passes"] += epoch.get("passes", 0)
+        spent["seconds"] += epoch.get("seconds", 0.0)
     return cost
 
 

@@ -10,7 +10,7 @@ from clead_jax import data
 from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
-from clead_jax.experiment.builders import checkpoint_dir
+from clead_jax.experiment.builders import checkpoint_dir, latest_meta
 from clead_jax.experiment.context import Run
 from clead_jax.experiment.stages import Stage
 from clead_jax.training import averaging, checkpoint
@@ -93,7 +93,7 @@ def initial_variables(run: Run, stage: Stage) -> PyTree:
 def upstream_model(run: Run, stage: str, which: int | str) -> PyTree:
     """The variables of another stage. Raises ValueError if that stage has not been trained to its end."""
     directory = checkpoint_dir(run.workdir, stage)
-    meta, epochs = checkpoint.latest_meta(directory), run.epochs[stage]
+    meta, epochs = latest_meta(run.workdir, stage), run.epochs[stage]
     if meta is None or meta["epoch"] < epochs:
         done = f"is at epoch {meta['epoch']} of {epochs}" if meta else "has no checkpoint"
         raise ValueError(f"stage {stage!r} {done} in {run.workdir}: add it to config.stages")

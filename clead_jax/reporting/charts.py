@@ -161,7 +161,8 @@ def training_curves(metrics: list[dict[str, Any]]) -> Figure:
 def _loss_terms(ax: Axes, lines: list[dict[str, Any]]) -> None:
     """What each of several terms adds to the loss, weight included, as layers whose upper edge is the loss."""
     terms = list(dict.fromkeys(key for line in lines for key in line if key.startswith("term_")))
-    if len(terms) > 1:
+    lines = [line for line in lines if {*terms} <= line.keys()]
+    if len(terms) > 1 and lines:
         (steps, *_), layers = zip(*(_values(lines, term) for term in terms), strict=True)
         names = [term.removeprefix("term_") for term in terms]
         ax.stackplot(steps, layers, labels=names, colors=style.PALETTE[2:], alpha=0.55, linewidth=0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clead_jax import config
+from clead_jax.core import spec
 from clead_jax.reporting import labels
 from clead_jax.results import read as files
 from clead_jax.results.intervals import Summary, summary
@@ -182,7 +183,7 @@ def _row(group: list[Entry], groups: list[list[Entry]]) -> Row:
         models[entry.model] = entry._replace(accuracy=entry.accuracy | same.accuracy)
     alike = [other for other in groups if other[0].stage == first.stage]
     differing = _differing([other[0].fields for other in alike])
-    settings = {key: str(first.fields.get(key, "absent")) or "none" for key in differing}
+    settings = {key: spec.visible(str(first.fields.get(key, "absent"))) or "none" for key in differing}
     name = method = labels.model_title(first.label, first.results)
     if len(alike) > 1:
         names = [{entry.config_name for entry in other} for other in alike]

@@ -91,7 +91,8 @@ def accuracy(attack: str, entry: dict[str, Any]) -> str | tuple[str, str]:
 def class_title(label: int, results: dict[str, Any]) -> str:
     """The class's name, or its number where the data set names no classes."""
     names = results["dataset"].get("class_names") or []
-    return str(names[label]) if label < len(names) else str(label)
+    name = names[label] if 0 <= label < len(names) else str(label)
+    return name if len(name) <= 40 else f"{name[:39]}…"
 
 
 def percent(share: float) -> str:
@@ -109,7 +110,7 @@ def span(interval: tuple[float, float], write: Any = percent) -> str:
     return f"[{write(interval[0])}, {write(interval[1])}]"
 
 
-def radius(norm: str, eps: float) -> str:
+def radius(norm: str, eps: float, **more: object) -> str:
     """The threat model in words. L-infinity radii are read in grey levels, eps * 255; other norms as they are."""
     value = f"{255 * eps:.3g}/255 ({eps:.3g})" if norm == "linf" else f"{eps:.3g}"
     return f"{norm_title(norm)}, ε = {value}"

@@ -18,8 +18,9 @@ MAX_CLASSES = len(style.PALETTE)
 
 def shown_attack(samples: dict[str, np.ndarray], results: dict[str, Any]) -> str | None:
     """The attack whose images are shown: that of the curves if it is there, else the first; None if none is."""
-    named = [name.removesuffix("/prediction") for name in samples if name.endswith("/prediction")]
-    attacks = [name.split("/", 1)[1] for name in named if not name.endswith("/clean")]
+    known = {name.removesuffix("/prediction") for name in samples if name.endswith("/prediction")}
+    named = [f"{model}/" for model in results["models"] if {"clean", "label"} <= samples.keys()]
+    attacks = [name.removeprefix(model) for name in samples for model in named if name in known and model in name]
     preferred = results.get("curves", {}).get("attack", "pgd")
     return preferred if preferred in attacks else next(iter(attacks), None)
 
@@ -27,7 +28,7 @@ def shown_attack(samples: dict[str, np.ndarray], results: dict[str, Any]) -> str
 @style.styled
 def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any], attack: str) -> tuple[Figure, float]:
     """The first images; for every model what the attack adds, amplified, and the sum. Returns the amplification too."""
-    models = [model for model in results["models"] if f"{model}/{attack}" in samples]
+    models = [m for m in results["models"] if {f"{m}/{attack}", f"{m}/{attack}/prediction"} <= samples.keys()]
     clean = samples["clean"][:ROWS]
     deltas = {model: samples[f"{model}/{attack}"][:ROWS] - clean for model in models}
     factor = 0.5 / max(1e-6, *(float(np.abs(delta).max()) for delta in deltas.values()))
@@ -51,14 +52,16 @@ def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any], attac
 def _show(ax: Axes, image: np.ndarray, caption: str = "") -> None:
     """An image [H, W, C] in [0, 1] with a line below it; one channel is shown in grey."""
     image = np.clip(image, 0, 1)
-    ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    image = image[..., :3] if image.shape[-1] > 2 else image[..., 0]
+    ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     style.hide_axes(ax)
     ax.set_xlabel(caption, fontsize=8.5, labelpad=3)
 
 
 def embedded_models(features: dict[str, np.ndarray], results: dict[str, Any]) -> list[str]:
-    """The models whose features are there both ways, of clean images and of attacked ones."""
-    return [model for model in results["models"] if {model, f"{model}/adversarial"} <= features.keys()]
+    """The models whose features are there both ways, of clean images and of attacked ones, and more than one each."""
+    both = [m for m in results["models"] if {"label", m, f"{m}/adversarial"} <= features.keys()]
+    return [m for m in both if min(features[m].shape) > 1 and features[m].shape == features[f"{m}/adversarial"].shape]
 
 
 @style.styled

@@ -1,14 +1,18 @@
 """Blocks, and the three ways to write them: Markdown, HTML, plain text. Their content is the same in all three.
 
-Every string in a block is plain text: each writer escapes what its own format would read as markup.
+Every string in a block is plain text on one line (but for `Code`): each writer escapes what its own format would read
+as markup, and all what would not stay on its line.
 """
 
+import html
 import re
-from html import escape
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
+
+from clead_jax.core.spec import visible
+from clead_jax.reporting import style
 
 Cell: TypeAlias = str | tuple[str, str]
 """What stands in a table's field; in a pair the second part is fine print, such as an interval."""
@@ -72,10 +76,11 @@ def write(title: str, blocks: list[Block], markdown_file: Path, html_file: Path)
     """
     for block in blocks:
         if isinstance(block, Picture):
-            block.figure.savefig(markdown_file.with_name(f"{block.name}.png"))
+            style.save(block.figure, markdown_file.with_name(f"{block.name}.png"))
     markdown, page = zip((f"# {_md(title)}", f"<h1>{escape(title)}</h1>"), *map(_written, blocks), strict=True)
-    markdown_file.write_text("\n\n".join(markdown) + "\n")
-    html_file.write_text(_PAGE.format(title=escape(title), style=_STYLE, body="\n".join(page)))
+    markdown_file.write_text("\n\n".join(markdown) + "\n", encoding="utf-8")
+    content = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(page))
+    html_file.write_text(content, encoding="utf-8")
 
 
 def _written(block: Block) -> tuple[str, str]:
@@ -84,10 +89,10 @@ def _written(block: Block) -> tuple[str, str]:
         case Heading(text):
             return f"## {_md(text)}", f"<h2>{escape(text)}</h2>"
         case Text(text):
-            return _md(text), f"<p>{escape(text)}</p>"
+            return _opening(text), f"<p>{escape(text)}</p>"
         case Bullets(items):
             listed = "".join(f"<li>{escape(item)}</li>" for item in items)
-            return "\n".join(f"* {_md(item)}" for item in items), f"<ul>{listed}</ul>"
+            return "\n".join(f"* {_opening(item)}" for item in items), f"<ul>{listed}</ul>"
         case Table(summary=summary):
             return _folded(_md_table(block), _html_table(block), summary)
         case Picture(name, _, alt, caption):
@@ -95,18 +100,30 @@ def _written(block: Block) -> tuple[str, str]:
             page = f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
             return f"![{_md(alt)}]({name}.png)\n\n*{_md(caption)}*", page
         case Code(text, summary):
-            return _folded(f"```\n{text}\n```", f"<pre>{escape(text)}</pre>", summary)
+            text = "\n".join(map(visible, text.split("\n")))
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            return _folded(f"{fence}\n{text}\n{fence}", f"<pre>{html.escape(text)}</pre>", summary)
 
 
 def _folded(markdown: str, page: str, summary: str) -> tuple[str, str]:
     if not summary:
         return markdown, page
     opening = "<details><summary>{}</summary>".format
-    return f"{opening(_md(summary))}\n\n{markdown}\n\n</details>", f"{opening(escape(summary))}{page}</details>"
+    return f"{opening(escape(summary))}\n\n{markdown}\n\n</details>", f"{opening(escape(summary))}{page}</details>"
+
+
+def escape(text: str) -> str:
+    """For HTML."""
+    return html.escape(visible(text))
 
 
 def _md(text: str) -> str:
-    return re.sub(r"[\\`*|<_]|\]\(", r"\\\g<0>", text)
+    return re.sub(r"[\\`*|<_$~&]|\](?=[(\[:])", r"\\\g<0>", visible(text))
+
+
+def _opening(text: str) -> str:
+    """Of a paragraph or an item, which a sign may make a heading, a list or a quotation."""
+    return re.sub(r"^(\s*\d*)([#>+=.)-])", r"\1\\\2", _md(text))
 
 
 def _md_table(table: Table) -> str:
@@ -130,7 +147,8 @@ def _html_cell(cell: Cell) -> str:
 
 def text(table: Table) -> str:
     """A table for the terminal: columns aligned by spaces, numbers to the right."""
-    lines = [table.header, *(list(map(_join, row)) for row in table.rows)]
+    rows: list[list[Cell]] = [[*table.header], *table.rows]
+    lines = [[visible(_join(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(

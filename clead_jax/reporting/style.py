@@ -4,7 +4,9 @@ Figures are built without pyplot: no global state, no display, and a report can 
 """
 
 import itertools
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -37,6 +39,7 @@ _SETTINGS: dict[Any, Any] = (
     | {"axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK}
     | {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True}
     | {"axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "grid.color": PALE}
+    | {"text.parse_math": False, "text.usetex": False}  # names are no formulas
 )
 styled = matplotlib.rc_context(_SETTINGS)
 """Decorator of every function that draws a figure: the settings hold inside it and nowhere else."""
@@ -57,6 +60,14 @@ def panels(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tu
     """A figure of the report's width, and its axes as an array [rows, columns]."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+@styled
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG; a sign that the font lacks becomes a box. Raises OSError if it cannot write."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from|constrained_layout not applied")  # for odd names
+        figure.savefig(path)
 
 
 def percent(ax: Axes, side: str, label: str) -> None:

@@ -19,7 +19,7 @@ _CITED = ("fgsm", "pgd", "cw")
 @cache
 def paper() -> dict[str, Any]:
     """The paper's own figures, as accuracies in [0, 1]; null is one that it does not give. Source included."""
-    return json.loads(resources.files("clead_jax.reporting").joinpath("paper.json").read_text())
+    return json.loads(resources.files("clead_jax.reporting").joinpath("paper.json").read_text(encoding="utf-8"))
 
 
 def before_after(results: dict[str, Any], per_example: dict[str, np.ndarray] | None = None) -> Table:
@@ -137,10 +137,11 @@ def _gain(attack: str, models: dict[str, Any], per_example: dict[str, np.ndarray
     if any(labels.is_bound(attack, model) for model in compared.values()):
         return "unknown"  # a difference of upper bounds bounds nothing
     gain = labels.points(models["defended"]["accuracy"][attack] - models["baseline"]["accuracy"][attack])
-    if per_example is None:
-        return gain, ""
     correct = []  # bool [N]; the worst case has no record: it is several others together
     for name, model in compared.items():
         parts = ("clean", *labels.worst_case_over(model)) if attack == "worst_case" else (attack,)
-        correct.append(np.logical_and.reduce([per_example[f"{name}/{part}"] for part in parts]))
+        records = [record for part in parts if (record := (per_example or {}).get(f"{name}/{part}")) is not None]
+        if len(records) < len(parts):
+            return gain, ""
+        correct.append(np.logical_and.reduce(records))
     return gain, labels.span(paired_difference(*correct), labels.points)

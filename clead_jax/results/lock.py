@@ -20,10 +20,13 @@ from typing import Any
 
 from clead_jax.core import stopping
 from clead_jax.core.progress import log
+from clead_jax.results import forms
 
 NAME = ".lock"
 POLL = 0.5  # seconds between two looks at a lock that is waited for
 Holder = dict[str, Any]
+HOLDER = {"host": str, "pids": str, "pid": forms.Number(1, 2**31 - 1, whole=True)}
+HOLDER |= dict.fromkeys(("started", "command", "since"), str)
 
 
 @contextlib.contextmanager
@@ -85,7 +88,7 @@ def _create(path: Path, content: Holder) -> bool:
     except FileExistsError:
         return False
     try:
-        with os.fdopen(file, "w") as f:
+        with os.fdopen(file, "w", encoding="utf-8") as f:
             json.dump(content, f)
     except BaseException:  # a full disk: an empty lock would have no owner
         path.unlink(missing_ok=True)
@@ -110,10 +113,11 @@ def _read(path: Path) -> Holder | None:
     """What a lock says; None if there is none, {} if it cannot be read after a second: it may just be being written."""
     for _ in range(10):
         try:
-            return json.loads(path.read_text())
+            forms.check(found := json.loads(path.read_text(encoding="utf-8")), HOLDER)
+            return found
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             time.sleep(0.1)
     return {}
 

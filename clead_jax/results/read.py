@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clead_jax.results import jsonl
-from clead_jax.results.files import Arrays, load_arrays, load_json
+from clead_jax.core import spec
+from clead_jax.results import forms, jsonl
+from clead_jax.results.consistency import contradictions
+from clead_jax.results.files import load_arrays, load_json
+from clead_jax.results.forms import Arrays
 from clead_jax.results.intervals import interval95
 
-SCHEMA = 1
+SCHEMA, TRAIN = 1, "the training command writes a new one"
 REQUIRED = ("dataset", "threat_model", "models", "seen_attacks", "unseen_attacks", "checks", "environment")
 
 
@@ -53,11 +56,11 @@ def read(workdir: str | Path) -> Inputs:
     return Inputs(
         workdir="DIR" if workdir.is_absolute() else str(workdir),
         results=main[1].results,
-        config=load_json(workdir / "config.json") or None,
-        metrics=jsonl.read(workdir / "metrics.jsonl"),
+        config=_shown(load_json(workdir / "config.json", forms.CONFIG, TRAIN)) or None,
+        metrics=_shown(jsonl.read(workdir / "metrics.jsonl", forms.METRICS)),
         per_example=main[1].per_example,
-        samples=load_arrays(workdir / "evaluation" / "samples.npz") or None,
-        embeddings=load_arrays(workdir / "evaluation" / "embeddings.npz") or None,
+        samples=_shown(load_arrays(workdir / "evaluation" / "samples.npz", forms.SAMPLES)) or None,
+        embeddings=_shown(load_arrays(workdir / "evaluation" / "embeddings.npz", forms.EMBEDDINGS)) or None,
         others={tag: found.results for tag, found in others},
     )
 
@@ -68,12 +71,15 @@ def evaluations(workdir: str | Path) -> dict[str, Evaluation]:
     A tag that has not come to its end is left out. Raises ValueError, in one line, if evaluation/ itself has not.
     """
     base = Path(workdir) / "evaluation"
-    finished = [path.parent for path in sorted(base.glob("*/results.json")) if "checks" in load_json(path)]
+    every = sorted(base.glob("*/results.json"))
+    finished = [path.parent for path in every if "checks" in load_json(path, forms.RESULTS)]
     return {"": evaluation(base)} | {directory.name: evaluation(directory) for directory in finished}
 
 
 def evaluation(directory: Path) -> Evaluation:
-    """The files of one evaluation directory. Raises ValueError, in one line, unless its results are complete."""
+    """The files of one evaluation directory, with names as `spec.visible` shows them. Raises ValueError, in one line,
+    unless its results are complete and agree with its records.
+    """
     path = directory / "results.json"
     found = load_json(path)
     if not found:
@@ -82,7 +88,11 @@ def evaluation(directory: Path) -> Evaluation:
         raise ValueError(f"{path} has schema {found.get('schema')!r}; this report reads {SCHEMA}")
     if missing := [key for key in REQUIRED if key not in found]:
         raise ValueError(f"{path} lacks {', '.join(missing)}: the evaluation has not finished, run it again")
-    per_example = load_arrays(directory / "per_example.npz")
+    load_json(path, forms.RESULTS)
+    per_example = load_arrays(directory / "per_example.npz", forms.PER_EXAMPLE)
+    for name, what in contradictions(found, per_example or None):
+        raise ValueError(f"{path} contradicts {f'the record {name!r}' if name else 'itself'} ({what}); evaluate again")
+    found, per_example = _shown(found), _shown(per_example)
     for label, cascade in found.get("protocols", {}).get("autoattack", {}).items():
         if not cascade.get("complete", True) and "autoattack" in cascade["accuracy"]:
             share, count = _upper_bound(label, found, per_example), found["dataset"]["num_examples"]
@@ -92,11 +102,23 @@ def evaluation(directory: Path) -> Evaluation:
     return Evaluation(found, per_example or None)
 
 
+def _shown(value: Any) -> Any:
+    """With every text, names too, on one line that can be written anywhere."""
+    match value:
+        case str():
+            return spec.visible(value)
+        case dict():
+            return {spec.visible(name): _shown(inner) for name, inner in value.items()}
+        case list():
+            return [_shown(inner) for inner in value]
+    return value
+
+
 def stopped(results: dict[str, Any]) -> bool:
     """Whether a budget stopped an attack, so that the same command would go on with it."""
     cascades = results.get("protocols", {}).get("autoattack", {}).values()
     stopped_alone = any(model.get("incomplete") for model in results["models"].values())
-    return stopped_alone or not all(cascade["complete"] for cascade in cascades)
+    return stopped_alone or not all(cascade.get("complete", True) for cascade in cascades)
 
 
 def _upper_bound(label: str, results: dict[str, Any], per_example: Arrays) -> float:

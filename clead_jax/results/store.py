@@ -19,7 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from clead_jax.results import files
+from clead_jax.core import spec
+from clead_jax.core.progress import log
+from clead_jax.results import files, forms
+from clead_jax.results.consistency import contradictions, digest
 from clead_jax.results.intervals import interval95
 
 SCHEMA = 1
@@ -37,12 +40,12 @@ class Store:
         self.passes: dict[str, dict[str, dict[str, np.ndarray]]] = {}  # model -> attack -> forward, backward: int [N]
         self.images: dict[str, np.ndarray] = {}  # adversarial images, where there is no directory
         self._progress_path = progress_path
-        read = (lambda name: {}) if fresh or not directory else (lambda name: files.load_arrays(directory / name))
-        stored = files.load_json(directory / "results.json") if directory and not fresh else {}
+        stored, arrays = read_results(directory) if directory and not fresh else ({}, [{}, {}, {}])
         self.results: dict[str, Any] = {"schema": SCHEMA, **header, "models": {}, "attacks": {}} | stored
-        self.records, self.samples, self.embeddings = map(read, ("per_example.npz", "samples.npz", "embeddings.npz"))
-        self.records |= {"index": index, "label": labels}
+        self.records, self.samples, self.embeddings = arrays
         self.results.setdefault("measured", _measured_before(self.results))
+        self._forget_contradictions()
+        self.records |= {"index": index, "label": labels}
         for progress in directory.glob("progress-*.npz") if directory and fresh and writes else ():
             progress.unlink()
 
@@ -65,7 +68,7 @@ class Store:
     def suite(self, label: str) -> list[str]:
         """Names of the records of a model that belong to its AutoAttack, in the order they were made."""
         found = self.results.get("protocols", {}).get("autoattack", {}).get(label)
-        return [*found["attacks"], "autoattack"] if found else []
+        return [*found.get("attacks", ()), "autoattack"] if found else []
 
     def direct(self, label: str) -> dict[str, np.ndarray]:
         """attack -> bool [N] of a model, "clean" among them, without what belongs to other protocols."""
@@ -102,6 +105,30 @@ class Store:
         if self.writes and (file := self._image_file(name)):
             file.unlink(missing_ok=True)
 
+    def _forget_contradictions(self) -> None:
+        """Drops every record that is not what the results were made of, so that it is measured again. A kill between
+        the writing of two files leaves such records. Raises ValueError for results that contradict themselves.
+        """
+        for name, what in list(contradictions(self.results, self.records)):
+            if not name:
+                raise ValueError(f"{self.directory}/results.json contradicts itself ({what}); evaluate with --fresh")
+            log.warning(f"evaluate: the record {spec.visible(name)} is measured again: {what}")
+            self.records.pop(name, None)
+            for label in (label for label in self.results["models"] if name.startswith(f"{label}/")):
+                attack, suite = name.removeprefix(f"{label}/"), self.suite(label)
+                paper = [k.removeprefix(f"{label}/") for k in self.records if k.startswith(f"{label}/paper/")]
+                alike = {"autoattack": suite} if attack in suite else {"paper": paper} if attack[:6] == "paper/" else {}
+                for protocol, attacks in alike.items():
+                    self.protocol(protocol).pop(label, None)
+                    for other in attacks:
+                        self.drop(label, other)
+                self.drop(label, attack)
+                if not self.model(label)["incomplete"]:
+                    del self.model(label)["incomplete"]
+        for label, model in self.results["models"].items():
+            for name in {f"{label}/{attack}" for attack in model["accuracy"]} - self.records.keys():
+                self.results["measured"].pop(name, None)
+
     def has_images(self, name: str) -> bool:
         """Whether all adversarial images of "<model>/<attack>" are there."""
         file = self._image_file(name)
@@ -134,16 +161,24 @@ class Store:
             model |= accuracies(direct[label] | worst)
             model["worst_case_over"] = over
         for label, entry in self.results.get("protocols", {}).get("autoattack", {}).items():
-            if not entry["complete"] and f"{label}/autoattack" in self.records and label in direct:
+            if not entry.get("complete", True) and f"{label}/autoattack" in self.records and label in direct:
                 # An upper bound: what any other attack has broken is broken.
                 bound = np.logical_and.reduce([self.records[f"{label}/autoattack"], *direct[label].values()])
                 for key, value in accuracies({"autoattack": bound}).items():
                     entry[key] |= value
+        self.results["digests"] = {k: digest(v) for k, v in self.records.items() if k not in ("index", "label")}
         if self.writes and self.directory:
             files.save_arrays(self.directory / "samples.npz", self.samples)
             files.save_arrays(self.directory / "embeddings.npz", self.embeddings)
             files.save_arrays(self.directory / "per_example.npz", self.records)
             files.save_json(self.directory / "results.json", self.results)
+
+
+def read_results(directory: Path) -> tuple[dict[str, Any], list[forms.Arrays]]:
+    """results.json, and per_example, samples and embeddings. Raises ValueError, one line, for a damaged file."""
+    kinds = {"per_example": forms.PER_EXAMPLE, "samples": forms.SAMPLES, "embeddings": forms.EMBEDDINGS}
+    arrays = [files.load_arrays(directory / f"{name}.npz", form) for name, form in kinds.items()]
+    return files.load_json(directory / "results.json", forms.RESULTS), arrays
 
 
 def fingerprint(depends: Any) -> str:
@@ -176,7 +211,7 @@ def _measured_before(results: dict[str, Any]) -> dict[str, str]:
             found[f"{label}/{attack}"] = fingerprint({"model": model.get("checkpoint"), "settings": settings})
         suite = results.get("protocols", {}).get("autoattack", {}).get(label, {})
         if suite.get("complete"):
-            plan = {key: suite[key] for key in ("version", "precision", "settings")}
+            plan = {key: suite.get(key) for key in ("version", "precision", "settings")}
             found[f"{label}/autoattack"] = fingerprint({"model": model.get("checkpoint"), **plan})
     return found
 
@@ -191,15 +226,15 @@ def choose_directory(
     def fits(directory: Path) -> bool:
         """Whether it is empty, or holds such results. If `fresh`, damage is ignored."""
         try:
-            found = files.load_json(directory / "results.json")
-            stored = files.load_arrays(directory / "per_example.npz").get("index", index)
+            found, (records, *_) = read_results(directory)
+            stored = records.get("index", index)
         except ValueError:
             if not fresh:
                 raise
             return True
         others = [m for m in found.get("models", {}).values() if m.get("checkpoint", {}).get("which", which) != which]
         suites = found.get("protocols", {}).get("autoattack", {}).values()
-        same_suite = suite is None or fresh or all((s["version"], s["precision"]) == suite for s in suites)
+        same_suite = suite is None or fresh or all((s.get("version"), s.get("precision")) == suite for s in suites)
         same = all(found.get(k) == header[k] for k in header) and not others and same_suite
         return not found or (same and np.array_equal(stored, index))
 

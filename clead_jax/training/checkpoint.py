@@ -4,6 +4,7 @@
     <directory>/120/weights     other weights of the step by name, such as averaged ones, where there are any
     <directory>/120/train       what resuming needs besides: optimizer state, step, what else the stage owns
     <directory>/120/step.json   facts of the caller's, the score that makes a step the "best", a checksum of every file
+                                and one of itself
 
 Steps are written, and deleted, as `120.part`: a process killed at any moment leaves complete steps and a leftover that
 the next `save` removes. Reading compares the checksums first and logs which damaged steps it passes over.
@@ -30,6 +31,9 @@ from jax.experimental import multihost_utils
 from clead_jax.core import stopping
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
+from clead_jax.results import forms
+
+RECORD = {"meta": {str: object}, "score": (forms.Number(), None), "sha256": {str: str}, "digest?": str}
 
 MARGIN = 2**18  # bytes that the files of a step take beside its arrays
 
@@ -46,7 +50,7 @@ class Restored(NamedTuple):
 def steps(directory: str | Path) -> list[int]:
     """The steps that are in `directory`, oldest first; empty where it does not exist."""
     root = Path(directory)
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal()) if root.is_dir() else []
 
 
 @stopping.deferred()
@@ -80,7 +84,9 @@ def save(
             for note in list(part.rglob("commit_success.txt")):  # which orbax writes, with this machine's path in it
                 note.unlink()
             record = {"meta": meta, "score": score, "sha256": _checksums(part)}
-            (part / "step.json").write_text(json.dumps(record, indent=1, default=float))
+            record = json.loads(json.dumps(record, default=float))
+            text = json.dumps(record | {"digest": _digest(record)}, indent=1)
+            (part / "step.json").write_text(text, encoding="utf-8")
             part.rename(root / str(step))
             kept = {*steps(root)[-keep_latest:], *_best_first(root)[:1]}
             _delete(root, (old for old in steps(root) if old not in kept))
@@ -168,11 +174,19 @@ def _best_first(root: Path) -> list[int]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """The content of step.json; empty if it cannot be read."""
+    """The content of step.json; empty if it cannot be read, or is not what was written."""
     try:
-        return dict(json.loads((path / "step.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        found = json.loads((path / "step.json").read_text(encoding="utf-8"))
+        forms.check(found, RECORD)
+    except (OSError, ValueError, RecursionError):
         return {}
+    written = found.pop("digest", None)  # earlier versions have none
+    whole = set(found) == {*RECORD} - {"digest?"} and written in (None, _digest(found))
+    return found if whole else {}
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _damage(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clead_jax.results import jsonl
+from clead_jax.results import forms, jsonl
 
 
 class MetricWriter:
@@ -29,7 +29,7 @@ class MetricWriter:
         """Add {"stage", "step", and numbers of any name}; it is in the file on return, in the event files soon."""
         if not self._active:
             return
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, default=float) + "\n")
         if self._events_dir:
             events = self._events.get(record["stage"]) or self._open_events(self._events_dir, record["stage"])
@@ -52,7 +52,8 @@ class MetricWriter:
         if not self._active or not self._path.exists():
             return
         part = self._path.with_suffix(".part")
-        part.write_text("".join(json.dumps(record) + "\n" for record in jsonl.read(self._path) if wanted(record)))
+        kept = filter(wanted, jsonl.read(self._path, {"stage": str, "step": forms.COUNT}))
+        part.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(part, self._path)
 
     def _open_events(self, directory: str | Path, stage: str, purge_step: int | None = None) -> Any:

@@ -14,6 +14,7 @@ from clead_jax.core.types import Classifier, Examples, NamedAttack
 from clead_jax.evaluation import runner
 from clead_jax.evaluation.budget import Budget
 from clead_jax.evaluation.classifier import compiled
+from clead_jax.results import files
 
 N, EPS, KEY = 70, 0.05, jax.random.key(0)
 
@@ -153,6 +154,31 @@ def test_progress_of_something_else_is_not_resumed(tmp_path):
         fresh = run([SINGLE["pgd"]], given, path=path, budget=Budget(passes=1))
         assert set(fresh.forward) == {"pgd"}, what
     assert run([SINGLE["pgd"]], path=path, keep=3, budget=Budget(passes=1)).images.shape[0] == 3
+
+
+def test_damaged_progress_is_refused_in_one_line(tmp_path):
+    path, little = tmp_path / "progress.npz", Budget(passes=5)
+    assert not run(path=path, budget=little).complete
+    whole = files.load_arrays(path)
+    assert any(name.startswith("leaf/") for name in whole)
+    changes = {
+        "floats": lambda a: a.astype(np.float64) if a.dtype.kind in "bi" else a.astype(np.int8),
+        "axis": lambda a: a[None],
+        "twice": lambda a: np.concatenate([a, a]) if a.ndim else np.asarray([a, a]),
+        "less": lambda a: a[:-1] if a.ndim else -1 - abs(a),
+    }
+    for name in whole.keys() - {"identity"}:
+        for what, change in {**changes, "removed": None}.items():
+            rest = {k: a for k, a in whole.items() if k != name}
+            if whole[name].dtype.kind in "fu" and whole[name].ndim == 0:
+                continue  # any number of seconds, or of a key
+            files.save_arrays(path, rest | ({name: np.asarray(change(whole[name]))} if change else {}))
+            with pytest.raises(ValueError, match="damaged") as error:
+                run(path=path, budget=little)
+            assert "\n" not in str(error.value), (name, what)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="is damaged"):
+        run(path=path, budget=little)
 
 
 def test_a_spent_budget_leaves_the_rest_correct():

@@ -186,7 +186,10 @@ def results(records: dict[str, np.ndarray]) -> dict:
 @pytest.fixture
 def all_protocols(results: dict) -> dict:
     """Results that hold all three protocols."""
-    return results | {"protocols": _protocols(360)}
+    protocols = _protocols(360)
+    for label, entry in protocols["autoattack"].items():
+        entry["accuracy"]["clean"] = results["models"][label]["accuracy"]["clean"]
+    return results | {"protocols": protocols}
 
 
 @pytest.fixture

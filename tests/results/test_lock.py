@@ -161,3 +161,16 @@ def test_of_many_that_find_one_stale_lock_never_two_hold_it(tmp_path, monkeypatc
             thread.join(timeout=60)
         assert list(tmp_path.iterdir()) == []
     assert max(most) == 1 and len(most) == 120
+
+
+DAMAGE = ["[]", "3", "null", "{}", *({"pid": pid} for pid in ("x", -1, 2**70, None)), {"started": 5}, {"command": []}]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=str)
+def test_a_damaged_lock_is_one_line(tmp_path, damage):
+    write(tmp_path, **(damage if isinstance(damage, dict) else {}))
+    if isinstance(damage, str):
+        (tmp_path / lock.NAME).write_text(damage)
+    with pytest.raises(ValueError, match=r"unknown command .*delete") as error, lock.held(tmp_path):
+        pass
+    assert "\n" not in str(error.value)

@@ -20,18 +20,22 @@ HITS = {
 
 
 def results(complete=False):
-    cascade = {"accuracy": {"apgd_ce": 0.6, "autoattack": 0.6}, "interval95": {}, "complete": complete}
-    model = {"checkpoint": {}, "accuracy": {"clean": 0.8, "pgd": 0.6, "worst_case": 0.6}}
+    cascade = {"version": "standard", "attacks": ["apgd_ce"], "complete": complete}
+    cascade |= {"accuracy": {"apgd_ce": 0.6, "autoattack": 0.6}, "interval95": {}}
+    checkpoint = {"stage": "probe", "which": "latest", "fingerprint": "0"}
+    model = {"checkpoint": checkpoint, "accuracy": {"clean": 0.8, "pgd": 0.6, "worst_case": 0.6}}
+    broken = {"checkpoint": checkpoint, "accuracy": {"pgd": 0.0}}
     return {
         "schema": 1,
-        "dataset": {"num_examples": 5},
-        "threat_model": {},
-        "models": {"baseline": model, "defended": model},
+        "dataset": {"name": "digits", "split": "test", "num_examples": 5},
+        "threat_model": {"norm": "linf", "eps": 0.1},
+        "models": {"baseline": broken, "defended": model},
         "protocols": {
             "autoattack": {"defended": cascade},
-            "paper": {"defended": {"accuracy": {"pgd": 0.7, "worst_case": 0.5}}},
+            "paper": {"defended": {"accuracy": {"pgd": 0.6, "worst_case": 0.5}}},
         },
-        **{key: [] for key in ("seen_attacks", "unseen_attacks", "checks", "environment")},
+        **{key: [] for key in ("seen_attacks", "unseen_attacks", "checks")},
+        "environment": {},
     }
 
 
@@ -66,9 +70,10 @@ def test_a_budget_that_stopped_an_attack_is_seen():
 
 
 def test_evaluations_beside_the_main_one_come_after_it_if_they_are_finished(tmp_path):
-    write(tmp_path / "evaluation", results(), index=np.arange(5))
-    write(tmp_path / "evaluation" / "linf-0.1", results(), index=np.arange(5, dtype=np.int32))
-    write(tmp_path / "evaluation" / "other", results(), index=np.arange(1, 6))
+    records = {name: np.array(hits, bool) for name, hits in HITS.items()}
+    write(tmp_path / "evaluation", results(), index=np.arange(5), **records)
+    write(tmp_path / "evaluation" / "linf-0.1", results(), index=np.arange(5, dtype=np.int32), **records)
+    write(tmp_path / "evaluation" / "other", results(), index=np.arange(1, 6), **records)
     half = results()
     del half["checks"]
     write(tmp_path / "evaluation" / "half", half)

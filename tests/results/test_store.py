@@ -10,13 +10,14 @@ from clead_jax.results.store import Store, choose_directory
 N = 12
 INDEX = np.arange(N)
 IMAGES = np.zeros((N, 2, 2, 1), np.float32)
-HEADER = {"threat_model": {"norm": "linf", "eps": 0.1}, "dataset": {"split": "test", "num_examples": N}}
+DATASET = {"name": "digits", "split": "test", "num_examples": N}
+HEADER = {"threat_model": {"norm": "linf", "eps": 0.1}, "dataset": DATASET}
 DEPENDS = {"model": "a", "settings": {"steps": 5}}
 
 
 def make(directory=None, **more):
     found = Store(HEADER, np.arange(N), np.zeros(N, int), directory, **more)
-    found.begin_model("m", {"fingerprint": "a", "which": "latest"})
+    found.begin_model("m", {"stage": "m", "fingerprint": "a", "which": "latest"})
     return found
 
 
@@ -113,6 +114,7 @@ def test_results_of_something_else_get_a_folder_of_their_own(tmp_path):
         "version": "standard",
         "precision": "float32",
         "attacks": [],
+        "accuracy": {},
         "complete": True,
     }
     store.save()

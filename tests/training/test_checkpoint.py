@@ -1,5 +1,6 @@
 """What is written comes back; what is damaged is passed over; what is killed leaves complete steps."""
 
+import json
 import os
 import pathlib
 import resource
@@ -282,3 +283,35 @@ def test_killed_at_any_moment_the_newest_step_is_complete(tmp_path):
         newest = told
     checkpoint.save(tmp_path, 10**6, blank, blank, {})
     assert all(path.name.isdigit() for path in pathlib.Path(tmp_path).iterdir())
+
+
+def test_every_flip_of_step_json_is_seen(tmp_path):
+    _save(tmp_path, 1)
+    _save(tmp_path, 2)
+    file = tmp_path / "2" / "step.json"
+    whole = file.read_bytes()
+    content = json.loads(whole)
+    for place in range(0, len(whole), 3):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            same = json.loads(file.read_bytes()) == content
+        except ValueError:
+            same = False
+        assert same or checkpoint._damage(tmp_path / "2"), place
+    for change in ({"score": 9.0}, {"meta": {}}, {"sha256": {}}, {"more": 1}, {"digest": None}, {"meta": 3}):
+        file.write_text(json.dumps(content | change))
+        assert checkpoint._damage(tmp_path / "2"), change
+    assert _restore(tmp_path).step == 1
+    file.write_bytes(whole)
+    assert _restore(tmp_path).step == 2
+
+
+def test_a_step_of_an_earlier_version_has_no_checksum_of_itself(tmp_path):
+    _save(tmp_path, 1)
+    file = tmp_path / "1" / "step.json"
+    content = json.loads(file.read_text())
+    del content["digest"]
+    file.write_text(json.dumps(content))
+    assert _restore(tmp_path).step == 1
+    (tmp_path / "²").mkdir()  # no step, though a digit
+    assert checkpoint.steps(tmp_path) == [1]

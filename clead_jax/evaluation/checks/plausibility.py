@@ -63,7 +63,8 @@ def _worst(context: CheckContext) -> np.ndarray:
 
 def _best_published(data: str, architecture: str, norm: str, eps: float) -> dict[str, Any] | None:
     """The best figure of the architecture, or of any, in a ball no larger than this one."""
-    table = json.loads(resources.files("clead_jax.evaluation").joinpath("published.json").read_text())["figures"]
+    file = resources.files("clead_jax.evaluation").joinpath("published.json")
+    table = json.loads(file.read_text(encoding="utf-8"))["figures"]
     plain = lambda name: name.lower().replace("-", "").replace("_", "")
     alike = [row for row in table if (plain(row["data"]), row["norm"]) == (plain(data), norm)]
     comparable = [row for row in alike if spec.number(row["eps"]) <= eps * 1.001]

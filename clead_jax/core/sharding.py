@@ -8,6 +8,7 @@ one device gives.
 """
 
 import os
+import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -40,6 +41,18 @@ def initialize(distributed: bool) -> None:
     except (ValueError, RuntimeError) as error:
         needs = "run under SLURM, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         raise ValueError(f"cannot start --distributed: {str(error).splitlines()[0]} ({needs})") from error
+
+
+def machine() -> dict[str, Any]:
+    """What this process computes with, as plain values."""
+    return {
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
 
 
 def is_main() -> bool:

@@ -1,199 +1,180 @@
-"""How robust is a JAX model really? Any model: a `Classifier`, or a function from pixels in [0, 1] to logits.
+"""How robust is a model really? From the command line, for any model that Python can import, without a work directory.
 
-    import clead_jax
-    result = clead_jax.audit(forward, images, labels, norm="linf", eps="8/255")
-    print(result)                          # accuracies with intervals, and every check that failed or warned
-    result.correct["autoattack"]           # bool [N]
+    python -m clead_jax.audit --model=package.module:function --images=npz:FILE [--eps=8/255] [--attacks=autoattack] ...
+    python -m clead_jax.audit --model=... --images=... --output=DIR     # evaluation/results.json, report/index.html
+    python -m clead_jax.audit --model=... --images=... --verify=DIR     # measures again: does that record still hold?
 
-The same measurements as `python -m clead_jax.evaluate` makes, without a work directory.
+`function` takes pixels [B, H, W, C] in [0, 1] and returns logits [B, K]; or it is a `clead_jax.Classifier`; or it takes
+no argument and returns one of these. Naming it imports its module, from the current directory too. Exit status: 0; 2
+for an error; 3 if the model falls below --fail_below, or a record does not hold.
+
+From Python: `clead_jax.audit(function, images, labels, ...)`, see `evaluation.audit`.
 """
 
-import dataclasses
+import importlib
+import inspect
 import sys
-import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-
-from clead_jax.attacks import autoattack, parse
-from clead_jax.core import names, numerics, spec
-from clead_jax.core.batches import sizes
-from clead_jax.core.types import Array, Classifier, NamedAttack, PyTree, ThreatModel
+from clead_jax import __version__
+from clead_jax.core import numerics, progress, sharding
+from clead_jax.core.types import Classifier, Examples
 from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation import inputs
-from clead_jax.evaluation.batch_size import fastest_batch
-from clead_jax.evaluation.budget import Budget
-from clead_jax.evaluation.measurements import measure
-from clead_jax.evaluation.plan import Plan, Subject, Suite
-from clead_jax.results.intervals import interval95
-from clead_jax.results.store import Store
+from clead_jax.evaluation.audit import Result, audit
+from clead_jax.results import audited
+
+if TYPE_CHECKING:
+    from absl import flags
+
+FORMATS = ("text", "json", "sarif")
+UNMET = 3  # exit status
+SETTINGS = {
+    "norm": ("linf", "linf, l2 or l1"),
+    "eps": ("8/255", "radius, in units of the [0, 1] pixel range"),
+    "attacks": ("autoattack", "attacks, e.g. pgd(steps=100),autoattack(version=plus)"),
+    "budget": ("", "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks"),
+    "precision": ("float32", "in which attacks differentiate: float32 or bfloat16; float32 judges"),
+}
+MEASURED = (*SETTINGS, "num_examples", "seed")  # what decides the numbers, beside model and images
 
 
-@dataclasses.dataclass
-class Result:
-    """What an audit found. Arrays have one row per image given; `print` shows it as a table."""
+def _define(values: "flags.FlagValues") -> None:
+    from absl import flags
 
-    norm: str
-    eps: float
-    correct: dict[str, np.ndarray]  # bool [N], "clean" and every attack; those of a suite: correct after it
-    passes: dict[str, dict[str, np.ndarray]]  # "forward", "backward": int [N]
-    adversarial: dict[str, np.ndarray]  # float32 [N, H, W, C], if asked for
-    checks: list[dict[str, Any]]  # "name", "status", "value", "hint"
-    notes: list[str]  # where an attack had to differ from its definition
-    complete: bool  # False: the budget ended first, and what was not attacked counts as correct
-    seconds: float
-
-    @property
-    def accuracy(self) -> dict[str, float]:
-        """For "clean" and every attack the share in [0, 1] still classified correctly."""
-        return {name: float(hits.mean()) for name, hits in self.correct.items()}
-
-    @property
-    def interval95(self) -> dict[str, tuple[float, float]]:
-        """The 95 % interval of each accuracy."""
-        return {name: interval95(hits.sum(), len(hits)) for name, hits in self.correct.items()}
-
-    def __str__(self) -> str:
-        line = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format
-        rows = [line(n, *(100 * v for v in (a, *self.interval95[n]))) for n, a in self.accuracy.items()]
-        head = f"{len(self.correct['clean'])} images, {self.norm}, eps {self.eps:.4g}; accuracy in %, 95 % intervals"
-        stopped = [] if self.complete else ["the budget ended before the attacks did: upper bounds"]
-        loud = [c for status in ("fail", "warn") for c in self.checks if c["status"] == status]
-        raised = [f"{c['status'].upper()} {c['name']}: {c['hint']}" for c in loud]
-        quiet = [f"{sum(c['status'] == 'ok' for c in self.checks)} checks ok"] if self.checks else []
-        return "\n".join([head, *rows, *stopped, *self.notes, *raised, *quiet])
+    texts = {
+        "model": "package.module:function",
+        "images": "npz:FILE (test_images, test_labels, or images, labels), or the name of a data set, e.g. cifar10",
+        "data_dir": "where TFDS data lies",
+        "output": "folder for results.json, per_example.npz and the report page",
+        "verify": "folder of an audit to measure again, with its settings",
+    }
+    for name, text in texts.items():
+        flags.DEFINE_string(name, "", text, flag_values=values)
+    for name, (default, text) in SETTINGS.items():
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    flags.DEFINE_integer("num_examples", 0, "a class-balanced subset; 0: all", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("batch_size", 0, "images per batch; 0: the fastest", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("randomized", False, "the function takes a key as its last argument", flag_values=values)
+    flags.DEFINE_bool("checks", True, "sanity checks, on at most 128 images", flag_values=values)
+    lowest = "exit with status 3 if the 95 % interval of the robust accuracy begins below this, in %"
+    flags.DEFINE_float("fail_below", None, lowest, 0, 100, flag_values=values)
+    flags.DEFINE_enum("format", "text", FORMATS, "of what is printed", flag_values=values)
 
 
-@inputs.one_line("forward cannot be run twice", jax.errors.UnexpectedTracerError)
-@numerics.defaults()
-def audit(
-    forward: Classifier | Callable[..., Array],
-    images: np.ndarray,
-    labels: np.ndarray,
-    norm: str = "linf",
-    eps: str | float = "8/255",
-    attacks: Sequence[str] | str = ("autoattack",),
-    *,
-    variables: PyTree = None,
-    randomized: bool = False,
-    twin: PyTree = None,
-    training_attacks: tuple[str, ...] | None = None,
-    published: tuple[str, str] | None = None,
-    checks: bool = True,
-    keep_images: bool = False,
-    precision: str = "float32",
-    batch_size: int | None = None,
-    budget: str = "",
-    path: str | Path | None = None,
-    seed: int = 0,
-    say: Callable[[str], None] | None = None,
-) -> Result:
-    """Attacks a model, and checks whether the result can be believed.
+def main(argv: list[str]) -> None:
+    """Parses the command line, measures, prints, writes."""
+    from clead_jax.config import cli
+    from clead_jax.reporting import page
 
-    Args:
-      forward: a `Classifier`, or a function `forward(x)`, or `forward(v, x)` if `variables` are given, of x
-        [B, H, W, C] in [0, 1], to logits [B, K]. If `randomized`, a key is its last argument, for noise.
-      images: [N, H, W, C], floats in [0, 1] or uint8.
-      labels: int [N] in [0, K).
-      norm: "linf", "l2" or "l1"; "Linf", "L2" and the like too.
-      eps: radius in units of the [0, 1] pixel range, "8/255" or a number; no larger than the cube of all images.
-      attacks: names, or one string with commas: "autoattack" (for a randomized model its version "rand"),
-        "autoattack(version=plus)", and any registered attack with its settings, as "pgd(steps=100,restarts=5)".
-        Names as the field writes them, "PGD-20" or "APGD-CE", are taken too.
-      variables: any pytree; its arrays are passed to `forward` as arguments, so that many checkpoints share one
-        compilation, as long as all else that `forward` reads is the same.
-      twin: variables of the undefended model, for the checks that compare.
-      training_attacks: names of the attacks the model was trained on, if they are known.
-      published: (data set, architecture), to compare with the best published figure.
-      checks: whether to make sanity checks; they cost some attacks on at most 128 examples.
-      keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct.
-      precision: "bfloat16" attacks a copy of the model in bfloat16 (needs `variables`); success counts in float32 only.
-      batch_size: images per batch; None: the fastest, found by trying.
-      budget: most time of the attacks in this call ("90s", "10m", "2h") or most passes per image ("2000passes").
-      path: a file where autoattack keeps its progress: the same call goes on from it, inside an attack too.
-      seed: of all randomness.
-      say: hears lines of progress, for example `print`.
+    given = cli.parse(argv, _define, __doc__ or "")
+    for name in ("model", "images"):
+        if not given[name].value:
+            raise ValueError(
+                f"which {name}? write --{name}={'package.module:function' if name == 'model' else 'npz:FILE'}"
+            )
+    record = audited.load(given.verify) if given.verify else None
+    if record and (given_too := [f"--{name}" for name in MEASURED if given[name].present]):
+        raise ValueError(f"--verify takes its settings from {given.verify}; leave out {', '.join(given_too)}")
+    if given.output and Path(given.output, "evaluation", "results.json").exists():
+        raise ValueError(f"{given.output} holds an evaluation already; name another folder, or delete it")
+    progress.show(given.verbosity if given.format == "text" else -1, lambda: True)
+    settings = record.settings if record else {name: given[name].value for name in MEASURED}
+    classifier = imported(given.model, given.randomized)
+    dataset, examples = _examples(given, settings)
+    images, first_outputs = audited.digest(examples), outputs(classifier, examples)
+    if record:
+        record.refuse_others(images, first_outputs)
+    asked: dict[str, Any] = {name: settings[name] for name in (*SETTINGS, "seed")}
+    asked |= {"checks": given.checks, "batch_size": given.batch_size or None}
+    result = audit(classifier, examples.images, examples.labels, **asked, say=progress.log.info)
+    unmet = audited.below(result.correct, given.fail_below) + (record.differences(result.correct) if record else [])
+    if given.output:
+        origin = {"command": " ".join(["python -m clead_jax.audit", *argv[1:]]), "audit": settings}
+        environment = origin | {"images": images, "outputs": first_outputs} | sharding.machine()
+        audited.save(given.output, examples, result.results, result.correct, header(result, dataset, environment))
+        page.build(given.output)
+    print(shown(result, unmet, given.format))
+    for sentence in unmet:
+        print(f"error: {sentence}", file=sys.stderr)
+    if record and not unmet:
+        progress.log.info(f"{given.verify} holds: every accuracy was found again")
+    if unmet:
+        sys.exit(UNMET)
 
-    It runs under JAX's default types, promotion and random numbers, whatever is set around it. A model that jax has no
-    rule to differentiate meets Square in place of the attacks that follow gradients; `notes` say so.
 
-    Raises ValueError, one line, for wrong shapes, types, labels, settings, and a model that cannot be run. NaN, or
-    images outside [0, 1], fail a check.
-    """
-    started, examples = time.monotonic(), inputs.checked_examples(images, labels)
-    norm, shape = names.norm(norm), examples.images.shape[1:]
-    threat = ThreatModel(norm, spec.unit(eps, "eps", norm, examples.images[0].size))
-    seed = spec.whole(seed, "seed", 0, 2**32 - 1)
-    batch_size = None if batch_size is None else spec.whole(batch_size, "batch_size", 1)
-    classifier = _classifier(forward, variables, randomized, precision)
-    classifier = dataclasses.replace(classifier, image_shape=classifier.image_shape or shape)
-    compiled = classifiers.compiled(classifier)
-    classes = inputs.num_classes(compiled, examples)
-    direct, suite = _asked(attacks, threat, classes, "rand" if classifier.randomized else "standard", precision)
-    notes = suite.notes if suite else []
-    if why := inputs.no_derivative(compiled, examples, precision):
-        left = [named for named in direct if named.attack.forward_only]
-        dropped = [named.name for named in direct if named not in left] + ["autoattack"] * bool(suite)
-        if dropped and "square" not in [named.name for named in left]:
-            left.append(parse.attack_at("square", *threat))
-        notes = [f"the model has no derivative ({why}): square in place of {', '.join(dropped)}"] if dropped else []
-        direct, suite = left, None
-    limit = Budget(*spec.budget(budget))
-    wanted = batch_size or (sizes(1, compiled.mesh.size)[0] if why else fastest_batch(compiled, examples))
-    compiled = compiled.in_batches_of(sizes(wanted, compiled.mesh.size)[-1])
-    subject = Subject("model", compiled, {"fingerprint": classifier.fingerprint})
-    others = [] if twin is None else [Subject("twin", compiled.with_variables(classifiers.arrays(twin)), {})]
-    plan = Plan(
-        threat_model=threat,
-        num_classes=classes,
-        seed=seed,
-        direct=tuple(direct),
-        suite=suite,
-        checks=checks,
-        save_images=keep_images,
-        training_attacks=training_attacks,
-        undefended="twin",
-        published=published,
-        budget=limit,
-        strict=False,
-        say=lambda line: say(line.removeprefix("model/")) if say else None,
+def _examples(given: "flags.FlagValues", settings: dict[str, Any]) -> tuple[dict[str, Any], Examples]:
+    """What results.json says of the images, and the images. Raises ValueError for a data set that cannot be read."""
+    from clead_jax import data
+
+    dataset, count = data.load(given.images, given.data_dir or None), settings["num_examples"]
+    examples = data.subset(dataset.test, count) if 0 < count < len(dataset.test_labels) else dataset.test
+    classes = {"num_classes": dataset.num_classes, "class_names": list(dataset.class_names)}
+    return {"name": dataset.name, "split": "test", "num_examples": len(examples.labels)} | classes, examples
+
+
+def imported(text: str, randomized: bool = False) -> Classifier:
+    """The model behind "package.module:function". Raises ValueError, one line, if it cannot be imported or is none."""
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise ValueError(f"--model={text!r}: write package.module:function")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        if not isinstance(found, Classifier) and callable(found) and not _required(found):
+            found = found()
+    except Exception as error:  # importing, and making the model, runs the user's code
+        line = next(iter(str(error).splitlines()), "")
+        raise ValueError(f"--model={text}: {type(error).__name__}: {line}") from error
+    if isinstance(found, Classifier):
+        return found
+    if not callable(found):
+        raise ValueError(f"--model={text} is a {type(found).__name__}; wanted: a function of pixels, or a Classifier")
+    return Classifier(lambda variables, x, *key: found(x, *key), randomized=randomized)
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that a call must give."""
+    alone = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
     )
-    store = Store({}, examples.index, examples.labels, progress_path=Path(path).expanduser() if path else None)
-    complete = measure(plan, [subject], examples, store, others=others)
-    own = {name.removeprefix("model/"): value for name, value in store.records.items() if name.startswith("model/")}
-    kept = {name.removeprefix("model/"): value for name, value in store.images.items()}
-    passes, found = store.passes.get("model", {}), store.model("model").get("checks", [])
-    return Result(norm, threat.eps, own, passes, kept, found, notes, complete, time.monotonic() - started)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind in alone and p.default is inspect.Parameter.empty]
 
 
-def _classifier(model: Classifier | Callable, variables: PyTree, randomized: bool, precision: str) -> Classifier:
-    forward = model if variables is not None else lambda variables, x, *key: model(x, *key)
-    classifier = model if isinstance(model, Classifier) else Classifier(forward, variables, randomized=randomized)
-    classifier = classifiers.of_arrays(classifier)
-    if precision not in spec.PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it can be {', '.join(spec.PRECISIONS)}")
-    if precision == "float32":
-        return classifier
-    if not jax.tree.leaves(classifier.variables):
-        raise ValueError("precision='bfloat16' needs variables=: weights inside `forward` cannot be cast")
-    return dataclasses.replace(classifier, attack_forward=classifiers.in_bfloat16(classifier.forward))
+def outputs(classifier: Classifier, examples: Examples) -> list[list[float]]:
+    """The logits of the first images: they tell one model from another."""
+    model = classifiers.compiled(classifiers.of_arrays(classifier), batch_size=16)
+    inputs.num_classes(model, examples)
+    return model.logits(examples.images[:4], numerics.key(0)).tolist()
 
 
-def _asked(
-    attacks: Sequence[str] | str, threat: ThreatModel, num_classes: int, version: str, precision: str
-) -> tuple[list[NamedAttack], Suite | None]:
-    """What is asked for, as attacks; ValueError for what cannot run, before anything does."""
-    if not (texts := [names.attack(text) for text in (spec.items(attacks) if isinstance(attacks, str) else attacks)]):
-        raise ValueError("attacks is empty; write for example autoattack")
-    suites = [text for text in texts if spec.parse(text)[0] == "autoattack"]
-    asked = autoattack.autoattack_version(suites[-1], version) if suites else ""
-    autoattack.check_names(texts, asked)
-    direct = [parse.attack_at(text, *threat) for text in texts if text not in suites]
-    return direct, Suite(asked, precision, *autoattack.autoattack(asked, *threat, num_classes)) if asked else None
+def header(result: Result, dataset: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    """What results.json says of images, threat model and origin."""
+    known: dict[str, Any] = {"seen_attacks": [], "unseen_attacks": [], "label_use": {}, "training_cost": {}}
+    threat = {"norm": result.norm, "eps": result.eps}
+    return {"dataset": dataset, "threat_model": threat, **known, "environment": environment}
+
+
+def shown(result: Result, unmet: list[str], style: str) -> str:
+    """The result as text, JSON or SARIF."""
+    if style == "text":
+        return str(result)
+    numbers = {"accuracy": result.accuracy, "interval95": result.interval95, "norm": result.norm, "eps": result.eps}
+    told = numbers | {
+        "complete": result.complete,
+        "notes": result.notes,
+        "checks": result.checks,
+        "version": __version__,
+    }
+    return {"json": audited.as_json, "sarif": audited.as_sarif}[style](told, unmet)
 
 
 class _Callable(types.ModuleType):
@@ -204,3 +185,8 @@ class _Callable(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
+
+if __name__ == "__main__":
+    from clead_jax.config import cli
+
+    cli.run(main)

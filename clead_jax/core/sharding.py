@@ -9,6 +9,7 @@ one device gives.
 
 import itertools
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -56,6 +57,18 @@ def initialize(distributed: bool) -> None:
         tell=lambda: signal.raise_signal(signal.SIGTERM),  # jax has its own handler of this one, and tells the others
         agreed=lambda: multihost_utils.reached_preemption_sync_point(next(asked)),
     )
+
+
+def machine() -> dict[str, Any]:
+    """What this process computes with, as plain values."""
+    return {
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
 
 
 def is_main() -> bool:

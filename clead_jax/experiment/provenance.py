@@ -4,12 +4,10 @@ A pass is one image through the network and back, be it in an attack or in train
 whatever the machine. An attack of several passes a step counts them all; one that never goes back counts half too much.
 """
 
-import platform
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from clead_jax.core import sharding
 from clead_jax.experiment import builders
 from clead_jax.experiment.context import Run
 from clead_jax.results import forms, jsonl
@@ -45,15 +43,4 @@ def training_cost(workdir: str) -> dict[str, dict[str, float]]:
 
 def environment(run: Run, command: str) -> dict[str, Any]:
     """What the numbers were made on and with; `command` is the one that trained the run."""
-    device = jax.devices()[0]
-    return {
-        "command": command,
-        "config_name": run.name,
-        "seed": run.seed,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
+    return {"command": command, "config_name": run.name, "seed": run.seed} | sharding.machine()

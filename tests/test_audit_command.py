@@ -1,0 +1,129 @@
+"""`python -m clead_jax.audit`: any model that Python can import, without a work directory."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from clead_jax import audit
+from clead_jax.config import cli
+
+MODEL = """
+import numpy as np
+from clead_jax import Classifier
+from sklearn.datasets import load_digits
+images, labels = load_digits(return_X_y=True)
+means = np.stack([images[labels == k].mean(0) / 16 for k in range(10)]).astype(np.float32)
+w = means.T - means.mean()
+logits = lambda x: x.reshape(len(x), -1) @ w
+doubled = lambda x: 2 * logits(x)
+classifier = Classifier(lambda v, x: x.reshape(len(x), -1) @ v, w)
+make = lambda: logits
+pair = lambda x: (logits(x), 1)
+named = lambda x: {"logits": logits(x)}
+number = 3
+class Net:
+    def logits(self, x): return logits(x)
+net = Net()
+"""
+COMMON = ["--images=digits", "--num_examples=64", "--attacks=fgsm", "--eps=0.1", "--checks=False", "--batch_size=64"]
+NO_SETTINGS = ["--images=digits", "--checks=False", "--batch_size=64"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "linear_model.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "linear_model", raising=False)
+
+
+def run(capsys, monkeypatch, *words):
+    """(exit status, stdout, stderr) of the command."""
+    monkeypatch.setattr(sys, "argv", ["audit", *words])
+    status = 0
+    try:
+        cli.run(audit.main)
+    except SystemExit as end:
+        status = end.code
+    return status, *capsys.readouterr()
+
+
+def test_a_record_holds_and_is_a_work_directory(capsys, monkeypatch, tmp_path):
+    status, said, _ = run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--output=out")
+    assert status == 0 and "64 images, linf, eps 0.1" in said
+    results = json.loads((tmp_path / "out/evaluation/results.json").read_text())
+    records = np.load(tmp_path / "out/evaluation/per_example.npz")
+    assert results["models"]["model"]["accuracy"]["fgsm"] == records["model/fgsm"].mean()
+    assert results["dataset"]["name"] == "digits" and "FGSM" in (tmp_path / "out/report/index.html").read_text()
+
+    status, said, _ = run(capsys, monkeypatch, "--model=linear_model:logits", *NO_SETTINGS, "--verify=out")
+    assert status == 0 and "out holds" in said
+    status, _, error = run(capsys, monkeypatch, "--model=linear_model:doubled", *NO_SETTINGS, "--verify=out")
+    assert (
+        status == 2
+        and error == "error: out is the record of another model: it gives other outputs for the same images\n"
+    )
+    status, _, error = run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--verify=out")
+    assert status == 2 and "leave out --eps, --attacks, --num_examples" in error
+    assert run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--output=out")[0] == 2
+
+
+def test_a_record_that_does_not_hold(capsys, monkeypatch, tmp_path):
+    run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--output=out")
+    file = tmp_path / "out/evaluation/per_example.npz"
+    arrays = dict(np.load(file))
+    arrays["model/fgsm"] = arrays["model/clean"]  # somebody claims that FGSM breaks nothing
+    np.savez(file, **arrays)
+    path = tmp_path / "out/evaluation/results.json"
+    found = json.loads(path.read_text())
+    own = found["models"]["model"]
+    for kind in ("accuracy", "interval95"):
+        own[kind] |= dict.fromkeys(("fgsm", "worst_case"), own[kind]["clean"])
+    path.write_text(json.dumps(found))
+    status, _, error = run(capsys, monkeypatch, "--model=linear_model:logits", *NO_SETTINGS, "--verify=out")
+    assert status == 3 and "fgsm does not hold" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["classifier", "make", "net.logits"])
+def test_what_a_model_can_be(capsys, monkeypatch, name):
+    told = [
+        json.loads(run(capsys, monkeypatch, f"--model=linear_model:{which}", *COMMON, "--format=json")[1])
+        for which in ("logits", name)
+    ]
+    assert told[0] == told[1] and told[0]["accuracy"]["fgsm"] < told[0]["accuracy"]["clean"]
+
+
+def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
+    status, said, error = run(
+        capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--fail_below=99", "--format=sarif"
+    )
+    assert status == 3 and "below 99 %" in error
+    (sarif,) = json.loads(said)["runs"]
+    assert [(r["ruleId"], r["level"]) for r in sarif["results"]] == [("unmet", "error")]
+    assert run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--fail_below=0")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model=linear_model:pair"], "logits [B, K]"),
+        (["--model=linear_model:named"], "logits [B, K]"),
+        (["--model=linear_model:number"], "is a int"),
+        (["--model=linear_model:nothing"], "no attribute"),
+        (["--model=no_such_module:logits"], "No module named"),
+        (["--model=linear_model"], "package.module:function"),
+        ([], "which model"),
+        (["--model=linear_model:logits", "--images=npz:none.npz"], "no file or folder"),
+        (["--model=linear_model:logits", "--fail_below=450"], "fail_below"),
+        (["--model=linear_model:logits", "--verify=none"], "none"),
+        (["--model=linear_model:logits", "--format=xml"], "format"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(capsys, monkeypatch, tmp_path, words, told):
+    settings = [word for word in COMMON if not any(word.split("=")[0] in other for other in words)]
+    settings = NO_SETTINGS if "--verify=none" in words else settings
+    status, _, error = run(capsys, monkeypatch, *settings, *words, "--output=out")
+    assert status == 2 and told in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

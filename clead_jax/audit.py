@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clead_jax import __version__
 from clead_jax.core import numerics, progress, sharding
 from clead_jax.core.types import Classifier, Examples
@@ -39,7 +41,7 @@ SETTINGS = {
     "budget": ("", "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks"),
     "precision": ("float32", "in which attacks differentiate: float32 or bfloat16; float32 judges"),
 }
-MEASURED = (*SETTINGS, "num_examples", "seed")  # what decides the numbers, beside model and images
+MEASURED = (*SETTINGS, "split", "num_examples", "seed")  # what decides the numbers, beside model and images
 
 
 def _define(values: "flags.FlagValues") -> None:
@@ -56,6 +58,8 @@ def _define(values: "flags.FlagValues") -> None:
         flags.DEFINE_string(name, "", text, flag_values=values)
     for name, (default, text) in SETTINGS.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
+    every = "test, or all images: a file or folder without a test split has a fifth held out as its test split"
+    flags.DEFINE_enum("split", "test", ("test", "all"), every, flag_values=values)
     flags.DEFINE_integer("num_examples", 0, "a class-balanced subset; 0: all", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("batch_size", 0, "images per batch; 0: the fastest", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0, flag_values=values)
@@ -111,10 +115,16 @@ def _examples(given: "flags.FlagValues", settings: dict[str, Any]) -> tuple[dict
     """What results.json says of the images, and the images. Raises ValueError for a data set that cannot be read."""
     from clead_jax import data
 
-    dataset, count = data.load(given.images, given.data_dir or None), settings["num_examples"]
-    examples = data.subset(dataset.test, count) if 0 < count < len(dataset.test_labels) else dataset.test
+    dataset = data.load(given.images, given.data_dir or None)
+    examples, split, count = dataset.test, settings["split"], settings["num_examples"]
+    if split == "all":
+        images = np.concatenate([dataset.train_images, dataset.test_images])
+        labels = np.concatenate([dataset.train_labels, dataset.test_labels])
+        examples = Examples(images, labels, np.arange(len(labels), dtype=np.int32))
+    if 0 < count < len(examples.labels):
+        examples = data.subset(examples, count)
     classes = {"num_classes": dataset.num_classes, "class_names": list(dataset.class_names)}
-    return {"name": dataset.name, "split": "test", "num_examples": len(examples.labels)} | classes, examples
+    return {"name": dataset.name, "split": split, "num_examples": len(examples.labels)} | classes, examples
 
 
 def imported(text: str, randomized: bool = False) -> Classifier:

@@ -323,3 +323,22 @@ def test_killed_in_the_middle_of_an_attack_it_ends_the_same(tmp_path):
         assert set(a) == set(b)
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_classifier_has_its_own_variables_shape_and_noise(tmp_path):
+    images, labels = np.zeros((4, 4, 4, 1), np.float32), np.zeros(4, int)
+    model = clead_jax.Classifier(
+        lambda v, x: x.reshape(len(x), -1) @ v, np.ones((16, 3), np.float32), image_shape=(4, 4, 1)
+    )
+    attacked = lambda images, **given: clead_jax.audit(model, images, labels, attacks="fgsm", checks=False, **given)
+    assert attacked(images).accuracy["clean"] == 1
+    for wrong in (
+        {"variables": np.zeros((16, 3))},
+        {"randomized": True},
+        {"batch_size": -3},
+        {"path": tmp_path / "no" / "q"},
+    ):
+        with pytest.raises(ValueError, match=r"Classifier|batch_size|no folder"):
+            attacked(images, **wrong)
+    with pytest.raises(ValueError, match="takes images"):
+        attacked(images[:, :3])

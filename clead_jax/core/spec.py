@@ -52,9 +52,16 @@ def check_ranges(cfg: Any, **ranges: str) -> None:
             raise ValueError(f"{name} must {wanted}, got {given}")
 
 
-def items(text: str) -> tuple[str, ...]:
-    """'a,b(c=1,d=2)' -> ('a', 'b(c=1,d=2)'): splits at the commas outside parentheses."""
-    return tuple(part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip())
+def items(text: str, sign: str = ",") -> tuple[str, ...]:
+    """'a,b(c=1,d=2)' -> ('a', 'b(c=1,d=2)'): splits at the signs outside parentheses, and drops what is empty."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == sign and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:

@@ -129,7 +129,11 @@ def audit(
     seed = spec.whole(seed, "seed", 0, 2**32 - 1)
     batch_size = None if batch_size is None else spec.whole(batch_size, "batch_size", 1)
     classifier = _classifier(forward, variables, randomized, precision)
-    classifier = dataclasses.replace(classifier, image_shape=classifier.image_shape or shape)
+    if (expected := tuple(classifier.image_shape or shape)) != shape:
+        raise ValueError(f"the model takes images {expected}, these are {shape}")
+    if path and not Path(path).expanduser().absolute().parent.is_dir():
+        raise ValueError(f"path={str(path)!r}: there is no folder {Path(path).parent}")
+    classifier = dataclasses.replace(classifier, image_shape=expected)
     compiled = classifiers.compiled(classifier)
     classes = inputs.num_classes(compiled, examples)
     direct, suite = _asked(attacks, threat, classes, "rand" if classifier.randomized else "standard", precision)
@@ -173,6 +177,8 @@ def audit(
 def _classifier(model: Classifier | Callable, variables: PyTree, randomized: bool, precision: str) -> Classifier:
     forward = model if variables is not None else lambda variables, x, *key: model(x, *key)
     classifier = model if isinstance(model, Classifier) else Classifier(forward, variables, randomized=randomized)
+    if isinstance(model, Classifier) and (variables is not None or randomized > model.randomized):
+        raise ValueError("a Classifier has variables= and randomized= of its own; see dataclasses.replace")
     classifier = classifiers.of_arrays(classifier)
     if precision not in spec.PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it can be {', '.join(spec.PRECISIONS)}")

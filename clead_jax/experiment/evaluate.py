@@ -1,6 +1,7 @@
 """Evaluates saved models as the config says: opens the store of the work directory, measures, adds where from."""
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
     `names` is a comma list of [LABEL=]MODEL (see `models.resolve`), by default the undefended and the defended model.
     What is there and still true is not measured again, unless `fresh`. Raises ValueError if there is no model.
     """
-    found = {label: model for label, text in _wanted(run, names) if (model := _model(run, label, text))}
+    found = {label: model for label, text in _wanted(run, names) if (model := _model(run, label, text, bool(names)))}
     if not found:
         stages = " or ".join(text for _, text in _wanted(run, names))
         raise ValueError(f"{run.workdir} has no checkpoint of {stages}: train first")
@@ -72,13 +73,24 @@ def _wanted(run: Run, names: str) -> list[tuple[str, str]]:
     """(label, model) pairs."""
     if not names:
         return [("baseline", "baseline"), ("defended", run.defended)]
-    pairs = [text.partition("=") if "(" not in text.partition("=")[0] else ("", "", text) for text in spec.items(names)]
-    return [(label.strip() if equals else text or label, text or label) for label, equals, text in pairs]
+    pairs = [(label, model) for text in spec.items(names) for label, model in [_labelled(text)]]
+    labels = [label for label, _ in pairs]
+    if wrong := [label for label in labels if not label or "/" in label or labels.count(label) > 1]:
+        raise ValueError(f"models: the label {wrong[0]!r} is empty, there twice, or has a '/'; write LABEL=MODEL")
+    return pairs
 
 
-def _model(run: Run, label: str, text: str) -> Classifier | None:
+def _labelled(text: str) -> tuple[str, str]:
+    """'LABEL=MODEL' -> both; a model without a label goes by its name, without the folders that lead to it."""
+    label, equals, model = text.partition("=")
+    if not equals or "(" in label:
+        return re.sub(r"[^(+,=]*/", "", text), text
+    return label.strip(), model.strip()
+
+
+def _model(run: Run, label: str, text: str, named: bool) -> Classifier | None:
     """A model, or None with a line where the stage of a default column has no checkpoint."""
-    if label in ("baseline", "defended") and not checkpoint.steps(builders.checkpoint_dir(run.workdir, text)):
+    if not named and not checkpoint.steps(builders.checkpoint_dir(run.workdir, text)):
         log.info(f"evaluate: no checkpoint of stage {text}, so no column {label!r}")
         return None
     model = models.resolve(text, run.workdir, *run.which)

@@ -52,10 +52,14 @@ def resolve(text: str, workdir: str, which: str = "latest", weights: str = "") -
     if inside := re.fullmatch(r"(\w+)\((.*)\)", text.strip()):
         name, entry = inside[1], WRAPPERS[inside[1]]
         names, *settings = spec.items(inside[2]) or ("",)
-        parts = [resolve(each, workdir, which, weights) for each in names.split("+")]
+        pieces = spec.items(names, "+")
+        missing = "+".join(pieces) != re.sub(r"\s*[+]\s*", "+", names.strip())
+        parts = [resolve(each, workdir, which, weights) for each in [*pieces, *[""] * (missing or not pieces)]]
         cfg = spec.settings(f"{name}({','.join(settings)})", "wrapper", entry.config, {})
         return _described(entry.value(parts, cfg), text, which, parts)
     directory, _, stage = text.strip().rpartition(":")
+    if not stage:
+        raise ValueError(f"{text!r} names no model; write STAGE, DIR:STAGE or ensemble(baseline+probe)")
     return load(directory or workdir, stage, int(which) if which.isdecimal() else which, weights)
 
 

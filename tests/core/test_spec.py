@@ -22,3 +22,8 @@ def test_a_torn_last_line_is_left_out_other_damage_is_named(tmp_path):
     path.write_text('{"st\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1, is not valid JSON"):
         jsonl.read(path)
+
+
+def test_items_are_split_outside_parentheses():
+    assert spec.items("noise(ensemble(a+b),std=0.1), c") == ("noise(ensemble(a+b),std=0.1)", "c")
+    assert spec.items("ensemble(a+b)+c", "+") == ("ensemble(a+b)", "c") and spec.items(" , ") == ()

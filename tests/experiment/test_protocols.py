@@ -296,6 +296,16 @@ def test_models_of_other_architectures_wrappers_and_weights_in_one_evaluation(ru
     assert found["label_use"]["both"] == sorted({*found["label_use"]["probe"], "training"})
 
 
+def test_labels_of_models(run, wider):
+    nested = "noise(ensemble(baseline+probe),std=0.1)"
+    again(
+        run, f"--models={wider}:baseline,defended=ensemble(baseline+probe),{nested}", "--attacks=fgsm", "--checks=false"
+    )
+    records = arrays(run / "evaluation" / "per_example.npz")
+    for label in (f"{wider.name}:baseline", "defended", nested):
+        assert {f"{label}/clean", f"{label}/fgsm"} <= set(records)
+
+
 def test_averaged_weights_are_chosen_by_name(wider):
     again(wider, "--models=baseline", "--attacks=fgsm", "--checks=false")
     last = results(wider)["models"]["baseline"]["checkpoint"]
@@ -315,6 +325,12 @@ def test_averaged_weights_are_chosen_by_name(wider):
         ("mean(probe)", "unknown wrapper 'mean'"),
         ("noise(probe,sigma=1)", "wrapper 'noise' has no setting 'sigma'; it has std"),
         ("noise(probe+baseline)", "noise wraps one classifier, not 2"),
+        ("ensemble()", "'' names no model"),
+        ("ensemble(baseline+)", "'' names no model"),
+        ("ensemble(+baseline)", "'' names no model"),
+        ("=probe", "the label '' is empty"),
+        ("a=probe,a=baseline", "the label 'a' is"),
+        ("a/b=probe", "the label 'a/b' is"),
     ],
 )
 def test_models_that_are_not_there(finished, models, said):

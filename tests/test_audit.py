@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import clead_jax
 from clead_jax.attacks import autoattack
 from clead_jax.audit import audit as whole_audit
 

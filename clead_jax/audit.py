@@ -13,6 +13,7 @@ From Python: `clead_jax.audit(function, images, labels, ...)`, see `evaluation.a
 
 import importlib
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -98,7 +99,7 @@ def main(argv: list[str]) -> None:
     result = audit(classifier, examples.images, examples.labels, **asked, say=progress.log.info)
     unmet = audited.below(result.correct, given.fail_below) + (record.differences(result.correct) if record else [])
     if given.output:
-        origin = {"command": " ".join(["python -m clead_jax.audit", *argv[1:]]), "audit": settings}
+        origin = {"command": command(argv[1:]), "audit": settings}
         environment = origin | {"images": images, "outputs": first_outputs} | sharding.machine()
         audited.save(given.output, examples, result.results, result.correct, header(result, dataset, environment))
         page.build(given.output)
@@ -164,6 +165,11 @@ def outputs(classifier: Classifier, examples: Examples) -> list[list[float]]:
     model = classifiers.compiled(classifiers.of_arrays(classifier), batch_size=16)
     inputs.num_classes(model, examples)
     return model.logits(examples.images[:4], numerics.key(0)).tolist()
+
+
+def command(words: list[str]) -> str:
+    """What was typed, without the folders of this machine."""
+    return " ".join(["python -m clead_jax.audit", *(re.sub(r"(=(?:npz:|folder:)?)[/~]\S*/", r"\1", w) for w in words)])
 
 
 def header(result: Result, dataset: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from clead_jax import audit
 from clead_jax.config import cli
+from clead_jax.results.consistency import digest
 
 MODEL = """
 import numpy as np
@@ -83,6 +84,10 @@ def test_a_record_that_does_not_hold(capsys, monkeypatch, tmp_path):
         own[kind] |= dict.fromkeys(("fgsm", "worst_case"), own[kind]["clean"])
     path.write_text(json.dumps(found))
     status, _, error = run(capsys, monkeypatch, "--model=linear_model:logits", *NO_SETTINGS, "--verify=out")
+    assert status == 2 and "is not the record" in error  # forged in one file only
+    found["digests"]["model/fgsm"] = digest(arrays["model/fgsm"])
+    path.write_text(json.dumps(found))
+    status, _, error = run(capsys, monkeypatch, "--model=linear_model:logits", *NO_SETTINGS, "--verify=out")
     assert status == 3 and "fgsm does not hold" in error and error.count("\n") == 1
 
 
@@ -115,7 +120,7 @@ def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
         (["--model=no_such_module:logits"], "No module named"),
         (["--model=linear_model"], "package.module:function"),
         ([], "which model"),
-        (["--model=linear_model:logits", "--images=npz:none.npz"], "no file or folder"),
+        (["--model=linear_model:logits", "--images=npz:none.npz"], "no file"),
         (["--model=linear_model:logits", "--fail_below=450"], "fail_below"),
         (["--model=linear_model:logits", "--verify=none"], "none"),
         (["--model=linear_model:logits", "--format=xml"], "format"),
@@ -127,3 +132,16 @@ def test_bad_input_is_one_line_and_writes_nothing(capsys, monkeypatch, tmp_path,
     status, _, error = run(capsys, monkeypatch, *settings, *words, "--output=out")
     assert status == 2 and told in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_is_kept_without_folders_of_this_machine():
+    typed = [
+        "--model=a:b",
+        "--images=npz:/home/ann/x.npz",
+        "--output=/tmp/out",
+        "--eps=8/255",
+        "--data_dir=~/data/tfds",
+    ]
+    assert audit.command(typed) == (
+        "python -m clead_jax.audit --model=a:b --images=npz:x.npz --output=out --eps=8/255 --data_dir=tfds"
+    )

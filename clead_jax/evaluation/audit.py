@@ -148,7 +148,7 @@ def audit(
     limit = Budget(*spec.budget(budget))
     wanted = batch_size or (sizes(1, compiled.mesh.size)[0] if why else fastest_batch(compiled, examples))
     compiled = compiled.in_batches_of(sizes(wanted, compiled.mesh.size)[-1])
-    subject = Subject("model", compiled, {"fingerprint": classifier.fingerprint})
+    subject = Subject("model", compiled, {"stage": "model", "which": "given", "fingerprint": classifier.fingerprint})
     others = [] if twin is None else [Subject("twin", compiled.with_variables(classifiers.arrays(twin)), {})]
     plan = Plan(
         threat_model=threat,

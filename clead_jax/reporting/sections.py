@@ -14,7 +14,13 @@ _BARS = "Bars are 95 % intervals."
 
 def title(results: dict[str, Any]) -> str:
     """The page's title."""
-    return f"Robustness before and after: {results['dataset']['name']}"
+    what = "Robustness of one model" if _audited(results) else "Robustness before and after"
+    return f"{what}: {results['dataset']['name']}"
+
+
+def _audited(results: dict[str, Any]) -> bool:
+    """Whether these are the results of an audit: one model, without a run that trained it."""
+    return "audit" in results["environment"]
 
 
 def compose(inputs: Inputs) -> list[Block]:
@@ -31,6 +37,13 @@ def compose(inputs: Inputs) -> list[Block]:
         "Training": training,
         "How to get these numbers again": origin,
     }
+    if _audited(inputs.results):
+        sections = {
+            "Checks": checks,
+            "Robust accuracy by protocol": by_protocol,
+            "Accuracy under every attack": accuracy,
+            "How to get these numbers again": origin,
+        }
     page: list[Block] = [Text(tables.measured(inputs.results))]
     for heading, section in sections.items():
         if blocks := section(inputs):
@@ -66,7 +79,7 @@ def by_protocol(inputs: Inputs) -> list[Block]:
         alt = "Accuracy of every model on clean images and under each protocol, as lines with intervals."
         caption = "Accuracy on clean images and under each protocol, from the weakest attacker to the strongest."
         blocks.append(Picture("protocols", charts.by_protocol(results), alt, f"{caption} {_BARS}"))
-    if absent:
+    if absent and not _audited(results):
         command = f"python -m clead_jax.evaluate --workdir={inputs.workdir} --protocol=paper,whitebox,autoattack"
         blocks += [Text(f"Not measured: {', '.join(absent)}. This adds what is missing:"), Code(command)]
     if measured.keys() - {"whitebox"}:  # those are the next table
@@ -79,12 +92,15 @@ def accuracy(inputs: Inputs) -> list[Block]:
     results, config = inputs.results, (inputs.config or {}).get("config", {})
     table = tables.before_after(results, inputs.per_example)
     alt = "Accuracy of every model under every attack, as points with intervals."
+    picture = Picture("before_after", charts.before_after(results), alt, f"The table as a picture. {_BARS}")
+    if _audited(results):
+        return [table, Bullets(_worst_case_notes(results)), picture]
     return [
         *_gain(results),
         tables.with_paper(table, results, config.get("model", {}).get("backbone", "")),
         Bullets(_table_notes(inputs)),
         *([tables.cited_by_paper()] if results["dataset"]["name"] == tables.paper()["dataset"] else []),
-        Picture("before_after", charts.before_after(results), alt, f"The table as a picture. {_BARS}"),
+        picture,
     ]
 
 
@@ -238,6 +254,9 @@ def origin(inputs: Inputs) -> list[Block]:
     command, preset = environment.pop("command", None), environment.get("config_name", "CONFIG")
     unknown = Text(f"The command was not recorded. The preset was configs/{preset}.py; all settings follow.")
     settings: Block = Text("The settings are unknown: config.json is missing.")
+    if _audited(inputs.results):
+        settings = Code(_indented(environment.pop("audit")), summary="All settings of the audit")
+        environment.pop("outputs", None)
     if inputs.config is not None:
         settings = Code(_indented(inputs.config), summary="All settings (config.json)")
     attacks = Code(_indented(inputs.results.get("attacks", {})), summary="Settings of the attacks")

@@ -44,7 +44,8 @@ class Store:
         self.results: dict[str, Any] = {"schema": SCHEMA, **header, "models": {}, "attacks": {}} | stored
         self.records, self.samples, self.embeddings = arrays
         self.results.setdefault("measured", _measured_before(self.results))
-        self._forget_contradictions()
+        if stored:
+            self._forget_contradictions()
         self.records |= {"index": index, "label": labels}
         for progress in directory.glob("progress-*.npz") if directory and fresh and writes else ():
             progress.unlink()

@@ -94,6 +94,17 @@ def test_what_forward_reads_may_have_changed(state):
     assert right < 0.5
 
 
+def test_constants_that_jax_hides_from_the_text_of_a_program_count():
+    before = jax.config.jax_use_simplified_jaxpr_constants
+    jax.config.update("jax_use_simplified_jaxpr_constants", True)
+    try:
+        closed = lambda w: Classifier(lambda v, x: linear(w, x) + 0 * v, np.zeros((), np.float32))
+        assert audit(closed(W)).accuracy["clean"] == 1
+        assert audit(closed(-W)).accuracy["clean"] < 0.5
+    finally:
+        jax.config.update("jax_use_simplified_jaxpr_constants", before)
+
+
 def test_a_gradient_that_has_changed_is_noticed():
     held = types.SimpleNamespace(factor=0.0)
     straight = jax.custom_vjp(lambda x: x)

@@ -172,7 +172,10 @@ def test_damaged_progress_is_refused_in_one_line(tmp_path):
             rest = {k: a for k, a in whole.items() if k != name}
             if whole[name].dtype.kind in "fu" and whole[name].ndim == 0:
                 continue  # any number of seconds, or of a key
-            files.save_arrays(path, rest | ({name: np.asarray(change(whole[name]))} if change else {}))
+            changed = np.asarray(change(whole[name])) if change else None
+            if changed is not None and changed.dtype == whole[name].dtype and np.array_equal(changed, whole[name]):
+                continue  # no images are kept: twice none is none
+            files.save_arrays(path, rest | ({} if changed is None else {name: changed}))
             with pytest.raises(ValueError, match="damaged") as error:
                 run(path=path, budget=little)
             assert "\n" not in str(error.value), (name, what)

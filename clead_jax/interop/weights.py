@@ -23,7 +23,6 @@ import numpy as np
 from clead_jax.interop.outside import first_line, import_or_say, some, to_numpy
 
 Tensors = dict[str, np.ndarray]
-SHOWN = 30  # names of tensors in an error
 MAPPINGS = ("haiku._src.data_structures.FlatMapping", "collections.OrderedDict")
 ARRAYS = (
     *("numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"),
@@ -121,7 +120,7 @@ def _read_pt(path: Path, key: str) -> Tensors:
             raise _Wrong(f"has no state dict {key!r}; key= can be {some(dicts) or 'nothing: it holds none'}")
         loaded = loaded[key]
     if other := [str(name) for name, value in loaded.items() if not is_tensor(value)]:
-        raise _Wrong(f"holds more than tensors: {some(other, SHOWN)}")
+        raise _Wrong(f"holds more than tensors: {', '.join(other)}")
     return {name: to_numpy(tensor) for name, tensor in loaded.items()}
 
 
@@ -186,7 +185,7 @@ def _fitted(tensors: Tensors, wanted: Mapping[str, Any], path: str | Path) -> Te
     shapes = [(name, tuple(tensors[name].shape), tuple(wanted[name].shape)) for name in both]
     odd = [f"{name} {list(found)} instead of {list(right)}" for name, found, right in shapes if found != right]
     lists = {"missing": missing, "not in the model": unmatched, "of another shape": odd}
-    if problems := [f"{what}: {some(names, SHOWN)}" for what, names in lists.items() if names]:
+    if problems := [f"{what}: {', '.join(names)}" for what, names in lists.items() if names]:
         raise ValueError(f"{path} does not fit the model; {'; '.join(problems)}")
     return {name: tensors[name] for name in both}
 

@@ -29,11 +29,8 @@ def autoattack_version(text: str, usual: str = "standard") -> str:
 def autoattack(version: str, norm: str, eps: float, num_classes: int) -> tuple[list[NamedAttack], list[str]]:
     """The attacks of a version of AutoAttack (Croce & Hein 2020), and notes on what few classes made other.
 
-    standard   APGD on cross entropy, targeted APGD on DLR, targeted FAB, Square
-    plus       more of everything: APGD with five restarts, both forms of FAB and of APGD
-    rand       for models that draw noise: APGD on gradients averaged over 20 draws
-
-    Settings are those of the authors' code; in L1 those of Croce & Hein 2021 (arXiv 2103.01208).
+    Settings are those of the authors' code; in L1 those of Croce & Hein 2021 (arXiv 2103.01208). "plus" makes five
+    restarts; "rand", for models that draw noise, averages gradients over 20 draws.
     """
     attacks, notes = [], []
     for name in VERSIONS[version]:

@@ -199,7 +199,9 @@ def _compare(classifier: Classifier, images: np.ndarray, logits: np.ndarray, gra
             found = answer(classifier.variables, jnp.asarray(images))
     except Exception as error:
         raise ValueError(f"{name}: JAX cannot run what was exported: {first_line(error)}") from error
-    size, eps = float(np.linalg.norm(logits)) + 1e-12, float(jnp.finfo(found[0].dtype).eps)
+    dtypes = {leaf.dtype for leaf in (found[0], *classifier.variables.values())}
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating))
+    size = float(np.linalg.norm(logits)) + 1e-12
     distance = lambda a, b: float(np.linalg.norm(np.asarray(a, float) - b))
     if not (off := distance(found[0], logits) / size) <= max(LOGITS_TOLERANCE, 10 * eps):  # NaN counts as different
         why = "does an image depend on the others of its batch, or does the module draw random numbers?"

@@ -12,7 +12,7 @@ No file can run code: .pt is read with weights_only=True, .npy with an unpickler
 import importlib
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +31,11 @@ ARRAYS = (
 
 
 def load_weights(
-    onto: Any, path: str | Path, key: str = "", rename: Callable[[str], str | None] = lambda name: name
+    onto: Any,
+    path: str | Path,
+    key: str = "",
+    rename: Callable[[str], str | None] = lambda name: name,
+    keep: Sequence[str] = (),
 ) -> Any:
     """Loads all tensors of a file onto a torch module (changed, and returned) or a tree of arrays (a new one returned).
 
@@ -40,6 +44,7 @@ def load_weights(
       path: a .safetensors, .pt, .pth, .ckpt, .npz or .npy file.
       key: of the state dict in a file that holds several; "" means "state_dict" if it is there, or the only one.
       rename: name in the file -> name in the model, or None for a tensor to leave out.
+      keep: names in the model that stay as they are where the file lacks them: a normalisation's mean, for example.
 
     First parts that all names of the file have before the model's ("module.", "model.") go by themselves. Raises
     ValueError, one line, for a file that cannot be read, and with their names for tensors that are unmatched, missing
@@ -49,11 +54,11 @@ def load_weights(
     if not hasattr(onto, "state_dict"):
         leaves, treedef = jax.tree_util.tree_flatten_with_path(onto)
         wanted = {jax.tree_util.keystr(at, simple=True, separator="."): leaf for at, leaf in leaves}
-        tensors = _fitted(tensors, wanted, path)
-        fitted = [jnp.array(tensors[name], leaf.dtype) for name, leaf in wanted.items()]
+        tensors = _fitted(tensors, wanted, keep, path)
+        fitted = [jnp.array(tensors.get(name, leaf), leaf.dtype) for name, leaf in wanted.items()]
         return jax.tree_util.tree_unflatten(treedef, fitted)
     torch = import_or_say("torch")
-    tensors = _fitted(tensors, onto.state_dict(), path)
+    tensors = _fitted(tensors, onto.state_dict(), keep, path)
     onto.load_state_dict({name: torch.as_tensor(tensor) for name, tensor in tensors.items()}, strict=False)
     return onto
 
@@ -174,12 +179,12 @@ def torch_names(params: Mapping, state: Mapping) -> Tensors:
     return tensors
 
 
-def _fitted(tensors: Tensors, wanted: Mapping[str, Any], path: str | Path) -> Tensors:
+def _fitted(tensors: Tensors, wanted: Mapping[str, Any], keep: Sequence[str], path: str | Path) -> Tensors:
     """The tensors by the names that are wanted, or ValueError with the names of all that do not fit."""
     counters = lambda names: {name for name in names if name.rpartition(".")[2] == "num_batches_tracked"}
     while tensors and not wanted.keys() & tensors.keys() and (first := _common_first_part(tensors)):
         tensors = {name.removeprefix(first): tensor for name, tensor in tensors.items()}
-    missing = sorted(wanted.keys() - tensors.keys() - counters(wanted))
+    missing = sorted(wanted.keys() - tensors.keys() - counters(wanted) - {*keep})
     unmatched = sorted(tensors.keys() - wanted.keys() - counters(tensors))
     both = [name for name in wanted if name in tensors]
     shapes = [(name, tuple(tensors[name].shape), tuple(wanted[name].shape)) for name in both]

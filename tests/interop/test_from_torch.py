@@ -188,6 +188,11 @@ def test_double_precision_is_kept():
         np.testing.assert_allclose(classifier(x), expected, rtol=1e-12)
 
 
+def test_half_precision_differs_by_its_rounding_only():
+    for module in (linear().half(), linear().bfloat16()):
+        assert clead_jax.from_torch(module.eval(), (SIDE, SIDE, 3)).variables["1.weight"].dtype.itemsize == 2
+
+
 class Outputs(nn.Module):
     def __init__(self, wrap):
         super().__init__()

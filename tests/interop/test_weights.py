@@ -137,6 +137,12 @@ def test_what_does_not_fit_is_named(tmp_path, flax_variables, tensors, message):
         load_weights(flax_variables, tmp_path / "a.npz")
 
 
+def test_what_is_kept_may_be_missing(tmp_path, flax_variables):
+    np.savez(tmp_path / "a.npz", **{"params.kernel": normal(2, 3)})
+    loaded = load_weights(flax_variables, tmp_path / "a.npz", keep=("params.bias",))
+    np.testing.assert_array_equal(loaded["params"]["bias"], flax_variables["params"]["bias"])
+
+
 def test_rename_and_leave_out(tmp_path, flax_variables):
     np.savez(tmp_path / "a.npz", **{"fc.kernel": normal(2, 3), "fc.bias": normal(3), "attacker.mean": normal(3)})
     rename = lambda name: name.replace("fc.", "params.") if name.startswith("fc.") else None
@@ -171,6 +177,14 @@ def test_a_normalised_network_and_counters_of_old_files(tmp_path, torch, nets):
     old = {name: t for name, t in theirs.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "a.pth")
     load_weights(nets.Normalised(nets.PreActResNet(width=4, blocks=1)), tmp_path / "a.pth")
+    bare = {name.removeprefix("model."): t for name, t in old.items() if not name.startswith("normalize.")}
+    torch.save(bare, tmp_path / "bare.pt")
+    ours, named = nets.Normalised(nets.PreActResNet(width=4, blocks=1)), lambda name: f"model.{name}"
+    with pytest.raises(ValueError, match=r"missing: normalize\.mean, normalize\.std$"):
+        load_weights(ours, tmp_path / "bare.pt", rename=named)
+    load_weights(ours.eval(), tmp_path / "bare.pt", rename=named, keep=("normalize.mean", "normalize.std"))
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(ours(x), theirs(x))
     with pytest.raises(ValueError, match=r"not in the model: .*normalize\.mean, normalize\.std"):
         load_weights(nets.PreActResNet(width=4, blocks=1), tmp_path / "a.pth")
 

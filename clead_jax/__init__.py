@@ -1,6 +1,7 @@
 """clead_jax: train adversarially robust image models in JAX, and measure how robust they really are.
 
     model = clead_jax.load("runs/quickstart")              # a Classifier: forward, variables = model
+    model = clead_jax.from_torch(module, (32, 32, 3))      # the same of a PyTorch module
     result = clead_jax.audit(model, images, labels)        # any Classifier, or a function to logits
 
 Public names load on first use, so that `import clead_jax` imports no jax.
@@ -10,7 +11,12 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_PUBLIC = {"load": "experiment.models", "audit": "audit", "Classifier": "core.types"}
+_PUBLIC = {
+    "load": "experiment.models",
+    "audit": "audit",
+    "Classifier": "core.types",
+    "from_torch": "interop.torch_module",
+}
 __all__ = ["__version__", *_PUBLIC]
 
 

@@ -27,11 +27,12 @@ MAY_IMPORT = {
     "models": ("core",),
     "attacks": ("core",),
     "losses": ("core",),
+    "interop": ("core",),
     "training": ("core", "results"),
     "evaluation": ("core", "attacks", "results"),
     "reporting": ("core", "config", "results"),
     "experiment": (
-        *("core", "config", "results", "data", "models", "attacks", "losses"),
+        *("core", "config", "results", "data", "models", "attacks", "losses", "interop"),
         *("training", "evaluation", "reporting"),
     ),
 }
@@ -110,6 +111,7 @@ def test_every_package_imports_only_what_it_may():
         ("clead_jax.attacks.pgd", "import clead_jax.evaluation.runner", "imports evaluation"),
         ("clead_jax.evaluation.runner", "def f():\n    from ..config import schema", "imports config"),
         ("clead_jax.training.loop", "from clead_jax.losses import supcon", "imports losses"),
+        ("clead_jax.interop.weights", "from clead_jax.models import Network", "imports models"),
         ("clead_jax.reporting.page", "from clead_jax.experiment.context import Run", "imports experiment"),
         ("clead_jax.experiment.train", "from clead_jax import main", "imports the door main"),
         ("clead_jax.sweep", "from clead_jax.compare import read", "imports the door compare"),
@@ -177,6 +179,10 @@ def test_a_preset_imports_only_the_base_config(path):
 def test_starts_without_jax(module):
     inside = [m for m in FILES if m == module or (module != "clead_jax" and m.startswith(f"{module}."))]
     assert "jax" not in loaded_after("import " + ", ".join(inside))
+
+
+def test_models_from_elsewhere_load_torch_on_first_use_only():
+    assert not {"torch", "safetensors"} & loaded_after("import clead_jax.interop, clead_jax.interop.layers")
 
 
 @pytest.mark.parametrize("door", ["main", "evaluate", "report", "compare", "sweep", "benchmark"])

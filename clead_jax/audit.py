@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clead_jax import __version__
 from clead_jax.core import numerics, progress, sharding
-from clead_jax.core.types import Classifier, Examples
+from clead_jax.core.types import Classifier, Examples, fingerprint
 from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.audit import Result, audit
@@ -91,7 +90,7 @@ def main(argv: list[str]) -> None:
     settings = record.settings if record else {name: given[name].value for name in MEASURED}
     classifier = imported(given.model, given.randomized)
     dataset, examples = _examples(given, settings)
-    images, first_outputs = audited.digest(examples), outputs(classifier, examples)
+    images, first_outputs = fingerprint(examples.images, examples.labels), outputs(classifier, examples)
     if record:
         record.refuse_others(images, first_outputs)
     asked: dict[str, Any] = {name: settings[name] for name in (*SETTINGS, "seed")}
@@ -101,7 +100,14 @@ def main(argv: list[str]) -> None:
     if given.output:
         origin = {"command": command(argv[1:]), "audit": settings}
         environment = origin | {"images": images, "outputs": first_outputs} | sharding.machine()
-        audited.save(given.output, examples, result.results, result.correct, header(result, dataset, environment))
+        audited.save(
+            given.output,
+            examples.index,
+            examples.labels,
+            result.results,
+            result.correct,
+            header(result, dataset, environment),
+        )
         page.build(given.output)
     print(shown(result, unmet, given.format))
     for sentence in unmet:
@@ -188,7 +194,6 @@ def shown(result: Result, unmet: list[str], style: str) -> str:
         "complete": result.complete,
         "notes": result.notes,
         "checks": result.checks,
-        "version": __version__,
     }
     return {"json": audited.as_json, "sarif": audited.as_sarif}[style](told, unmet)
 

@@ -1,14 +1,13 @@
 """An audit as files, and the comparison of a new one with them. The layout is that of a work directory."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clead_jax.core.types import Examples
 from clead_jax.results import read
+from clead_jax.results.forms import Arrays
 from clead_jax.results.intervals import interval95
 from clead_jax.results.store import Store
 
@@ -54,12 +53,6 @@ class Record(NamedTuple):
         return found
 
 
-def digest(examples: Examples) -> str:
-    """16 hexadecimal digits that change with any pixel or label."""
-    images = np.ascontiguousarray(examples.images)
-    return hashlib.sha256(images.tobytes() + examples.labels.astype(np.int32).tobytes()).hexdigest()[:16]
-
-
 def load(directory: str) -> Record:
     """Reads the record of an audit. Raises ValueError, in one line, for a folder that holds none."""
     found = read.evaluation(Path(directory) / "evaluation")
@@ -69,12 +62,17 @@ def load(directory: str) -> Record:
 
 
 def save(
-    directory: str, examples: Examples, results: dict[str, Any], records: dict[str, np.ndarray], header: dict[str, Any]
+    directory: str,
+    index: np.ndarray,
+    labels: np.ndarray,
+    results: dict[str, Any],
+    records: Arrays,
+    header: dict[str, Any],
 ) -> None:
     """Writes evaluation/results.json and per_example.npz into a folder, for report, compare and `load`."""
-    store = Store(header, examples.index, examples.labels, Path(directory) / "evaluation")
+    store = Store(header, index, labels, Path(directory) / "evaluation")
     store.results |= {key: value for key, value in results.items() if key not in header}
-    store.results |= {"checks": results["models"][LABEL].get("checks", [])}
+    store.results["checks"] = results["models"][LABEL].get("checks", [])
     store.records |= {f"{LABEL}/{name}": hits for name, hits in records.items()}
     store.save()
 
@@ -106,7 +104,7 @@ def as_sarif(told: dict[str, Any], unmet: list[str]) -> str:
     result = lambda rule, level, text: {"ruleId": rule, "level": level, "message": {"text": text}}
     rules = [{"id": rule} for rule in dict.fromkeys(rule for rule, _, _ in raised)]
     run = {
-        "tool": {"driver": {"name": "clead_jax.audit", "version": told["version"], "rules": rules}},
+        "tool": {"driver": {"name": "clead_jax.audit", "rules": rules}},
         "results": [result(*each) for each in raised],
         "properties": {key: told[key] for key in ("accuracy", "interval95", "norm", "eps", "complete")},
     }

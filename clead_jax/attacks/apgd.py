@@ -15,6 +15,7 @@ highest objective.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ import numpy as np
 from clead_jax.attacks import norms
 from clead_jax.attacks.apgd_steps import HALVING, SPARSE, Look, Point, Rule
 from clead_jax.attacks.best_so_far import Best, nothing_yet, per_row, select
-from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled
+from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled, probability_margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
@@ -74,13 +75,27 @@ class State(NamedTuple):
     answer: Best
 
 
-def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: APGDConfig) -> State:
-    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed.
+def likeliest(outputs: Array, labels: Array) -> Array:
+    """The wrong classes int32 [B, K - 1] by their logits [B, K], the largest first; labels int [B]."""
+    right = labels[:, None] == jnp.arange(outputs.shape[-1])
+    return jnp.argsort(jnp.where(right, jnp.inf, -outputs), axis=-1)[:, :-1].astype(jnp.int32)
+
+
+def init(
+    forward: Forward,
+    objective: Objective,
+    x: Array,
+    target: PyTree,
+    keys: Key,
+    cfg: APGDConfig,
+    order: Callable[..., Array] = lambda forward, x, labels, cfg: likeliest(forward(x), labels),
+) -> State:
+    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed; `order` ranks the wrong classes.
 
     Raises ValueError if `target` is labels and the model has no more classes than `targets`.
     """
     made = jnp.zeros_like(per_row(x), jnp.int32)
-    goals = _goals(forward, x, target, cfg) if cfg.targets else None
+    goals = _goals(order, forward, x, target, cfg) if cfg.targets else None
     best = Point(x, x, per_row(x))
     start = _start(keys, made, x, cfg)
     return State(x, target, goals, keys, made, start, best, _rule(cfg).init(x), nothing_yet(x))
@@ -147,15 +162,14 @@ def _rule(cfg: APGDConfig) -> Rule:
     return SPARSE if cfg.norm == "l1" else HALVING
 
 
-def _goals(forward: Forward, x: Array, target: PyTree, cfg: APGDConfig) -> Array:
-    """Target classes [B, T], the likeliest wrong one first; for `Targeted` its goal alone."""
+def _goals(order: Callable[..., Array], forward: Forward, x: Array, target: PyTree, cfg: APGDConfig) -> Array:
+    """Target classes [B, T], the first in the order; for `Targeted` its goal alone."""
     if isinstance(target, Targeted):
         return target.goal[:, None]
-    outputs = forward(x)
-    if outputs.shape[-1] <= cfg.targets:
-        raise ValueError(f"{cfg.targets} targets need {cfg.targets + 1} classes, the model has {outputs.shape[-1]}")
-    right = target[:, None] == jnp.arange(outputs.shape[-1])
-    return jnp.argsort(jnp.where(right, jnp.inf, -outputs), axis=-1)[:, : cfg.targets].astype(jnp.int32)
+    ranked = order(forward, x, target, cfg)
+    if ranked.shape[-1] < cfg.targets:
+        raise ValueError(f"{cfg.targets} targets need {cfg.targets + 1} classes, the model has {ranked.shape[-1] + 1}")
+    return ranked[:, : cfg.targets]
 
 
 def _aim(state: State, cfg: APGDConfig) -> PyTree:
@@ -210,8 +224,9 @@ APGD = Iterative(
     done,
     num_steps,
     passes=lambda cfg, classes: (cfg.eot, cfg.eot),
-    init_passes=lambda cfg: int(cfg.targets > 0),
+    init_passes=lambda cfg, classes: (int(cfg.targets > 0), 0),
 )
 ATTACKS.register("apgd_ce", APGDConfig, objective=cross_entropy)(APGD)
 ATTACKS.register("apgd_dlr", APGDConfig, objective=dlr)(APGD)
 ATTACKS.register("apgd_t", TargetedAPGDConfig, objective=dlr)(APGD)
+ATTACKS.register("pma", APGDConfig, objective=probability_margin)(APGD)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from clead_jax.core.types import Array, Key
 
 NORMS = ("linf", "l2", "l1")
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}  # the norm of gradients
 _TINY = 1e-30
 
 

@@ -30,21 +30,34 @@ def whole(text: Any, name: str = "number") -> int:
 
 
 def items(text: str) -> tuple[str, ...]:
-    """'a,b(c=1,d=2)' -> ('a', 'b(c=1,d=2)'): splits at the commas outside parentheses."""
-    return tuple(part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip())
+    """'a,b(c=1,d=2)' -> ('a', 'b(c=1,d=2)'): splits at the commas outside parentheses, which may be nested."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """'pgd(steps=10,eps=4/255)' -> ('pgd', {'steps': '10', 'eps': '4/255'}). Raises ValueError if it does not parse."""
+    """'pgd(steps=10,eps=4/255)' -> ('pgd', {'steps': '10', 'eps': '4/255'}). Raises ValueError if it does not parse.
+
+    A value may be a list: 'autoattack(attacks=pgd(steps=10),square)' -> {'attacks': 'pgd(steps=10),square'}.
+    """
     match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no name with settings; write pgd or pgd(steps=10,eps=4/255)")
-    settings = {}
+    settings: dict[str, str] = {}
     for part in items(match[2] or ""):
         key, equals, value = part.partition("=")
-        if not equals:
+        if equals and "(" not in key:
+            settings[key.strip()] = value.strip()
+        elif settings:
+            settings[list(settings)[-1]] += f",{part}"
+        else:
             raise ValueError(f"{text!r}: {part!r} is no setting; write name=value")
-        settings[key.strip()] = value.strip()
     return match[1], settings
 
 

@@ -4,8 +4,7 @@
     x_adv = run(entry.value, forward, entry.info["objective"], x, labels, keys, entry.config(eps=4 / 255))
 
 Read `pgd` first, then `norms` and `objectives` (geometry and what is maximised), `run` (a whole attack as one program)
-and `parse` (an attack from its text). `apgd` + `apgd_steps`, `fab` + `fab_projection`, `square` and `cw_l2` have the
-same form: five functions in an `Iterative`, a config, and one `ATTACKS.register`. `autoattack` lists the suites.
+and `parse` (an attack from its text). The others have the same form; `autoattack` lists the suites.
 """
 
 from clead_jax.attacks.apgd import APGDConfig, TargetedAPGDConfig

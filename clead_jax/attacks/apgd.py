@@ -2,16 +2,11 @@
 
     repeat:  x_adv <- project(a step along the gradient);  at checkpoints: shorter steps, from the best point so far
 
-A run is `steps` such steps from one random start, and one more gradient at the last point. The form of a step and the
-rule that shortens it (`apgd_steps`) are one for Linf and L2, another for L1. With `widen` a run has three stages, in
-balls of 3, 2 and 1 times eps, each from the best point of the one before (arXiv 2103.01208, section 3), as AutoAttack
-does in L1.
-
-With `targets` an attack is as many runs, each towards another wrong class, the likeliest first. Stages, runs and
-restarts depend on the row's own step counter alone, so rows can be dropped, gathered and resumed at any step.
-
-The result is the last point that fooled the model, as in the reference implementation; without one, the point with the
-highest objective.
+A run is `steps` such steps from one random start, and one more gradient at the last point (see `apgd_steps`). With
+`widen` it has three stages, in balls of 3, 2 and 1 times eps, each from the best point of the one before (arXiv
+2103.01208, section 3), as AutoAttack does in L1. With `targets` an attack is as many runs, each towards another wrong
+class, the likeliest first. Stages, runs and restarts depend on the row's own step counter alone, so rows can be
+dropped, gathered and resumed at any step.
 """
 
 import dataclasses
@@ -25,7 +20,15 @@ import numpy as np
 from clead_jax.attacks import norms
 from clead_jax.attacks.apgd_steps import HALVING, SPARSE, Look, Point, Rule
 from clead_jax.attacks.best_so_far import Best, nothing_yet, per_row, select
-from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled, probability_margin
+from clead_jax.attacks.objectives import (
+    ascent,
+    cross_entropy,
+    dlr,
+    fooled,
+    in_turn,
+    likeliest_others,
+    probability_margin,
+)
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
@@ -33,9 +36,8 @@ from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTr
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class APGDConfig:
-    """Settings of APGD; the defaults are AutoAttack's. A pytree: the float is traced by jit.
-
-    Raises ValueError for an unknown norm, a negative eps, counts below their minimum, restarts without random start.
+    """Settings of APGD; the defaults are AutoAttack's. A pytree: the float is traced by jit. Raises ValueError for an
+    unknown norm, a negative eps, counts below their minimum, restarts without random start.
     """
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
@@ -75,10 +77,10 @@ class State(NamedTuple):
     answer: Best
 
 
-def likeliest(outputs: Array, labels: Array) -> Array:
-    """The wrong classes int32 [B, K - 1] by their logits [B, K], the largest first; labels int [B]."""
-    right = labels[:, None] == jnp.arange(outputs.shape[-1])
-    return jnp.argsort(jnp.where(right, jnp.inf, -outputs), axis=-1)[:, :-1].astype(jnp.int32)
+def likeliest(forward: Forward, x: Array, labels: Array, cfg: APGDConfig) -> Array:
+    """All wrong classes [B, K - 1] of images x [B, ...] with labels int [B], the likeliest first."""
+    outputs = forward(x)
+    return likeliest_others(outputs, labels, outputs.shape[-1])
 
 
 def init(
@@ -88,7 +90,7 @@ def init(
     target: PyTree,
     keys: Key,
     cfg: APGDConfig,
-    order: Callable[..., Array] = lambda forward, x, labels, cfg: likeliest(forward(x), labels),
+    order: Callable[..., Array] = likeliest,
 ) -> State:
     """The state before the first step. x [B, ...] in [0, 1], keys [B] typed; `order` ranks the wrong classes.
 
@@ -110,7 +112,9 @@ def step(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) 
     look = Look(state.x, here, best, cfg.eps * radius, since, period)
     memory, back = rule.review(state.memory, look)
     memory, x_adv = rule.move(memory, look._replace(here=select(back, best, here)), cfg.norm)
-    answer = _last_fooling(state.answer, here, fooled(outputs, state.target), counts=radius == 1)
+    fools, final_stage = fooled(outputs, state.target), radius == 1
+    better = fools | (~state.answer.fooled & (values > state.answer.value))  # the last that fools, else the highest
+    answer = select(final_stage & better, Best(state.x_adv, values, fools), state.answer)
     state = state._replace(made=state.made + 1, x_adv=x_adv, best=best, memory=memory, answer=answer)
     return _begin_anew(state, cfg)
 
@@ -131,10 +135,7 @@ def num_steps(cfg: APGDConfig) -> int:
 
 
 def _plan(cfg: APGDConfig) -> np.ndarray:
-    """The steps of a run as rows (since, period, radius): see `apgd_steps.Look`; the radius is in units of eps.
-
-    It is static: a step looks up its row by the step counter of its example.
-    """
+    """The steps of a run as static rows (since, period, radius in units of eps): see `apgd_steps.Look`."""
     rows: list[tuple[int, int, int]] = []
     for radius, steps in _stages(cfg):
         lengths = _rule(cfg).checkpoints(steps)
@@ -146,9 +147,8 @@ def _plan(cfg: APGDConfig) -> np.ndarray:
 
 def _stages(cfg: APGDConfig) -> list[tuple[int, int]]:
     """(radius in eps, steps) of the stages of a run."""
-    early = (
-        min(round(0.3 * cfg.steps), (cfg.steps - 1) // 2) if cfg.widen else 0
-    )  # at least one step is left for the last stage
+    most = (cfg.steps - 1) // 2  # at least one step is left for the last stage
+    early = min(round(0.3 * cfg.steps), most) if cfg.widen else 0
     return [(radius, n) for radius, n in ((3, early), (2, early), (1, cfg.steps - 2 * early)) if n]
 
 
@@ -176,10 +176,8 @@ def _aim(state: State, cfg: APGDConfig) -> PyTree:
     """The target of the objective: the attack's, or the class of this run."""
     if state.goals is None:
         return state.target
-    runs = state.goals.shape[1]
-    now = (state.made // len(_plan(cfg)) % runs)[:, None] == jnp.arange(runs)
     label = state.target.label if isinstance(state.target, Targeted) else state.target
-    return Targeted(label, jnp.sum(jnp.where(now, state.goals, 0), axis=-1))
+    return Targeted(label, in_turn(state.goals, state.made // len(_plan(cfg))))
 
 
 def _ascent(forward: Forward, objective: Objective, state: State, cfg: APGDConfig) -> tuple[Array, Array, Array]:
@@ -188,12 +186,6 @@ def _ascent(forward: Forward, objective: Objective, state: State, cfg: APGDConfi
     looks = [ascent(forward, objective, state.x_adv, _aim(state, cfg)) for _ in range(cfg.eot)]
     gradients, values, outputs = zip(*looks, strict=True)
     return sum(gradients) / cfg.eot, sum(values) / cfg.eot, outputs[-1]
-
-
-def _last_fooling(answer: Best, here: Point, fools: Array, counts: Array) -> Best:
-    """`here` replaces the answer if it fools the model, or if nothing has so far and its objective is higher."""
-    better = fools | (~answer.fooled & (here.value > answer.value))
-    return select(counts & better, Best(here.x_adv, here.value, fools), answer)
 
 
 def _start(keys: Key, run: Array, x: Array, cfg: APGDConfig) -> Array:
@@ -217,15 +209,17 @@ def _begin_anew(state: State, cfg: APGDConfig) -> State:
     return state._replace(x_adv=x_adv)
 
 
-APGD = Iterative(
-    init,
-    step,
-    result,
-    done,
-    num_steps,
-    passes=lambda cfg, classes: (cfg.eot, cfg.eot),
-    init_passes=lambda cfg, classes: (int(cfg.targets > 0), 0),
-)
+def passes(cfg: APGDConfig, classes: int) -> tuple[int, int]:
+    """Forward and backward passes of a step."""
+    return cfg.eot, cfg.eot
+
+
+def init_passes(cfg: APGDConfig, classes: int) -> tuple[int, int]:
+    """Forward and backward passes before the first step: those that order the targets."""
+    return int(cfg.targets > 0), 0
+
+
+APGD = Iterative(init, step, result, done, num_steps, passes=passes, init_passes=init_passes)
 ATTACKS.register("apgd_ce", APGDConfig, objective=cross_entropy)(APGD)
 ATTACKS.register("apgd_dlr", APGDConfig, objective=dlr)(APGD)
 ATTACKS.register("apgd_t", TargetedAPGDConfig, objective=dlr)(APGD)

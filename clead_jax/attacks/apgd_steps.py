@@ -1,17 +1,13 @@
 """The steps of APGD and the rules that shorten them: one for Linf and L2, another for L1.
 
 `HALVING` (Croce & Hein 2020, arXiv 2003.01690, section 3). Steps of steepest ascent with momentum 1/4, of initial
-length 2 eps. At checkpoints, at decreasing intervals, the length is halved if
+length 2 eps. At checkpoints, at decreasing intervals, the length is halved, and the search continues from the best
+point, if less than 3/4 of the steps since the last one raised the objective, or if the length was not halved there and
+the best objective has not grown since.
 
-1. less than 3/4 of the steps since the last one raised the objective, or
-2. the length was not halved there, and the best objective has not grown since;
-
-the search then continues from the best point.
-
-`SPARSE` (Croce & Hein 2021, arXiv 2103.01208, section 3). In L1 the number of pixels matters too. A step changes a
-fifth of them, or 2/3 of the number that the best point has changed if that is less. At checkpoints (every 4 % of the
-steps): if the best point has become sparser, the search continues from it with length eps; if not, the length is
-divided by 1.5, down to eps / 10.
+`SPARSE` (Croce & Hein 2021, arXiv 2103.01208, section 3). A step changes a fifth of the pixels, or 2/3 of the number
+that the best point has changed if that is less. At checkpoints (every 4 % of the steps) the search continues from the
+best point with length eps if that has become sparser; else the length is divided by 1.5, down to eps / 10.
 """
 
 from collections.abc import Callable
@@ -95,10 +91,8 @@ def _halving_review(memory: _Halving, look: Look) -> tuple[_Halving, Array]:
 
 
 def _halving_move(memory: _Halving, look: Look, norm: str) -> tuple[_Halving, Array]:
-    eps, step_size, fresh = (
-        norms.column(v, look.x) for v in (look.eps, memory.step_size, jnp.where(look.since == 0, 1.0, 0.75))
-    )
-    x_adv = look.here.x_adv
+    rate, x_adv = jnp.where(look.since == 0, 1.0, 0.75), look.here.x_adv
+    eps, step_size, fresh = (norms.column(v, look.x) for v in (look.eps, memory.step_size, rate))
     ahead = norms.project(norms.ascend(x_adv, look.here.gradient, step_size, norm), look.x, eps, norm)
     mixed = x_adv + fresh * (ahead - x_adv) + (1 - fresh) * (x_adv - memory.before)
     return memory._replace(before=x_adv), norms.project(mixed, look.x, eps, norm)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from clead_jax.attacks.objectives import fooled
-from clead_jax.core.types import Array, PyTree
+from clead_jax.core.types import Array, Forward, Key, Objective, PyTree
 
 
 class Best(NamedTuple):
@@ -29,6 +29,23 @@ def keep_better(best: Best, x_adv: Array, values: Array, outputs: Array, target:
     new = Best(x_adv, values, fooled(outputs, target))
     better = jnp.where(new.fooled == best.fooled, new.value > best.value, new.fooled)
     return select(better, new, best)
+
+
+class Search(NamedTuple):
+    """A search without gradients. Every leaf is [B, ...]."""
+
+    x: Array
+    target: PyTree
+    key: Key  # [B]
+    made: Array  # int32 [B], points evaluated so far
+    best: Best
+
+
+def evaluate(forward: Forward, objective: Objective, state: Search, x_adv: Array) -> Search:
+    """The search with one more point, x_adv [B, ...]."""
+    outputs = forward(x_adv)
+    best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
+    return state._replace(made=state.made + 1, best=best)
 
 
 def result(state: Any) -> Array:

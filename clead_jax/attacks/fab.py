@@ -1,20 +1,14 @@
 """FAB, the fast adaptive boundary attack (Croce & Hein 2020, algorithm 1): the nearest image that fools the model.
 
-For the linearised model the boundary to another class is the hyperplane f_goal - f_rival = 0. One iteration
+For the linearised model the boundary to another class is the hyperplane f_goal - f_rival = 0. One iteration steps onto
+the nearest one, from the current point and from the image itself, and mixes the two points. A point that fools the
+model is kept if it is the nearest so far, and the search continues nearer to the image by the factor beta.
 
-1. finds the nearest such hyperplane at the current point;
-2. steps onto it from the current point and from the image itself, by the factor eta too far, and mixes the two points
-   with weights 1 - alpha and alpha, alpha being larger the nearer the hyperplane is to the image;
-3. keeps the new point if it fools the model and is the nearest so far, and then continues from a point nearer to the
-   image by the factor beta.
+The search has no ball: the nearest image counts if it lies within `eps`, and at any distance if eps covers the box.
 
-The search has no ball. `result` is the nearest image found if it lies within `eps`, else x; `done` are the rows where
-it does; random restarts begin within eps / 2. With an eps that covers the box (1 in Linf, inf in any norm) the nearest
-image is returned at any distance.
-
-`fab` computes the boundaries to all classes: K gradients per iteration, K compiled backward passes. `fab_t` takes one
-class after the other, the likeliest first, at one gradient per iteration: AutoAttack's form, and the one for many
-classes. If there are fewer other classes than `targets`, the remaining runs start at random points.
+`fab` computes the boundaries to all K classes, by K gradients per iteration. `fab_t` takes one class after the other,
+the likeliest first, by one gradient per iteration: AutoAttack's form. If there are fewer other classes than `targets`,
+the remaining runs start at random points, as restarts do.
 """
 
 import dataclasses
@@ -27,18 +21,17 @@ import jax.numpy as jnp
 from clead_jax.attacks import norms
 from clead_jax.attacks.best_so_far import per_row, select
 from clead_jax.attacks.fab_projection import length, step_to_plane
-from clead_jax.attacks.objectives import fooled, margin
+from clead_jax.attacks.objectives import fooled, in_turn, likeliest_others, margin, one_hot
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
-_SEARCH = 3  # points nearer to the image tried at the end of a run
+_SEARCH = 3  # points tried at the end of a run, nearer to the image than the best by 1/64, 1/128, 1/256
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FABConfig:
     """Settings of FAB; the defaults are the paper's and AutoAttack's. A pytree; floats are traced by jit.
-
     Raises ValueError for an unknown norm, a negative eps, and counts below their minimum.
     """
 
@@ -91,7 +84,10 @@ def step(forward: Forward, objective: Objective, state: State, cfg: FABConfig) -
     state = _restart(state, since, cfg)
     gap, w, outputs = _plane(forward, state, cfg)
     state = _keep_nearer(state, state.x_adv, fooled(outputs, state.target), cfg)
-    x_adv = select(since < cfg.steps, _move(state, gap, w, cfg), _nearer_than_best(state, since - cfg.steps))
+    before, moved = since < cfg.steps, _move(state, gap, w, cfg)
+    shrink = 1 - 0.5 ** (6.0 + (since - cfg.steps))  # in the final search, for steps with eta > 1 end about 1 % too far
+    nearer = state.x + norms.column(shrink, state.x) * (state.best - state.x)
+    x_adv = select(before, moved, nearer)
     fools = fooled(forward(x_adv), state.target)
     state = _keep_nearer(state, x_adv, fools, cfg)
     back = state.x + cfg.beta * (x_adv - state.x)
@@ -127,9 +123,7 @@ def _goals(forward: Forward, x: Array, target: PyTree, cfg: FABConfig) -> Array:
         return target.goal[:, None]
     if not cfg.targets:
         return target[:, None]
-    outputs = forward(x)
-    others = jnp.where(_one_hot(target, outputs), -jnp.inf, outputs)
-    return jnp.argsort(-others, axis=-1)[:, : min(cfg.targets, outputs.shape[-1] - 1)].astype(jnp.int32)
+    return likeliest_others(forward(x), target, cfg.targets)
 
 
 def _restart(state: State, since: Array, cfg: FABConfig) -> State:
@@ -156,16 +150,15 @@ def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array
     outputs, pull = jax.vjp(forward, state.x_adv)
 
     def towards(goal: Array, rival: Array) -> tuple[Array, Array]:
-        sign = _one_hot(goal, outputs).astype(outputs.dtype) - _one_hot(rival, outputs)
+        sign = one_hot(outputs, goal).astype(outputs.dtype) - one_hot(outputs, rival)
         return jnp.sum(jnp.where(sign != 0, sign * outputs, 0.0), axis=-1), pull(sign)[0]
 
     if isinstance(state.target, Targeted):
         goal = state.target.goal
-        return *towards(goal, jnp.argmax(jnp.where(_one_hot(goal, outputs), -jnp.inf, outputs), -1)), outputs
+        return *towards(goal, jnp.argmax(jnp.where(one_hot(outputs, goal), -jnp.inf, outputs), -1)), outputs
     if cfg.targets:
-        runs = state.goals.shape[1]
-        now = (state.made // _steps_per_run(cfg) % runs)[:, None] == jnp.arange(runs)
-        return *towards(jnp.sum(jnp.where(now, state.goals, 0), -1), state.target), outputs
+        goal = in_turn(state.goals, state.made // _steps_per_run(cfg))
+        return *towards(goal, state.target), outputs
 
     nearest = (jnp.full_like(per_row(state.x), jnp.inf), per_row(outputs), jnp.zeros_like(state.x))
     for k in range(outputs.shape[-1]):  # one backward pass after the other: vmap is slower on XLA:CPU
@@ -186,12 +179,6 @@ def _move(state: State, gap: Array, w: Array, cfg: FABConfig) -> Array:
     return jnp.clip(mixed, 0.0, 1.0)
 
 
-def _nearer_than_best(state: State, look: Array) -> Array:
-    """A point nearer than the best by 1/64, 1/128, 1/256: steps with eta > 1 end about 1 % too far."""
-    shrink = 1 - 0.5 ** (6.0 + look)
-    return state.x + norms.column(shrink, state.x) * (state.best - state.x)
-
-
 def _keep_nearer(state: State, x_adv: Array, fools: Array, cfg: FABConfig) -> State:
     distance = jnp.where(fools, length(x_adv - state.x, cfg.norm), jnp.inf)
     best, distance = select(distance < state.distance, (x_adv, distance), (state.best, state.distance))
@@ -201,10 +188,6 @@ def _keep_nearer(state: State, x_adv: Array, fools: Array, cfg: FABConfig) -> St
 def _box(x: Array, cfg: FABConfig) -> Array:
     """The largest distance of two images, [B]."""
     return length(jnp.ones_like(x), cfg.norm)
-
-
-def _one_hot(labels: Array, outputs: Array) -> Array:
-    return labels[:, None] == jnp.arange(outputs.shape[-1])
 
 
 def passes(cfg: FABConfig, classes: int) -> tuple[int, int]:

@@ -3,9 +3,8 @@
     minimise |delta|   subject to   <w, delta> = gain,   0 <= x + delta <= 1            (Croce & Hein 2020, section 2)
 
 Every pixel of the solution moves in the direction of w, up to the edge of the box: in Linf by min(t, room), in L2 by
-min(t |w|, room), with one t for all pixels. The gain as a function of t is concave and piecewise linear, so Newton's
-method from t = 0 increases monotonically without overshooting, and is exact once it reaches the right piece: no sort is
-needed. In L1 the pixels of largest |w| are used up one after the other; the last |w| is found by bisection of its bits.
+min(t |w|, room), with one t for all. The gain is concave and piecewise linear in t, so Newton's method from t = 0 is
+monotone, and exact on the right piece. In L1 the pixels of largest |w| are used up first, the last found by bisection.
 """
 
 from collections.abc import Callable
@@ -21,16 +20,10 @@ _TINY = 1e-20
 
 
 def step_to_plane(x: Array, w: Array, gain: Array, norm: str) -> Array:
-    """The smallest delta [B, ...] with <w, delta> = gain [B] and x + delta in [0, 1].
+    """The smallest delta [B, ...] in the norm (linf, l2 or l1) with <w, delta> = gain [B] and x + delta in [0, 1].
 
-    Args:
-      x: points [B, ...] in [0, 1].
-      w: normals of the hyperplanes [B, ...], of any length; where w is 0 delta is 0.
-      gain: [B], of either sign.
-      norm: "linf", "l2" or "l1".
-
-    Returns:
-      delta [B, ...]; where plane and box do not intersect, the corner of the box with the largest gain.
+    x [B, ...] lies in [0, 1]; the normals w [B, ...] have any length, and where w is 0 so is delta; gains have either
+    sign. Where plane and box do not intersect, delta leads to the corner of the box with the largest gain.
     """
     # Gradients may be near 1e-30, their squares 0 in float32: the largest entry is divided out.
     largest = norms.column(jnp.max(jnp.abs(w), axis=_pixels(w)), w)
@@ -58,8 +51,8 @@ def _all_together(slope: Array, speed: Array, room: Array, gain: Array) -> Array
     """How far every pixel moves: min(t speed, room) with the least t that reaches the gain."""
 
     def newton(_: int, time: Array) -> Array:
-        gained = _total(slope * jnp.minimum(time * speed, room))
-        rate = _total(jnp.where(time * speed < room, slope * speed, 0.0))
+        gained = norms.total(slope * jnp.minimum(time * speed, room))
+        rate = norms.total(jnp.where(time * speed < room, slope * speed, 0.0))
         return time + jnp.maximum(gain - gained, 0.0) / jnp.maximum(rate, _TINY)
 
     return jnp.minimum(jax.lax.fori_loop(0, _NEWTON, newton, jnp.zeros_like(gain)) * speed, room)
@@ -69,7 +62,7 @@ def _steepest_first(slope: Array, room: Array, gain: Array) -> Array:
     """How far every pixel moves when the steepest are used up first; ties at the last slope share the rest."""
     # The bits of non-negative floats, read as integers, are in the same order as the floats.
     bits = jax.lax.bitcast_convert_type(slope, jnp.int32)
-    gained: Callable[[Array], Array] = lambda used: _total(jnp.where(used, slope * room, 0.0))
+    gained: Callable[[Array], Array] = lambda used: norms.total(jnp.where(used, slope * room, 0.0))
 
     def next_bit(i: int, last: Array) -> Array:
         candidate = last | (1 << (30 - i))
@@ -82,7 +75,3 @@ def _steepest_first(slope: Array, room: Array, gain: Array) -> Array:
 
 def _pixels(v: Array) -> tuple[int, ...]:
     return tuple(range(1, v.ndim))
-
-
-def _total(v: Array) -> Array:
-    return jnp.sum(v, axis=_pixels(v), keepdims=True)

@@ -21,9 +21,8 @@ from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTr
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MIFGSMConfig:
-    """Settings of MI-FGSM; the defaults are the paper's. A pytree; floats are traced by jit.
-
-    Raises ValueError for an unknown norm, negative numbers and no steps.
+    """Settings of MI-FGSM; the defaults are the paper's. A pytree; floats are traced by jit. Raises
+    ValueError for an unknown norm, negative numbers and no steps.
     """
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
@@ -54,15 +53,12 @@ def step(forward: Forward, objective: Objective, state: State, cfg: MIFGSMConfig
     """One gradient: keeps the current point if it is the best so far, then moves."""
     gradient, values, outputs = ascent(forward, objective, state.x_adv, state.target)
     best = keep_better(state.best, state.x_adv, values, outputs, state.target)
-    size = jnp.sum(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)), keepdims=True)
+    size = norms.total(jnp.abs(gradient))
     velocity = cfg.decay * state.velocity + gradient / jnp.where(size > 0, size, 1.0)
     x_adv = norms.ascend(state.x_adv, velocity, cfg.eps / cfg.steps, cfg.norm)
     return state._replace(x_adv=norms.project(x_adv, state.x, cfg.eps, cfg.norm), velocity=velocity, best=best)
 
 
-def num_steps(cfg: MIFGSMConfig) -> int:
-    """Gradients per example; the last one only evaluates the last point."""
-    return cfg.steps + 1
-
-
-ATTACKS.register("mi_fgsm", MIFGSMConfig, objective=cross_entropy)(Iterative(init, step, result, done, num_steps))
+# One more gradient evaluates the last point.
+MI_FGSM = Iterative(init, step, result, done, num_steps=lambda cfg: cfg.steps + 1)
+ATTACKS.register("mi_fgsm", MIFGSMConfig, objective=cross_entropy)(MI_FGSM)

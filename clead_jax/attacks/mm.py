@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from clead_jax.attacks import apgd, norms
 from clead_jax.attacks.fab_projection import length
-from clead_jax.attacks.objectives import minimum_margin
+from clead_jax.attacks.objectives import likeliest_others, minimum_margin, one_hot
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward
 
@@ -37,11 +37,10 @@ class MMConfig(apgd.TargetedAPGDConfig):
 def nearest(forward: Forward, x: Array, labels: Array, cfg: MMConfig) -> Array:
     """All wrong classes [B, K - 1] of images x [B, ...] with labels int [B]: the candidates by distance, the others."""
     outputs, pull = jax.vjp(forward, x)
-    ranked = apgd.likeliest(outputs, labels)
-    one_hot = lambda classes: (classes[:, None] == jnp.arange(outputs.shape[-1])).astype(outputs.dtype)
+    ranked = likeliest_others(outputs, labels, outputs.shape[-1])
     far = []
     for k in range(_estimated(cfg, outputs.shape[-1])):  # one after the other: vmap is slower on XLA:CPU
-        sign = one_hot(ranked[:, k]) - one_hot(labels)  # that of z_k - z_label
+        sign = one_hot(outputs, ranked[:, k]).astype(outputs.dtype) - one_hot(outputs, labels)  # of z_k - z_label
         gap = jnp.sum(jnp.where(sign != 0, sign * outputs, 0.0), axis=-1)
         far.append(-gap / jnp.maximum(length(pull(sign)[0], norms.DUAL[cfg.norm]), 1e-30))
     if not far:

@@ -4,13 +4,13 @@ A gradient attack that is weaker than this baseline is a sign of masked gradient
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from clead_jax.attacks import norms
-from clead_jax.attacks.best_so_far import Best, done, keep_better, nothing_yet, per_row, result
+from clead_jax.attacks.best_so_far import Search, done, evaluate, nothing_yet, per_row, result
 from clead_jax.attacks.objectives import margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
@@ -19,9 +19,8 @@ from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTr
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
-    """The number of points and the ball. A pytree: eps is traced by jit.
-
-    Raises ValueError for an unknown norm, a negative eps and no points.
+    """The number of points and the ball. A pytree: eps is traced by jit. Raises ValueError for an unknown norm, a
+    negative eps and no points.
     """
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]
@@ -34,34 +33,16 @@ class NoiseConfig:
         norms.check_settings(self, eps=0, points=1)
 
 
-class State(NamedTuple):
-    """The best point so far. Every leaf is [B, ...]."""
-
-    x: Array
-    target: PyTree
-    key: Key
-    made: Array  # int32 [B], points so far
-    best: Best
-
-
-def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: NoiseConfig) -> State:
+def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: NoiseConfig) -> Search:
     """The state before the first point. x [B, ...] in [0, 1], keys [B] typed."""
-    return State(x, target, keys, jnp.zeros_like(per_row(x), jnp.int32), nothing_yet(x))
+    return Search(x, target, keys, jnp.zeros_like(per_row(x), jnp.int32), nothing_yet(x))
 
 
-def step(forward: Forward, objective: Objective, state: State, cfg: NoiseConfig) -> State:
+def step(forward: Forward, objective: Objective, state: Search, cfg: NoiseConfig) -> Search:
     """Draws one point."""
     x_adv = norms.start(jax.vmap(jax.random.fold_in)(state.key, state.made), state.x, cfg.eps, cfg.norm)
-    outputs = forward(x_adv)
-    best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
-    return state._replace(made=state.made + 1, best=best)
+    return evaluate(forward, objective, state, x_adv)
 
 
-def num_steps(cfg: NoiseConfig) -> int:
-    """Points, that is forward passes, per example."""
-    return cfg.points
-
-
-ATTACKS.register("noise", NoiseConfig, objective=margin)(
-    Iterative(init, step, result, done, num_steps, True, lambda cfg, classes: (1, 0))
-)
+NOISE = Iterative(init, step, result, done, lambda cfg: cfg.points, forward_only=True, passes=lambda *_: (1, 0))
+ATTACKS.register("noise", NoiseConfig, objective=margin)(NOISE)

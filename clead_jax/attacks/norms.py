@@ -1,11 +1,9 @@
 """Geometry of the threat model: random starts, steepest ascent, projection.
 
-A threat model is a ball of radius `eps` around every image, intersected with the pixel box [0, 1]. Each function takes
-a batch and treats every example separately; `eps` and step sizes are in units of the [0, 1] pixel range and may be
-traced; `norm` is one of `NORMS` (another raises ValueError).
-
-In L1 the box matters: a ball of radius 12 lets one pixel change by 12, the box by 1 at most, so steps and projections
-that ignore the box and clip afterwards lose most of their length (Croce & Hein 2021, arXiv 2103.01208, section 2).
+A threat model is a ball of radius `eps` around every image, intersected with the pixel box [0, 1]. Each function treats
+every example separately; `eps` and step sizes are in units of the [0, 1] pixel range and may be traced; `norm` is one
+of `NORMS` (another raises ValueError). In L1 steps and projections must respect the box: clipped to it afterwards, they
+would lose most of their length (Croce & Hein 2021, arXiv 2103.01208, section 2).
 """
 
 from collections.abc import Callable
@@ -56,9 +54,9 @@ def ascend_sparse(x_adv: Array, grad: Array, step_size: float | Array, count: Ar
     """
     slope = jnp.abs(grad)
     count = jnp.maximum(count, 1.0)
-    last = _smallest(lambda level: _total((slope > level).astype(slope.dtype)) < count, grad)
+    last = _smallest(lambda level: total((slope > level).astype(slope.dtype)) < count, grad)
     direction = jnp.where(slope >= last, jnp.sign(grad), 0.0)
-    return x_adv + step_size * direction / jnp.maximum(_total(jnp.abs(direction)), 1.0)
+    return x_adv + step_size * direction / jnp.maximum(total(jnp.abs(direction)), 1.0)
 
 
 def project(x_adv: Array, x: Array, eps: float | Array, norm: str) -> Array:
@@ -122,14 +120,14 @@ def _nearest_in_l1(x_adv: Array, x: Array, eps: float | Array) -> Array:
     """
     size, room = jnp.abs(x_adv - x), jnp.where(x_adv > x, 1.0 - x, x)
     left: Callable[[Array], Array] = lambda amount: jnp.clip(size - amount, 0.0, room)
-    amount = _smallest(lambda amount: _total(left(amount)) <= eps, size)
+    amount = _smallest(lambda amount: total(left(amount)) <= eps, size)
     return jnp.where(amount > 0, x + jnp.sign(x_adv - x) * left(amount), x_adv)
 
 
 def _steepest_first(x_adv: Array, grad: Array, step_size: float | Array) -> Array:
     """The change of L1 length `step_size` in the box with the largest gain; ties at the last slope share the rest."""
     slope, room = jnp.abs(grad), jnp.where(grad > 0, 1.0 - x_adv, x_adv)
-    spent: Callable[[Array], Array] = lambda used: _total(jnp.where(used, room, 0.0))
+    spent: Callable[[Array], Array] = lambda used: total(jnp.where(used, room, 0.0))
     last = _smallest(lambda level: spent(slope > level) <= step_size, grad)
     share = jnp.clip((step_size - spent(slope > last)) / jnp.maximum(spent(slope == last), _TINY), 0.0, 1.0)
     return jnp.sign(grad) * jnp.where(slope > last, room, jnp.where(slope == last, share * room, 0.0))
@@ -148,10 +146,11 @@ def _smallest(holds: Callable[[Array], Array], like: Array) -> Array:
         enough = holds(as_float(middle))
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    zero = jnp.zeros_like(_total(like), jnp.int32)
+    zero = jnp.zeros_like(total(like), jnp.int32)
     infinity = jax.lax.bitcast_convert_type(jnp.float32(jnp.inf), jnp.int32)
     return as_float(jax.lax.fori_loop(0, 31, halve, (zero - 1, zero + infinity))[1])
 
 
-def _total(v: Array) -> Array:
+def total(v: Array) -> Array:
+    """The sum over every row of v [B, ...], as [B, 1, ...]."""
     return jnp.sum(v, axis=tuple(range(1, v.ndim)), keepdims=True)

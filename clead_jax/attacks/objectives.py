@@ -40,7 +40,7 @@ def margin(outputs: Array, target: PyTree) -> Array:
     For `Targeted`, z_goal - max_{j != goal} z_j: positive where the goal is reached.
     """
     # Masked with -inf: with the label's logit multiplied by 0, 0 would be the maximum where the others are negative.
-    others = jnp.where(_one_hot(outputs, target), -jnp.inf, outputs)
+    others = jnp.where(one_hot(outputs, target), -jnp.inf, outputs)
     return jnp.max(others, axis=-1) - _pick(outputs, target)
 
 
@@ -51,7 +51,7 @@ def probability_margin(outputs: Array, target: PyTree) -> Array:
     Its gradient keeps to one rival class, where that of cross entropy is a sum over all of them that may cancel. It is
     computed from the wrong classes alone: where the model is sure p_label is 1 in float32, of gradient 0.
     """
-    wrong = jnp.where(_one_hot(outputs, target), 0.0, jax.nn.softmax(outputs, axis=-1))
+    wrong = jnp.where(one_hot(outputs, target), 0.0, jax.nn.softmax(outputs, axis=-1))
     return jnp.max(wrong, axis=-1) + jnp.sum(wrong, axis=-1)
 
 
@@ -68,10 +68,9 @@ def minimum_margin(outputs: Array, target: PyTree) -> Array:
 def dlr(outputs: Array, target: PyTree) -> Array:
     """The margin divided by the gap between the first and the third logit, [B] from logits [B, K], at most 1.
 
-    -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3), the difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690,
-    section 4), invariant to shift and scale of the logits. It is constant 1 where the label ranks third. For `Targeted`
-    see `dlr_targeted`; the negated form would be constant until the goal ranks second.
-    Raises ValueError for fewer than 3 classes, with `Targeted` 4.
+    The difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690, section 4), invariant to shift and scale of the
+    logits, and constant where the label ranks third; for `Targeted` see `dlr_targeted`. Raises ValueError for fewer
+    than 3 classes, with `Targeted` 4.
     """
     if isinstance(target, Targeted):
         return dlr_targeted(outputs, target)
@@ -139,19 +138,30 @@ def _largest(outputs: Array, n: int, objective: str) -> list[Array]:
     """The n largest logits, each [B], found one by one: for small n that is cheaper than a sort."""
     if outputs.shape[-1] < n:
         raise ValueError(f"the objective {objective} needs {n} classes, the model has {outputs.shape[-1]}")
-    largest = []
-    rest = outputs
+    largest, rest = [], outputs
     for _ in range(n):
         now = jnp.argmax(rest, axis=-1)
         largest.append(_pick(outputs, now))
-        rest = jnp.where(_one_hot(outputs, now), -jnp.inf, rest)
+        rest = jnp.where(one_hot(outputs, now), -jnp.inf, rest)
     return largest
 
 
-def _one_hot(outputs: Array, labels: Array) -> Array:
+def one_hot(outputs: Array, labels: Array) -> Array:
+    """Where the labels [B] are among the outputs [B, K], bool [B, K]."""
     return labels[:, None] == jnp.arange(outputs.shape[-1])
 
 
 def _pick(outputs: Array, labels: Array) -> Array:
-    # A masked sum, not a gather: it needs no communication under any sharding of the batch.
-    return jnp.sum(jnp.where(_one_hot(outputs, labels), outputs, 0.0), axis=-1)
+    """outputs[label], [B] from [B, K]: a masked sum, which unlike a gather never needs communication."""
+    return jnp.sum(jnp.where(one_hot(outputs, labels), outputs, 0.0), axis=-1)
+
+
+def likeliest_others(outputs: Array, labels: Array, n: int) -> Array:
+    """The n likeliest classes other than the labels [B], int32 [B, n] (at most K - 1), from logits [B, K]."""
+    others = jnp.where(one_hot(outputs, labels), -jnp.inf, outputs)
+    return jnp.argsort(-others, axis=-1)[:, : min(n, outputs.shape[-1] - 1)].astype(jnp.int32)
+
+
+def in_turn(goals: Array, run: Array) -> Array:
+    """The class [B] of run number `run` [B], where runs take the classes goals [B, R] in turn."""
+    return jnp.sum(jnp.where(one_hot(goals, run % goals.shape[1]), goals, 0), axis=-1)

@@ -18,7 +18,10 @@ def named_attack(text: str, threat: dict[str, Any], common: dict[str, Any]) -> N
     objective, naming the known ones.
     """
     name, own = spec.parse(text)
-    entry = _entry(name)
+    try:
+        entry = ATTACKS[name]
+    except ValueError as error:
+        raise ValueError(f"{error}; and autoattack, where several attacks may be named") from None
     chosen = own.pop("objective", "")
     common = common if entry.info.get("tunable") else {}
     plain = f"{name}({','.join(f'{key}={value}' for key, value in own.items())})" if chosen else text
@@ -53,13 +56,6 @@ def at_radius(attack: NamedAttack, eps: float) -> NamedAttack:
     if step is not None:
         scaled["step_size"] = eps * (step / attack.cfg.eps if attack.cfg.eps else 0.0)
     return attack._replace(cfg=dataclasses.replace(attack.cfg, **scaled), radius=eps)
-
-
-def _entry(name: str) -> Any:
-    try:
-        return ATTACKS[name]
-    except ValueError as error:
-        raise ValueError(f"{error}; and autoattack, where several attacks may be named") from None
 
 
 def _objective(text: str, name: str, info: Any) -> Objective:

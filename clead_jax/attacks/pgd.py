@@ -3,11 +3,9 @@
     repeat:  x_adv <- project(ascend(x_adv, gradient of the objective at x_adv))
 
 One step of length eps from x itself is FGSM (Goodfellow et al. 2015, section 4). Several short steps from x are BIM,
-from a random start PGD (Madry et al. 2018, section 2.1). PGD on the margin max_{j != y} z_j - z_y instead of the cross
-entropy is Carlini & Wagner's loss inside a ball; their minimum-distance attack is in `cw_l2`.
-
-With `keep="best"` the result is the best of all visited points. Each gradient also gives the objective at its point, so
-this costs one more gradient in all, at the last point.
+from a random start PGD (Madry et al. 2018, section 2.1). PGD on the margin is Carlini & Wagner's loss inside a ball;
+their minimum-distance attack is in `cw_l2`. With `keep="best"` the result is the best of all visited points, at the
+cost of one more gradient, at the last point.
 """
 
 import dataclasses
@@ -28,8 +26,8 @@ from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTr
 class GradientConfig:
     """Settings of a gradient attack; the defaults are PGD-20 (Madry et al. 2018, CIFAR-10).
 
-    A pytree: given to jit as an argument, the floats are traced, so one program serves every eps of a curve.
-    Raises ValueError for an unknown norm or `keep`, negative numbers, and restarts without a random start.
+    A pytree whose floats are traced by jit: one program serves every eps of a curve. Raises ValueError for an unknown
+    norm or `keep`, negative numbers, and restarts without a random start.
     """
 
     eps: float = 8 / 255  # radius of the ball, in pixels of [0, 1]

@@ -18,16 +18,14 @@ def run(
     """The whole attack, as one compiled program when jitted.
 
     Args:
-      attack: `ATTACKS[name].value`.
+      attack: `ATTACKS[name].value`; `cfg` is an instance of `ATTACKS[name].config`.
       forward: images [B, ...] -> outputs [B, ...].
       objective: (outputs, target) -> [B], maximised; `ATTACKS[name].info["objective"]` is the attack's own.
       x: images [B, ...] float32 in [0, 1].
       target: labels int [B], `Targeted`, or what else the objective reads; leaves [B, ...].
       keys: typed keys [B], `fold_in(key, index in the data set)`: an example gets the same noise in any batch.
-      cfg: an instance of `ATTACKS[name].config`.
 
-    Returns:
-      x_adv [B, ...] float32 in [0, 1]. No gradient flows back through it.
+    Returns x_adv [B, ...] float32 in [0, 1]. No gradient flows back through it.
     """
     state = attack.init(forward, objective, x, target, keys, cfg)
     advance = lambda state: attack.step(forward, objective, state, cfg)

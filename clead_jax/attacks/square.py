@@ -2,22 +2,20 @@
 
 Each query changes one window of the perturbation and keeps the change if the objective increases. Linf: every pixel of
 the window moves to the edge of the ball, the sign of each channel at random (algorithm 2). L2 and L1: the window gets a
-smooth two-sided bump, whose norm is taken from the unused part of the ball and from a second window (algorithm 3; in L1
-absolute values add up instead of squares, as in Croce & Hein 2021). Windows shrink with the number of queries.
-
-Masked gradients do not affect it. It makes forward passes only, so its steps may be rolled into loops on the CPU too.
-Place and side of a window differ from row to row: windows are comparisons with row and column indices, not slices.
+smooth two-sided bump, whose norm is taken from the unused part of the ball and from a second window (algorithm 3; L1 as
+in Croce & Hein 2021). Windows shrink with the number of queries; they differ from row to row, and so are comparisons
+with row and column indices, not slices.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from clead_jax.attacks import norms
-from clead_jax.attacks.best_so_far import Best, done, keep_better, nothing_yet, per_row, result, select
+from clead_jax.attacks.best_so_far import Search, done, evaluate, nothing_yet, per_row, result, select
 from clead_jax.attacks.objectives import margin
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree
@@ -32,9 +30,7 @@ _TINY = 1e-12
 class SquareConfig:
     """Settings of Square; the defaults are AutoAttack's. A pytree; floats are traced by jit.
 
-    AutoAttack makes 5000 queries of a schedule for 10,000 and so never reaches its smallest windows. `rescale=True`
-    does, and is the stronger attack (on a 32x32 net 2 of 76 images remain correct instead of 6).
-
+    AutoAttack makes 5000 queries of a schedule for 10,000; `rescale=True` ends the schedule and is the stronger attack.
     Raises ValueError for an unknown norm, a negative eps, p_init outside (0, 1] and no queries.
     """
 
@@ -52,35 +48,18 @@ class SquareConfig:
             raise ValueError(f"p_init must lie in (0, 1], got {self.p_init}")
 
 
-class State(NamedTuple):
-    """The search so far. Every leaf is [B, ...]."""
-
-    x: Array  # [B, H, W, C]
-    target: PyTree
-    key: Key  # [B]
-    made: Array  # int32 [B], queries so far
-    best: Best
-
-
-def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: SquareConfig) -> State:
+def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: SquareConfig) -> Search:
     """The state before the first query. x [B, H, W, C] in [0, 1], keys [B] typed; ValueError for other shapes."""
     if x.ndim != 4:
         raise ValueError(f"the Square attack needs images [B, H, W, C], got {list(x.shape)}")
     made = jnp.zeros_like(per_row(x), jnp.int32)
-    return State(x, target, keys, made, nothing_yet(_start(keys, x, cfg)))
+    return Search(x, target, keys, made, nothing_yet(_start(keys, x, cfg)))
 
 
-def step(forward: Forward, objective: Objective, state: State, cfg: SquareConfig) -> State:
+def step(forward: Forward, objective: Objective, state: Search, cfg: SquareConfig) -> Search:
     """One query; the first evaluates the start itself."""
     x_adv = select(state.made == 0, state.best.x_adv, _propose(state, cfg))
-    outputs = forward(x_adv)
-    best = keep_better(state.best, x_adv, objective(outputs, state.target), outputs, state.target)
-    return state._replace(made=state.made + 1, best=best)
-
-
-def num_steps(cfg: SquareConfig) -> int:
-    """Queries, that is forward passes, per example."""
-    return cfg.queries
+    return evaluate(forward, objective, state, x_adv)
 
 
 def _start(keys: Key, x: Array, cfg: SquareConfig) -> Array:
@@ -97,7 +76,7 @@ def _start(keys: Key, x: Array, cfg: SquareConfig) -> Array:
     return _onto_sphere(x, signs * _bump(rows, columns, jnp.array([[side]]), jnp.array([[False]])), cfg)
 
 
-def _propose(state: State, cfg: SquareConfig) -> Array:
+def _propose(state: Search, cfg: SquareConfig) -> Array:
     """The best point with one window changed."""
     _, height, width, channels = state.x.shape
     uniform = _uniform(state.key, state.made + 1, 5 + channels)
@@ -118,7 +97,7 @@ def _propose(state: State, cfg: SquareConfig) -> Array:
     return _onto_sphere(state.x, jnp.where(window, new, jnp.where(other, 0.0, delta)), cfg)
 
 
-def _side(state: State, cfg: SquareConfig) -> Array:
+def _side(state: Search, cfg: SquareConfig) -> Array:
     """The side [B, 1] of this query's window. Bumps need at least 3 pixels, and an odd number of them."""
     _, height, width, _ = state.x.shape
     made = state.made[:, None] * (10_000 / cfg.queries if cfg.rescale else 1.0)
@@ -186,5 +165,5 @@ def _signs(uniform: Array) -> Array:
     return jnp.where(uniform < 0.5, -1.0, 1.0)
 
 
-SQUARE = Iterative(init, step, result, done, num_steps, forward_only=True, passes=lambda cfg, classes: (1, 0))
+SQUARE = Iterative(init, step, result, done, lambda cfg: cfg.queries, forward_only=True, passes=lambda *_: (1, 0))
 ATTACKS.register("square", SquareConfig, objective=margin)(SQUARE)

@@ -1,7 +1,6 @@
 """From the config to data, network and attacks. Raises ValueError, one line, for what cannot be built."""
 
 import importlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from clead_jax.attacks.objectives import kl
 from clead_jax.config import Config
 from clead_jax.core import spec
 from clead_jax.core.registry import ATTACKS
-from clead_jax.core.types import Examples, NamedAttack, PyTree, ThreatModel
+from clead_jax.core.types import Examples, NamedAttack, ThreatModel
 from clead_jax.data.splits import pixel_statistics
 from clead_jax.evaluation.budget import Budget
 from clead_jax.evaluation.plan import Plan, Suite
@@ -40,9 +39,6 @@ def import_plugins(cfg: Config) -> None:
             raise ValueError(f"plugins: cannot import {module!r} ({error})") from error
 
 
-# --- data and model ---------------------------------------------------------------------------------------------------
-
-
 def dataset(cfg: Config) -> data.Dataset:
     """The data set named by the config, in memory."""
     return data.load(cfg.data.name, data_dir=cfg.data.data_dir or None, image_size=cfg.data.image_size or None)
@@ -50,11 +46,10 @@ def dataset(cfg: Config) -> data.Dataset:
 
 def random_dataset(cfg: Config, size: int) -> data.Dataset:
     """`size` random images and labels, in the shape and classes of `cfg.data.name`: it is read for them, save CIFAR."""
-    shape: tuple[int, ...]
-    if cfg.data.name in NOT_READ:
-        side = cfg.data.image_size or 32
-        shape, classes = (side, side, 3), NOT_READ[cfg.data.name]
-    else:
+    side = cfg.data.image_size or 32
+    shape: tuple[int, ...] = (side, side, 3)
+    classes = NOT_READ.get(cfg.data.name, 0)
+    if not classes:
         real = dataset(cfg)
         shape, classes = real.image_shape, real.num_classes
     random = np.random.default_rng(cfg.seed)
@@ -93,17 +88,9 @@ def network(fields: dict[str, Any]) -> Network:
     return Network(**plain)
 
 
-def forward(net: Any) -> Callable[[PyTree, jax.Array], jax.Array]:
-    """(variables, x [B, H, W, C] in [0, 1]) -> logits [B, K], BatchNorm in eval mode."""
-    return lambda variables, x: net.apply(variables, x, False, method=net.logits)
-
-
 def checkpoint_dir(workdir: str, stage: str) -> str:
     """Where a stage's checkpoints lie."""
     return f"{workdir}/checkpoints/{stage}"
-
-
-# --- attacks ----------------------------------------------------------------------------------------------------------
 
 
 def named_training_attack(cfg: Config, text: str) -> NamedAttack:
@@ -148,9 +135,8 @@ def distance_attack(cfg: Config, text: str) -> NamedAttack:
     name, _ = spec.parse(text)
     if not ATTACKS[name].info.get("nearest"):
         known = ", ".join(n for n in ATTACKS if ATTACKS[n].info.get("nearest"))
-        raise ValueError(
-            f"evaluation.distances: attack {name!r} does not look for the nearest error; these do: {known}"
-        )
+        problem = f"attack {name!r} does not look for the nearest error; these do: {known}"
+        raise ValueError(f"evaluation.distances: {problem}")
     norm = cfg.evaluation.norm
     return parse.named_attack(text, {"norm": norm, "eps": 1.0 if norm == "linf" else 1e6}, {})
 
@@ -180,16 +166,14 @@ def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) ->
     """What `cfg.evaluation` asks for. ValueError for attacks that cannot run."""
     own, classes = cfg.evaluation, dataset.num_classes
     texts, transfer, version = asked_for(cfg)
-    suite = (
-        Suite(version, own.precision, *autoattack.autoattack(version, own.norm, own.eps, classes)) if version else None
-    )
+    in_suite = autoattack.autoattack(version, own.norm, own.eps, classes) if version else None
     return Plan(
         threat_model=ThreatModel(own.norm, own.eps),
         num_classes=classes,
         seed=cfg.seed,
         direct=tuple(evaluation_attack(cfg, text) for text in texts),
         transfer_from="baseline" if transfer else "",
-        suite=suite,
+        suite=Suite(version, own.precision, *in_suite) if in_suite else None,
         curve_attack=curve_attack(cfg) if texts else None,
         curve=tuple(spec.number(eps) for eps in spec.items(own.curve)),
         curve_examples=own.curve_examples,

@@ -6,12 +6,13 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 
 from clead_jax import config, data
 from clead_jax.config import Config
 from clead_jax.core import sharding, spec
 from clead_jax.core.batches import rounded_up
-from clead_jax.core.types import Classifier, Examples, NamedAttack, PyTree
+from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree
 from clead_jax.evaluation.classifier import Compiled, compiled
 from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
@@ -45,19 +46,24 @@ class Run:
     @functools.cached_property
     def stages(self) -> dict[str, Stage]:
         """The stages to be trained, in their order."""
-        size = len(self.splits.train.labels)
-        return {n: stages.build(self.cfg, n, self.network, size) for n in config.trained_stages(self.cfg)}
+        return {name: self._built(name) for name in config.trained_stages(self.cfg)}
 
     @functools.cached_property
     def every_stage(self) -> dict[str, Stage]:
         """All stages that the config describes, whether they are to be trained or not."""
-        size = len(self.splits.train.labels)
-        return {n: stages.build(self.cfg, n, self.network, size) for n in config.stages_of(self.cfg)}
+        return {name: self._built(name) for name in config.stages_of(self.cfg)}
 
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What every checkpoint says of its network."""
-        return {"network": self.network_fields, "image_shape": list(self.dataset.image_shape)}
+    def _built(self, name: str) -> Stage:
+        return stages.build(self.cfg, name, self.network, len(self.splits.train.labels))
+
+    def meta(self, stage: Stage) -> dict[str, Any]:
+        """What every checkpoint of a stage says of its network and of the config, without paths of this machine."""
+        network = {"network": self.network_fields, "image_shape": list(self.dataset.image_shape)}
+        return network | {"stage": stage.name, "fields": config.portable(stage.fields, self.workdir)}
+
+    def fresh(self, key: Key) -> PyTree:
+        """New variables of the network."""
+        return self.network.init(key, np.zeros((1, *self.dataset.image_shape), np.float32), False)
 
     def alone(self) -> contextlib.AbstractContextManager:
         """Keeps every other process out of the work directory. ValueError, one line, if there is one."""
@@ -72,10 +78,6 @@ class Run:
         for name in self.stages:
             labels, classes = self.splits.train.labels, self.network.num_classes
             stages.check_batch(self.cfg, name, labels, classes, self.mesh.size)
-
-    def portable(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Config fields without paths of this machine."""
-        return config.portable(fields, self.workdir)
 
     def validate(self, variables: PyTree, held: Examples, attack: NamedAttack) -> dict[str, float]:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""
@@ -93,8 +95,6 @@ class Run:
         batch = min(self.cfg.evaluation.batch_size or 256, len(self.splits.test.labels))
         return compiled(classifier, self.mesh, rounded_up(batch, self.mesh.size))
 
-    # --- throughput ---------------------------------------------------------------------------------------------------
-
     @property
     def timed_settings(self) -> dict[str, Any]:
         """The settings that decide what is timed, for the record."""
@@ -105,8 +105,6 @@ class Run:
     def training_pgd(self) -> Attack:
         """PGD as it is used in training."""
         return builders.training_attack(self.cfg, "pgd")
-
-    # --- evaluation ---------------------------------------------------------------------------------------------------
 
     @property
     def plan(self) -> Plan:
@@ -145,7 +143,6 @@ class Run:
 
 def history(workdir: str, stage: str = "", plugins: str | None = None) -> dict[str, Any]:
     """What a work directory's config says of a stage, "" being the defended one: its name, labels used, epochs.
-
     Imports the plugins that the run was made with, or those that are named. Raises ValueError for no work directory.
     """
     cfg, _ = config.restore(workdir)
@@ -159,9 +156,8 @@ def history(workdir: str, stage: str = "", plugins: str | None = None) -> dict[s
 
 
 def open_run(cfg: Config, workdir: str, name: str) -> Run:
-    """Reads the data, makes network and mesh. Writes nothing.
-
-    Raises ValueError for data that cannot be read, or that do not fit the stages `workdir` holds.
+    """Reads the data, makes network and mesh; writes nothing. Raises ValueError for data that cannot be read, or that
+    do not fit the stages `workdir` holds.
     """
     dataset = sharding.main_first(lambda: builders.dataset(cfg))
     splits = builders.splits(cfg, dataset)

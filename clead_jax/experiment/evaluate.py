@@ -96,12 +96,9 @@ def _finish(run: Run, found: dict[str, Classifier], store: Store) -> None:
         "training_cost": provenance.training_cost(run.workdir),
         "environment": provenance.environment(run, config.saved_command(run.workdir)),
     }
-    of_models = [
-        each | {"name": f"{each['name']}/{label}"}
-        for label, model in results["models"].items()
-        for each in model.get("checks", [])
-    ]
-    results["checks"] = [*_unfinished(found), *of_models]
+    results["checks"] = _unfinished(found)
+    for label, model in results["models"].items():
+        results["checks"] += [each | {"name": f"{each['name']}/{label}"} for each in model.get("checks", [])]
     store.save()
 
 

@@ -25,9 +25,8 @@ def load(
     stage = past["stage"]
     directory = builders.checkpoint_dir(workdir, stage)
     if not checkpoint.steps(directory):
-        raise ValueError(
-            f"{workdir} has no checkpoint of stage {stage!r}; it has {', '.join(trained(workdir)) or 'none'}"
-        )
+        there = ", ".join(trained(workdir)) or "none"
+        raise ValueError(f"{workdir} has no checkpoint of stage {stage!r}; it has {there}")
     variables, meta = checkpoint.restore_model(directory, which, weights)
     found = networks.classifier(meta["network"], variables)
     identity = {"stage": stage, "which": str(which), "epoch": meta["epoch"], "fingerprint": found.fingerprint}

@@ -26,5 +26,6 @@ def features(fields: dict[str, Any]) -> Callable[[PyTree, np.ndarray], jax.Array
 @functools.lru_cache(maxsize=16)
 def _functions(described: str) -> tuple[Callable, Callable]:
     net = builders.network(json.loads(described))
+    forward = lambda variables, x: net.apply(variables, x, False, method=net.logits)
     features = jax.jit(lambda variables, x: net.apply(variables, x, False, method=net.features))
-    return builders.forward(net), features
+    return forward, features

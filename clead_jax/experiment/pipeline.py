@@ -12,41 +12,33 @@ from clead_jax.config import Config
 from clead_jax.core import sharding
 from clead_jax.core.progress import log
 from clead_jax.experiment import provenance, stages
-from clead_jax.experiment.context import Run, open_run, refuse_changes
+from clead_jax.experiment.context import open_run, refuse_changes
 from clead_jax.experiment.evaluate import evaluate
 from clead_jax.experiment.train import train
 from clead_jax.reporting import page
 
 
 def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
-    """Runs the stages a config asks for, going on where an earlier run of it in `workdir` was: training in the order
-    given, then evaluation, then the report.
+    """Trains the stages that a config asks for, evaluates and reports, going on where an earlier run in `workdir` was.
 
-    `name` and `command` (if there is one) are what the report calls the run and says to type.
-    Raises ValueError (one line) for a config that cannot run or that differs, in a field a started stage depends on,
-    from the one the work directory was started with; OSError for a directory that cannot be written.
+    `name` and `command` are what the report calls the run and says to type. Raises ValueError for a config that cannot
+    run or that differs, in a field a started stage depends on, from that of the work directory; OSError for a directory
+    that cannot be written.
     """
     stages.check(cfg)
     refuse_changes(cfg, workdir)
     context = open_run(cfg, workdir, name)
     context.check_batches()
     with context.alone():
-        _run(context, command)
-
-
-def _run(context: Run, command: str) -> None:
-    workdir = context.workdir
-    if sharding.is_main():
-        context.save_config(command)
-    left = provenance.passes_left(context)
-    if sum(left.values()):
-        log.info(provenance.cost_line(left))
-    for stage in context.stages.values():
-        left.pop(stage.name)
-        train(context, stage, sum(left.values()))
-    evaluated = Path(workdir) / "evaluation"
-    if "evaluate" in context.asked:
-        evaluated = evaluate(context)
-    if "report" in context.asked and sharding.is_main():
-        written = page.build(workdir)
-        log.info(f"\n{page.table(evaluated)}\n\nreport: {written}")
+        if sharding.is_main():
+            context.save_config(command)
+        left = provenance.passes_left(context)
+        if sum(left.values()):
+            log.info(provenance.cost_line(left))
+        for stage in context.stages.values():
+            left.pop(stage.name)
+            train(context, stage, sum(left.values()))
+        evaluated = evaluate(context) if "evaluate" in context.asked else Path(workdir) / "evaluation"
+        if "report" in context.asked and sharding.is_main():
+            written = page.build(workdir)
+            log.info(f"\n{page.table(evaluated)}\n\nreport: {written}")

@@ -27,6 +27,7 @@ from clead_jax.training.loop import Plan
 from clead_jax.training.state import Extra
 from clead_jax.training.step import make_step
 
+Terms = dict[str, tuple[float, Term]]
 FIRST = ("baseline", "supervised", "pretrain", "probe", "joint")  # their keys are their places in this list
 SHAPED_BY = {"supervised": "loss", "contrastive": "weights", "joint": "margin_form"}  # named if views do not fit it
 
@@ -80,10 +81,9 @@ def check(cfg: Config) -> None:
 
 
 def _check_terms(cfg: Config, name: str) -> None:
-    found, own = terms(cfg, name), cfg[name]
+    found, own, texts = terms(cfg, name), cfg[name], view_texts(cfg, name)
     if name not in spec.items(cfg.stages):
         return
-    texts = view_texts(cfg, name)
     z, logits = (jax.ShapeDtypeStruct((2, len(texts), width), np.float32) for width in (8, 3))
     labels, field = jax.ShapeDtypeStruct((2,), np.int32), SHAPED_BY[own.kind]
     try:
@@ -147,9 +147,6 @@ def key_of(seed: int, name: str) -> Key:
     return jax.random.fold_in(jax.random.key(seed), number)
 
 
-# --- parts of a stage -------------------------------------------------------------------------------------------------
-
-
 def optimizer(cfg: Config, name: str) -> optimizers.Settings:
     """The optimizer's settings."""
     own = cfg[name]
@@ -167,9 +164,8 @@ def view_texts(cfg: Config, name: str) -> tuple[str, ...]:
 
 def view_list(cfg: Config, name: str) -> tuple[views.Attack | str, ...]:
     """The same: attacks as functions, "clean" and "augmented" by name."""
-    return tuple(
-        text if text in views.UNATTACKED else builders.training_attack(cfg, text) for text in view_texts(cfg, name)
-    )
+    made = lambda text: text if text in views.UNATTACKED else builders.training_attack(cfg, text)
+    return tuple(made(text) for text in view_texts(cfg, name))
 
 
 def _augment(cfg: Config, wanted: bool) -> views.Augment:
@@ -188,26 +184,26 @@ def _target(own: Any, net: Network) -> views.Target:
     return views.contrastive(net, SIMILARITIES[similarity], getattr(own, "temperature", 0.1), by_class)
 
 
-def terms(cfg: Config, name: str) -> dict[str, tuple[float, Term]]:
+def terms(cfg: Config, name: str) -> Terms:
     """The terms of a stage's loss with their weights; one of weight 0 is left out and costs nothing."""
     found = TERMS[cfg[name].kind](name, cfg[name])
     return {term: (weight, loss) for term, (weight, loss) in found.items() if weight}
 
 
-def _supervised(name: str, own: Any) -> dict[str, tuple[float, Term]]:
+def _supervised(name: str, own: Any) -> Terms:
     if LOSSES[spec.parse(own.loss)[0]].info.get("of") != "logits":
         known = ", ".join(loss for loss in LOSSES if LOSSES[loss].info.get("of") == "logits")
         raise ValueError(f"{name}.loss is {own.loss!r}, a loss of embeddings; of logits there are {known}")
     return {"loss": (1.0, named_loss(own.loss, {}))}
 
 
-def _contrastive(name: str, own: Any) -> dict[str, tuple[float, Term]]:
+def _contrastive(name: str, own: Any) -> Terms:
     weights = tuple(spec.number(w, f"{name}.weights") for w in spec.items(own.weights))
     common = {k: own[k] for k in ("temperature", "similarity", "pairing", "positives")}
     return {"loss": (1.0, named_loss(own.loss, common | {"weights": weights}))}
 
 
-def _joint(name: str, own: Any) -> dict[str, tuple[float, Term]]:
+def _joint(name: str, own: Any) -> Terms:
     weights = (own.weight_ce, own.weight_supcon, own.weight_margin)
     if not (own.weight_ce > 0 and all(0 <= weight < np.inf for weight in weights)):
         raise ValueError(
@@ -222,14 +218,11 @@ def _joint(name: str, own: Any) -> dict[str, tuple[float, Term]]:
     return dict(zip(("ce", "supcon", "margin"), zip(weights, losses, strict=True), strict=True))
 
 
-TERMS: dict[str, Callable[[str, Any], dict[str, tuple[float, Term]]]] = {
+TERMS: dict[str, Callable[[str, Any], Terms]] = {
     "supervised": _supervised,
     "contrastive": _contrastive,
     "joint": _joint,
 }
-
-
-# --- what a stage has seen --------------------------------------------------------------------------------------------
 
 
 def trained_on(cfg: Config, name: str) -> set[str]:

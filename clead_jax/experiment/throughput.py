@@ -50,8 +50,7 @@ class Line(NamedTuple):
 
 def initial(run: Run) -> Callable[[], PyTree]:
     """Fresh variables, always the same."""
-    image = np.zeros((1, *run.dataset.image_shape), np.float32)
-    return jax.jit(lambda: run.network.init(jax.random.key(run.seed), image, False))
+    return jax.jit(lambda: run.fresh(jax.random.key(run.seed)))
 
 
 def environment(run: Run, seconds: float) -> dict[str, Any]:
@@ -108,9 +107,6 @@ def timed(call: Callable[[], PyTree], seconds: float) -> tuple[float, int]:
         jax.block_until_ready(call())
         times.append(time.perf_counter() - begin)
     return sharding.of_main(statistics.median(times)), len(times)
-
-
-# --- cases ------------------------------------------------------------------------------------------------------------
 
 
 def attack_cases(run: Run) -> Iterator[Case]:

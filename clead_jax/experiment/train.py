@@ -68,7 +68,7 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
 
 def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | None:
     """The latest readable checkpoint of a stage, laid out over the mesh, or None if it has not begun."""
-    begin = lambda key: states.create(_init(run, key), stage.trained, stage.tx, stage.extra)
+    begin = lambda key: states.create(run.fresh(key), stage.trained, stage.tx, stage.extra)
     abstract, rest = jax.eval_shape(begin, jax.random.key(0))
     layout = sharding.replicated(run.mesh)
     place = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=layout), tree)
@@ -78,7 +78,7 @@ def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | Non
 
 def initial_variables(run: Run, stage: Stage) -> PyTree:
     """Where a stage starts: fresh weights, or those of another stage but for the parts that are to be fresh."""
-    fresh = jax.jit(lambda key: _init(run, key))(jax.random.fold_in(stage.key, 1))
+    fresh = jax.jit(run.fresh)(jax.random.fold_in(stage.key, 1))
     if stage.origin is None:
         return fresh
     variables = upstream_model(run, *stage.origin)
@@ -106,12 +106,11 @@ def _callbacks(
     count = min(stage.validation.num_examples, len(held.labels))
     held = data.subset(held, count, run.seed) if count < len(held.labels) else held
     whole = lambda params, batch_stats: states.variables(params, batch_stats, rest)
-    meta = run.meta | {"stage": stage.name, "fields": run.portable(stage.fields)}
+    meta = run.meta(stage)
 
     def save(step: int, epoch: int, state: TrainState, score: float | None) -> None:
-        sets = {
-            n: whole(p, _statistics(run, stage, p, state, rest)) for n, p in stage.extra.weights(state.extra).items()
-        }
+        named = stage.extra.weights(state.extra).items()
+        sets = {name: whole(params, _statistics(run, stage, params, state, rest)) for name, params in named}
         model = whole(state.params, state.batch_stats)
         checkpoint.save(directory, step, model, _for_training(state), meta | {"epoch": epoch}, score, sets)
 
@@ -155,7 +154,3 @@ def _statistics(run: Run, stage: Stage, params: PyTree, state: TrainState, rest:
 def _for_training(state: TrainState) -> dict[str, PyTree]:
     """What only training needs of a state."""
     return {"step": state.step, "opt_state": state.opt_state, "extra": state.extra}
-
-
-def _init(run: Run, key: Any) -> PyTree:
-    return run.network.init(key, np.zeros((1, *run.dataset.image_shape), np.float32), False)

@@ -2,8 +2,7 @@
 
     stem -> seven stages of MBConv blocks -> 1x1 convolution to 1280 channels -> mean over pixels [B, 1280]
 
-Two things of the published recipe are left out, because backbones are deterministic: dropout before the classifier and
-stochastic depth. BatchNorm is as in the other backbones (momentum 0.9, epsilon 1e-5, as torchvision).
+Without dropout and stochastic depth, because backbones are deterministic. BatchNorm is as in the other backbones.
 """
 
 import math

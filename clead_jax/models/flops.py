@@ -1,11 +1,8 @@
 """The number of floating point operations of a function, counted from its jaxpr.
 
-Only convolutions and matrix products count, a multiplication and an addition as two: the usual measure of a network's
-work. Products with the zeros of padding and dilation do not count, so a convolution and its two gradients count alike.
-
-XLA's `compiled.cost_analysis()` is no replacement: it does not see library calls (cuDNN, cuBLAS), counts the body of a
-loop once, and counts one device's part of a sharded program. Elsewhere both agree except for elementwise operations,
-which XLA counts too.
+Only convolutions and matrix products count, a multiplication and an addition as two. Products with the zeros of padding
+and dilation do not count, so a convolution and its two gradients count alike. XLA's own count (`of_xla`) is no
+replacement: it misses library calls (cuDNN, cuBLAS), and counts the body of a loop once and only one device's part.
 """
 
 import math

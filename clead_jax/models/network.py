@@ -1,16 +1,11 @@
 """The whole model: pixels in [0, 1] -> normalise -> backbone -> features -> projector | head.
 
-Normalisation is part of the model, so attacks and checkpoints always refer to pixels in [0, 1]. One module holds all
-three parts, so that every stage shares one tree of variables:
-
-    {"params": {"backbone", "projector", "head"}, "batch_stats": {"backbone"}}
-
     network = Network("resnet18", num_classes=10)
     variables = network.init(key, images, train=False)
-    features = network.apply(variables, images, train=False, method="features")
-    logits = network.apply(variables, features, method="classify")
+    logits = network.apply(variables, images, train=False, method="logits")
 
-With `train=True`, `apply(..., mutable=["batch_stats"])` returns the new batch statistics beside the output.
+Normalisation is part of the model, so attacks and checkpoints always refer to pixels in [0, 1]. Every stage shares one
+tree of variables, {"params": {"backbone", "projector", "head"}, "batch_stats": {"backbone"}}.
 """
 
 import jax.numpy as jnp

@@ -2,8 +2,7 @@
 
     stem -> stages of residual blocks, each stage halving the image and doubling the channels -> mean over pixels [B, F]
 
-A backbone maps normalised images to features. It may compute in bfloat16: parameters, batch statistics and features
-stay float32.
+It may compute in bfloat16: parameters, batch statistics and features stay float32.
 """
 
 from collections.abc import Callable
@@ -79,10 +78,9 @@ def through_stem(stem: str, x: Array, convolve: Callable[[Array, int, int], Arra
 
 
 class ResNet(nn.Module):
-    """A stem, `stages` of residual blocks, and the mean over pixels.
+    """A stem, `stages` of residual blocks, and the mean over pixels. Raises ValueError for an unknown stem.
 
-    The "cifar" stem keeps the resolution; "imagenet" quarters it: 7x7 / 2, then a 3x3 / 2 max pool. Any other raises
-    ValueError.
+    The "cifar" stem keeps the resolution; "imagenet" quarters it: 7x7 / 2, then a 3x3 / 2 max pool.
     """
 
     block: type[nn.Module]

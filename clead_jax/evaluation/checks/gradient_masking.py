@@ -40,17 +40,16 @@ def gradient_direction(context: CheckContext) -> dict[str, Any]:
 
 
 def gradient_foretells(context: CheckContext) -> dict[str, Any]:
-    """Along short random steps the margin changes as the gradient says.
-
-    A gradient may lead uphill and still belong to a part of the model only, while the rest was rounded or jumps about.
+    """Along short random steps the margin changes as the gradient says: it may belong to a part of the model only.
 
     The value is the correlation of what the gradient foretells of 24 steps with what they do, in the median image, at
     that of two lengths where it is higher: a 16th of eps, or 1/32 a pixel for models that compute in 16 bits.
     """
     right = context.predict(context.images) == context.labels
     if right.sum() < FEWEST or not context.eps:
-        why = f"fewer than {FEWEST} images are classified right, or eps 0"
-        return check("gradient_foretells", "skipped", None, why)
+        return check(
+            "gradient_foretells", "skipped", None, f"fewer than {FEWEST} images are classified right, or eps 0"
+        )
     draws = range(2 * DRAWS if context.model.randomized else 1)
     lengths = 1 / 16, 1 / 32 * context.white_from_black / context.eps
     found = max(float(np.median(_foretold(context, share, draws)[right])) for share in lengths)

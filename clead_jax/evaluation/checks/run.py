@@ -1,8 +1,5 @@
 """Sanity checks of an evaluation: small questions to a model and its attack, each with its value and what to do.
 
-    for check in run_checks(context):
-        print(check["status"], check["name"], check["value"], check["hint"])
-
 Every check would have caught something published; its docstring says what. None knows a defence by name: all go by
 symptoms. Another check is another function (context) -> check in `CHECKS`.
 """

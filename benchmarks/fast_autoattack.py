@@ -63,7 +63,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "silu": Recipe((16, 32, 64), "silu", 0.2, {"linf": 0.2, "l2": 0.8}),
     "wide": Recipe((32, 64, 128), "relu", 0.2, {"linf": 0.2, "l2": 0.8}),
-    "pairs": Recipe((24, 48, 96), "relu", 0.1, {"linf": 0.06, "l2": 0.3}, digits=2),
+    "pairs": Recipe((24, 48, 96), "relu", 0.15, {"linf": 0.15, "l2": 0.6}, digits=2, steps=600),
     "small": Recipe((16, 32, 64), "relu", 0.0, {"linf": 0.05, "l2": 0.3}),
 }
 

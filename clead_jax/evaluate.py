@@ -18,7 +18,7 @@ from clead_jax.core import progress, spec
 OVERRIDES = {
     "attacks": "attacks, e.g. fgsm,pgd(steps=100),cw,autoattack",
     "protocol": "some of paper,whitebox,autoattack",
-    "version": "of autoattack: standard, plus or rand",
+    "version": "of autoattack: standard, plus, rand, fast or strongest",
     "precision": "in which autoattack differentiates: float32 or bfloat16; float32 judges",
     "budget": "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks; the same command goes on",
     "norm": "linf, l2 or l1",

@@ -11,6 +11,7 @@ from clead_jax.attacks.apgd import APGDConfig, TargetedAPGDConfig
 from clead_jax.attacks.cw_l2 import CWL2Config, distance
 from clead_jax.attacks.fab import FABConfig, TargetedFABConfig
 from clead_jax.attacks.mi_fgsm import MIFGSMConfig
+from clead_jax.attacks.mm import MMConfig
 from clead_jax.attacks.noise import NoiseConfig
 from clead_jax.attacks.objectives import OBJECTIVES, fooled
 from clead_jax.attacks.pgd import BIMConfig, FGSMConfig, GradientConfig
@@ -28,6 +29,7 @@ __all__ = [
     "GradientConfig",
     "Iterative",
     "MIFGSMConfig",
+    "MMConfig",
     "NoiseConfig",
     "SquareConfig",
     "TargetedAPGDConfig",

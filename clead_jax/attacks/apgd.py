@@ -10,6 +10,7 @@ dropped, gathered and resumed at any step.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,15 @@ import numpy as np
 from clead_jax.attacks import norms
 from clead_jax.attacks.apgd_steps import HALVING, SPARSE, Look, Point, Rule
 from clead_jax.attacks.best_so_far import Best, nothing_yet, per_row, select
-from clead_jax.attacks.objectives import ascent, cross_entropy, dlr, fooled, in_turn, likeliest_others
+from clead_jax.attacks.objectives import (
+    ascent,
+    cross_entropy,
+    dlr,
+    fooled,
+    in_turn,
+    likeliest_others,
+    probability_margin,
+)
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
@@ -72,12 +81,27 @@ class State(NamedTuple):
     answer: Best
 
 
-def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: APGDConfig) -> State:
-    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed. Raises ValueError if `target` is
-    labels and the model has no more classes than `targets`.
+def likeliest(forward: Forward, x: Array, labels: Array, cfg: APGDConfig) -> Array:
+    """All wrong classes [B, K - 1] of images x [B, ...] with labels int [B], the likeliest first."""
+    outputs = forward(x)
+    return likeliest_others(outputs, labels, outputs.shape[-1])
+
+
+def init(
+    forward: Forward,
+    objective: Objective,
+    x: Array,
+    target: PyTree,
+    keys: Key,
+    cfg: APGDConfig,
+    order: Callable[..., Array] = likeliest,
+) -> State:
+    """The state before the first step. x [B, ...] in [0, 1], keys [B] typed; `order` ranks the wrong classes.
+
+    Raises ValueError if `target` is labels and the model has no more classes than `targets`.
     """
     made = jnp.zeros_like(per_row(x), jnp.int32)
-    goals = _goals(forward, x, target, cfg) if cfg.targets else None
+    goals = _goals(order, forward, x, target, cfg) if cfg.targets else None
     best = Point(x, x, per_row(x))
     start = _start(keys, made, x, cfg)
     return State(x, target, goals, keys, made, start, best, _rule(cfg).init(x), nothing_yet(x))
@@ -142,14 +166,14 @@ def _rule(cfg: APGDConfig) -> Rule:
     return SPARSE if cfg.norm == "l1" else HALVING
 
 
-def _goals(forward: Forward, x: Array, target: PyTree, cfg: APGDConfig) -> Array:
-    """Target classes [B, T], the likeliest wrong one first; for `Targeted` its goal alone."""
+def _goals(order: Callable[..., Array], forward: Forward, x: Array, target: PyTree, cfg: APGDConfig) -> Array:
+    """Target classes [B, T], the first in the order; for `Targeted` its goal alone."""
     if isinstance(target, Targeted):
         return target.goal[:, None]
-    outputs = forward(x)
-    if outputs.shape[-1] <= cfg.targets:
-        raise ValueError(f"{cfg.targets} targets need {cfg.targets + 1} classes, the model has {outputs.shape[-1]}")
-    return likeliest_others(outputs, target, cfg.targets)
+    ranked = order(forward, x, target, cfg)
+    if ranked.shape[-1] < cfg.targets:
+        raise ValueError(f"{cfg.targets} targets need {cfg.targets + 1} classes, the model has {ranked.shape[-1] + 1}")
+    return ranked[:, : cfg.targets]
 
 
 def _aim(state: State, cfg: APGDConfig) -> PyTree:
@@ -194,7 +218,13 @@ def passes(cfg: APGDConfig, classes: int) -> tuple[int, int]:
     return cfg.eot, cfg.eot
 
 
-APGD = Iterative(init, step, result, done, num_steps, passes=passes, init_passes=lambda cfg: int(cfg.targets > 0))
+def init_passes(cfg: APGDConfig, classes: int) -> tuple[int, int]:
+    """Forward and backward passes before the first step: those that order the targets."""
+    return int(cfg.targets > 0), 0
+
+
+APGD = Iterative(init, step, result, done, num_steps, passes=passes, init_passes=init_passes)
 ATTACKS.register("apgd_ce", APGDConfig, objective=cross_entropy)(APGD)
 ATTACKS.register("apgd_dlr", APGDConfig, objective=dlr)(APGD)
 ATTACKS.register("apgd_t", TargetedAPGDConfig, objective=dlr)(APGD)
+ATTACKS.register("pma", APGDConfig, objective=probability_margin)(APGD)

@@ -25,7 +25,6 @@ from clead_jax.attacks.objectives import fooled, in_turn, likeliest_others, marg
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
 
-_DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 _SEARCH = 3  # points tried at the end of a run, nearer to the image than the best by 1/64, 1/128, 1/256
 
 
@@ -169,7 +168,7 @@ def _plane(forward: Forward, state: State, cfg: FABConfig) -> tuple[Array, Array
     nearest = (jnp.full_like(per_row(state.x), jnp.inf), per_row(outputs), jnp.zeros_like(state.x))
     for k in range(outputs.shape[-1]):  # one backward pass after the other: vmap is slower on XLA:CPU
         gap, w = towards(jnp.full_like(state.target, k), state.target)
-        away = jnp.abs(gap) / jnp.maximum(length(w, _DUAL[cfg.norm]), 1e-30)
+        away = jnp.abs(gap) / jnp.maximum(length(w, norms.DUAL[cfg.norm]), 1e-30)
         away = jnp.where(state.target == k, jnp.inf, away)
         nearest = select(away < nearest[0], (away, gap, w), nearest)
     return *nearest[1:], outputs
@@ -201,6 +200,8 @@ def passes(cfg: FABConfig, classes: int) -> tuple[int, int]:
     return 2, 1 if cfg.targets else classes
 
 
-FAB = Iterative(init, step, result, done, num_steps, passes=passes, init_passes=lambda cfg: int(cfg.targets > 0))
+FAB = Iterative(
+    init, step, result, done, num_steps, passes=passes, init_passes=lambda cfg, classes: (int(cfg.targets > 0), 0)
+)
 ATTACKS.register("fab", FABConfig, objective=margin, nearest=True, own_objective=True)(FAB)
 ATTACKS.register("fab_t", TargetedFABConfig, objective=margin, nearest=True, own_objective=True)(FAB)

@@ -16,6 +16,7 @@ from clead_jax.core import spec
 from clead_jax.core.types import Array, Key
 
 NORMS = ("linf", "l2", "l1")
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}  # the norm of gradients
 _TINY = 1e-30
 
 

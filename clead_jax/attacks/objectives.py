@@ -44,6 +44,27 @@ def margin(outputs: Array, target: PyTree) -> Array:
     return jnp.max(others, axis=-1) - _pick(outputs, target)
 
 
+@_targetable
+def probability_margin(outputs: Array, target: PyTree) -> Array:
+    """1 + max_{j != label} p_j - p_label in [0, 2], [B] from logits [B, K], p their softmax (PMA, arXiv 2411.15210).
+
+    Its gradient keeps to one rival class, where that of cross entropy is a sum over all of them that may cancel. It is
+    computed from the wrong classes alone: where the model is sure p_label is 1 in float32, of gradient 0.
+    """
+    wrong = jnp.where(one_hot(outputs, target), 0.0, jax.nn.softmax(outputs, axis=-1))
+    return jnp.max(wrong, axis=-1) + jnp.sum(wrong, axis=-1)
+
+
+def minimum_margin(outputs: Array, target: PyTree) -> Array:
+    """For `Targeted`, z_goal - z_label, [B] from logits [B, K]: positive where the goal has overtaken the label.
+
+    What the MM attack maximises for one goal after the other (Gao et al., ICML 2022). For labels it is the margin.
+    """
+    if isinstance(target, Targeted):
+        return _pick(outputs, target.goal) - _pick(outputs, target.label)
+    return margin(outputs, target)
+
+
 def dlr(outputs: Array, target: PyTree) -> Array:
     """The margin divided by the gap between the first and the third logit, [B] from logits [B, K], at most 1.
 
@@ -77,7 +98,9 @@ def kl(outputs: Array, target: Array) -> Array:
     return jnp.sum(jnp.where(clean > -jnp.inf, jnp.exp(clean) * (clean - attacked), 0.0), axis=-1)
 
 
-OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
+OBJECTIVES: dict[str, Objective] = {
+    of.__name__: of for of in (cross_entropy, margin, dlr, kl, probability_margin, minimum_margin)
+}
 
 
 def fooled(outputs: Array, target: PyTree) -> Array:

@@ -173,7 +173,7 @@ class Evaluation(Section):
     # "autoattack", which costs hundreds of passes an image: add it for a number to publish.
     protocol: str = "paper,whitebox"
     attacks: str = "fgsm,pgd,cw"  # Table 1; "autoattack" too
-    version: str = "standard"  # of autoattack; plus, rand
+    version: str = "standard"  # of autoattack; plus, rand, fast, strongest
     precision: str = "float32"  # "bfloat16": autoattack differentiates a copy in bfloat16; float32 judges
     budget: str = ""  # most time ("2h") or passes per image ("2000passes") of the attacks; empty: no limit
     checks: bool = True  # sanity checks of the numbers, on at most 128 images

@@ -12,7 +12,7 @@ PROTOCOLS = ("paper", "whitebox", "autoattack")
 PARTS = ("backbone", "projector", "head")
 CHOICES = {
     "evaluation.split": ("test", "validation", "train"),
-    "evaluation.version": ("standard", "plus", "rand"),
+    "evaluation.version": ("standard", "plus", "rand", "fast", "strongest"),
     "evaluation.precision": ("float32", "bfloat16"),
     "model.dtype": ("float32", "bfloat16"),
     "model.stem": ("cifar", "imagenet"),

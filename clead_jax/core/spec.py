@@ -65,16 +65,22 @@ def items(text: str, sign: str = ",") -> tuple[str, ...]:
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """'pgd(steps=10,eps=4/255)' -> ('pgd', {'steps': '10', 'eps': '4/255'}). Raises ValueError if it does not parse."""
+    """'pgd(steps=10,eps=4/255)' -> ('pgd', {'steps': '10', 'eps': '4/255'}). Raises ValueError if it does not parse.
+
+    A value may be a list: 'autoattack(attacks=pgd(steps=10),square)' -> {'attacks': 'pgd(steps=10),square'}.
+    """
     match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no name with settings; write pgd or pgd(steps=10,eps=4/255)")
-    settings = {}
+    settings: dict[str, str] = {}
     for part in items(match[2] or ""):
         key, equals, value = part.partition("=")
-        if not equals:
+        if equals and "(" not in key:
+            settings[key.strip()] = value.strip()
+        elif settings:
+            settings[list(settings)[-1]] += f",{part}"
+        else:
             raise ValueError(f"{text!r}: {part!r} is no setting; write name=value")
-        settings[key.strip()] = value.strip()
     return match[1], settings
 
 

@@ -53,7 +53,7 @@ class Iterative(NamedTuple):
     num_steps: Callable[[Any], int]  # cfg -> how many steps make the attack
     forward_only: bool = False  # no gradients inside: many steps may be one rolled loop, on the CPU too
     passes: Callable[[Any, int], tuple[int, int]] = lambda cfg, classes: (1, 1)  # forward and backward, in one step
-    init_passes: Callable[[Any], int] = lambda cfg: 0  # forward ones, before the first step
+    init_passes: Callable[[Any, int], tuple[int, int]] = lambda cfg, classes: (0, 0)  # before the first step
 
 
 Step = Callable[[PyTree, PyTree, PyTree, Key], tuple[PyTree, Metrics]]
@@ -78,8 +78,8 @@ class NamedAttack(NamedTuple):
     def passes(self, num_classes: int) -> tuple[int, int]:
         """(forward, backward) passes per example of the whole attack, on a model with so many classes."""
         steps = self.attack.num_steps(self.cfg)
-        forward, backward = self.attack.passes(self.cfg, num_classes)
-        return self.attack.init_passes(self.cfg) + steps * forward, steps * backward
+        first, each = self.attack.init_passes(self.cfg, num_classes), self.attack.passes(self.cfg, num_classes)
+        return first[0] + steps * each[0], first[1] + steps * each[1]
 
 
 class ThreatModel(NamedTuple):

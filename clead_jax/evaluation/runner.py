@@ -161,7 +161,7 @@ class _Driver:
         return True
 
     def _begin(self, named: NamedAttack, rows: np.ndarray) -> Batch:
-        self.progress.forward[named.name][rows] += named.attack.init_passes(named.cfg)
+        self._count(named, rows, named.attack.init_passes(named.cfg, self.classes))
         rows = np.concatenate([rows, np.full(self._size(len(rows)) - len(rows), -1)])
         return Batch(rows, 0, self.model.programs.init(*self._arguments(named, rows)))
 
@@ -196,10 +196,12 @@ class _Driver:
     def _advance(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
         live, count = batch.rows[batch.rows >= 0], min(100 if named.attack.forward_only else LOOK, steps - batch.made)
         state = self.model.programs.advance(named, self.model.variables, batch.state, batch.made, count, self.key)
-        taken = named.attack.passes(named.cfg, self.classes)
-        for of, passes in zip((self.progress.forward, self.progress.backward), taken, strict=True):
-            of[named.name][live] += passes * count
+        self._count(named, live, named.attack.passes(named.cfg, self.classes), count)
         return Batch(batch.rows, batch.made + count, state)
+
+    def _count(self, named: NamedAttack, rows: np.ndarray, passes: tuple[int, int], times: int = 1) -> None:
+        for of, each in zip((self.progress.forward, self.progress.backward), passes, strict=True):
+            of[named.name][rows] += each * times
 
     def _leave(self, named: NamedAttack, batch: Batch, steps: int) -> Batch:
         """Without the rows that are broken, and in a smaller batch if they fit; the last step judges all rows."""

@@ -13,6 +13,7 @@ for the other is written last.
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,7 @@ def choose_directory(
     threat, dataset = header["threat_model"], header["dataset"]
     tag = f"{threat['norm']}-{threat['eps']:.6g}-{dataset['split']}-{dataset['num_examples']}"
     tag += "" if which == "latest" else f"-{which}"
-    tag += "".join(f"-{word}" for word in suite or () if word not in ("standard", "float32"))
+    words = [re.sub(r"[^\w=.]+", "_", word)[:80] for word in suite or ()]  # a suite's attacks are no file name
+    tag += "".join(f"-{word}" for word in words if word not in ("standard", "float32"))
     last = base / f"{tag}-{hashlib.sha256(index.tobytes()).hexdigest()[:8]}"
     return next(filter(fits, (base, base / tag)), last)

@@ -26,6 +26,8 @@ QUICK = {
     "apgd_dlr": {"steps": 30},
     "apgd_t": {"steps": 30, "targets": 1},
     "cw_l2": {"steps": 200},
+    "pma": {"steps": 30},
+    "mm": {"steps": 30, "targets": 1},
     "fab": {"steps": 10},
     "fab_t": {"steps": 10, "targets": 1},
     "square": {"queries": 300, "rescale": True},

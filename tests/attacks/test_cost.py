@@ -34,6 +34,11 @@ CASES = (
     "square(queries=5)",
     "square(queries=5,norm=l2)",
     "noise(points=4)",
+    "pma(steps=3)",
+    "mm(steps=2,targets=3)",  # as many candidates as classes, and no more: in order of their distance
+    "mm(steps=2,targets=2,candidates=3,norm=l2)",
+    "mm(steps=2,targets=4)",  # every class: the order costs nothing
+    "mm(steps=2,targets=2,candidates=0)",
 )
 
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from clead_jax.attacks.objectives import OBJECTIVES, cross_entropy, dlr, fooled, margin
+from clead_jax.attacks.objectives import (
+    OBJECTIVES,
+    cross_entropy,
+    dlr,
+    fooled,
+    margin,
+    minimum_margin,
+    probability_margin,
+)
 from clead_jax.core.types import Targeted
 
 LOGITS = jnp.array([[2.0, 1.0, -1.0], [-5.0, -2.0, -3.0]])
@@ -20,7 +28,7 @@ def test_known_values():
     )
 
 
-@pytest.mark.parametrize("objective", [cross_entropy, margin])
+@pytest.mark.parametrize("objective", [cross_entropy, margin, probability_margin])
 def test_targeted_is_the_negated_objective_of_the_goal(objective):
     goal = jnp.array([1, 0])
     np.testing.assert_array_equal(objective(LOGITS, Targeted(LABELS, goal)), -objective(LOGITS, goal))
@@ -65,3 +73,39 @@ def test_fooled():
 def test_embeddings_cannot_be_fooled():
     with pytest.raises(ValueError, match=r"float32\[2, 2\]: want int \[B\] or Targeted"):
         fooled(LOGITS, LOGITS[:, :2])
+
+
+def test_probability_margin():
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+    np.testing.assert_allclose(
+        probability_margin(LOGITS, LABELS), [1 + p[0, 1] - p[0, 0], 1 + p[1, 1] - p[1, 2]], rtol=1e-5
+    )
+    np.testing.assert_allclose(probability_margin(LOGITS - 7, LABELS), probability_margin(LOGITS, LABELS), rtol=1e-5)
+
+
+def test_minimum_margin():
+    goal = jnp.array([2, 0])
+    np.testing.assert_allclose(minimum_margin(LOGITS, Targeted(LABELS, goal)), [-3.0, -2.0])  # whatever class leads
+    np.testing.assert_array_equal(minimum_margin(LOGITS, LABELS), margin(LOGITS, LABELS))
+    check_grads(lambda z: minimum_margin(z, Targeted(LABELS, goal)), (LOGITS,), order=1, modes=["rev"])
+
+
+def two_rivals(x):
+    """Two wrong classes, one twice as likely at x = 0 and half as steep, which it pulls in opposite directions."""
+    return jnp.stack([jnp.full_like(x, 2.0), 3 * x + jnp.log(2.0), -6 * x], axis=-1)
+
+
+def sure(x):
+    """A right class so likely that float32 makes its probability 1."""
+    return jnp.stack([25.0 - x, jnp.zeros_like(x), jnp.full_like(x, -30.0)], axis=-1)
+
+
+@pytest.mark.parametrize(("model", "slope"), [(two_rivals, 3.0), (sure, 1.0)])
+def test_the_probability_margin_has_a_gradient_where_cross_entropy_has_none(model, slope):
+    x, labels = jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    gradient = {of: float(jax.grad(lambda x, of=of: of(model(x), labels)[0])(x)[0]) for of in (cross_entropy, margin)}
+    assert abs(gradient[cross_entropy]) < 1e-6 and gradient[margin] == slope
+    found = float(jax.grad(lambda x: probability_margin(model(x), labels)[0])(x)[0])
+    rival = float(jax.nn.softmax(model(x), -1)[0, 1])
+    expected = {two_rivals: 3 * rival, sure: 2 * rival}[model]  # p_label falls by what the rival gains
+    assert found == pytest.approx(expected, rel=1e-4) and found > 0

@@ -214,3 +214,16 @@ def test_presets_are_valid_and_carry_the_papers_values():
         "assert 'jax' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_setting_can_be_a_list():
+    text = "autoattack(attacks=pgd(steps=10,eps=4/255), square(queries=9),fgsm)"
+    assert spec.items(f"fgsm,{text},cw") == ("fgsm", text, "cw")
+    name, settings = spec.parse(text)
+    assert (name, spec.items(settings["attacks"])) == (
+        "autoattack",
+        ("pgd(steps=10,eps=4/255)", "square(queries=9)", "fgsm"),
+    )
+    assert spec.parse("mine(a=1,b=x,y,c=2)")[1] == {"a": "1", "b": "x,y", "c": "2"}
+    with pytest.raises(ValueError, match="'x' is no setting; write name=value"):
+        spec.parse("mine(x,a=1)")

@@ -103,7 +103,8 @@ def _whole(arrays: dict[str, np.ndarray]) -> bool:
         return False
     attacks = [{n.partition("/")[2] for n, kind in tables.items() if kind == table} for table in _TABLES]
     every, kept = ({len(arrays[n]) for n in names} for names in (("correct", "entered", *tables), _ARRAYS[2:]))
-    rows, counts = arrays.get("inside/rows", np.zeros(0, int)), [arrays[f"number/{name}"] for name in _NUMBERS]
+    rows, made = arrays.get("inside/rows", np.zeros(0, int)), arrays.get("inside/made", np.zeros((), int))
+    counts = [*(arrays[f"number/{name}"] for name in _NUMBERS), made]
     agree = len(every) == len(kept) == 1 and attacks[0] <= attacks[1] == attacks[2]
     return bool(agree and min(counts) >= 0 < counts[0] and ((rows >= -1) & (rows < min(every))).all())
 

@@ -311,7 +311,7 @@ MEANINGLESS = {
     "nan": ({"eps": float("nan")}, "eps: 'nan' is no number"),
     "no budget": ({"budget": 0}, "budget: 0 is none"),
     "no target": ({"attacks": "apgd_t(targets=0)"}, "targets must be at least 1, got 0"),
-    "wrapping labels": ({"labels": LABELS.astype(np.int64) + 2**32}, "labels hold 42949672"),
+    "wrapping labels": ({"labels": LABELS.astype(np.int64) + 2**32}, "labels hold 42949"),
     "negative labels": ({"labels": LABELS - 1}, "labels hold -1; allowed: integers 0..K-1"),
 }
 

@@ -62,7 +62,7 @@ def test_two_processes_that_are_stopped_or_killed_end_with_the_same_bits(tmp_pat
         if number == signal.SIGKILL:
             assert f"process {rank % 2} on" in found[1 - rank % 2][1][0]
         else:
-            assert all(lines[0].startswith("stopped by") for _, lines in found), found
+            assert all("stopped by" in lines[0] for _, lines in found), found  # by its own signal, or the other's
         assert [process.wait(timeout=300) for process in two(workdir)] == [0, 0]
         one, other = (checkpoint.restore_model(tmp_path / name / "checkpoints/baseline")[0] for name in (
             "straight", number.name

@@ -30,7 +30,6 @@ class _Member:
         self.links: dict[int, socket.socket] = {}  # to the first process; of the first to every other
         self.said: dict[int, queue.SimpleQueue] = {other: queue.SimpleQueue() for other in range(count)}
         self.done: set[int] = set()
-        self.readers: list[threading.Thread] = []
         self.ending = threading.Lock()  # is never released: one cause is enough
 
     def send(self, message: dict[str, Any], but: int | None = None) -> None:
@@ -79,8 +78,7 @@ def join(address: str, count: int, rank: int) -> None:
         for option, value in KEEPALIVE.items():
             if hasattr(socket, option):
                 link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        me.readers.append(threading.Thread(target=me.listen, args=(link, other), daemon=True))
-        me.readers[-1].start()
+        threading.Thread(target=me.listen, args=(link, other), daemon=True).start()
     if rank and not os.environ.get("CLEAD_JAX_TRACEBACK"):
         _hide_abort()
     _me = me
@@ -209,5 +207,5 @@ def end(status: int, line: str = "") -> None:
     if status:
         time.sleep(_me.rank == 0)
         stopping.leave(status)
-    for reader in _me.readers if _me.rank == 0 else ():  # what the others say goes through this process
-        reader.join()
+    while _me.rank == 0 and not _me.done >= _me.links.keys():  # what the others say goes through this process
+        time.sleep(0.05)

@@ -76,11 +76,9 @@ def main(argv: list[str]) -> None:
     from clead_jax.reporting import page
 
     given = cli.parse(argv, _define, __doc__ or "")
-    for name in ("model", "images"):
+    for name, example in (("model", "package.module:function"), ("images", "npz:FILE")):
         if not given[name].value:
-            raise ValueError(
-                f"which {name}? write --{name}={'package.module:function' if name == 'model' else 'npz:FILE'}"
-            )
+            raise ValueError(f"which {name}? write --{name}={example}")
     record = audited.load(given.verify) if given.verify else None
     if record and (given_too := [f"--{name}" for name in MEASURED if given[name].present]):
         raise ValueError(f"--verify takes its settings from {given.verify}; leave out {', '.join(given_too)}")
@@ -139,15 +137,12 @@ def imported(text: str, randomized: bool = False) -> Classifier:
     module, _, name = text.partition(":")
     if not module or not name:
         raise ValueError(f"--model={text!r}: write package.module:function")
-    try:
+    with inputs.one_line(f"--model={text}"):  # importing, and making the model, runs the user's code
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
         if not isinstance(found, Classifier) and callable(found) and not _required(found):
             found = found()
-    except Exception as error:  # importing, and making the model, runs the user's code
-        line = next(iter(str(error).splitlines()), "")
-        raise ValueError(f"--model={text}: {type(error).__name__}: {line}") from error
     if isinstance(found, Classifier):
         return found
     if not callable(found):
@@ -168,7 +163,7 @@ def _required(function: Callable[..., Any]) -> list[str]:
 
 def outputs(classifier: Classifier, examples: Examples) -> list[list[float]]:
     """The logits of the first images: they tell one model from another."""
-    model = classifiers.compiled(classifiers.of_arrays(classifier), batch_size=16)
+    model = classifiers.compiled(classifier, batch_size=16)
     inputs.num_classes(model, examples)
     return model.logits(examples.images[:4], numerics.key(0)).tolist()
 
@@ -190,11 +185,7 @@ def shown(result: Result, unmet: list[str], style: str) -> str:
     if style == "text":
         return str(result)
     numbers = {"accuracy": result.accuracy, "interval95": result.interval95, "norm": result.norm, "eps": result.eps}
-    told = numbers | {
-        "complete": result.complete,
-        "notes": result.notes,
-        "checks": result.checks,
-    }
+    told = numbers | {"complete": result.complete, "notes": result.notes, "checks": result.checks}
     return {"json": audited.as_json, "sarif": audited.as_sarif}[style](told, unmet)
 
 

@@ -52,8 +52,8 @@ def check_ranges(cfg: Any, **ranges: str) -> None:
             raise ValueError(f"{name} must {wanted}, got {given}")
 
 
-def items(text: str, sign: str = ",") -> tuple[str, ...]:
-    """'a,b(c=1,d=2)' -> ('a', 'b(c=1,d=2)'): splits at the signs outside parentheses, and drops what is empty."""
+def split(text: str, sign: str) -> list[str]:
+    """'a+b(c+d)+' -> ['a', 'b(c+d)', '']: splits at every sign outside parentheses."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -61,7 +61,12 @@ def items(text: str, sign: str = ",") -> tuple[str, ...]:
             parts.append("")
         else:
             parts[-1] += letter
-    return tuple(part.strip() for part in parts if part.strip())
+    return [part.strip() for part in parts]
+
+
+def items(text: str) -> tuple[str, ...]:
+    """'a,b(c=1,d=2)' -> ('a', 'b(c=1,d=2)'): what stands between the commas outside parentheses."""
+    return tuple(filter(None, split(text, ",")))
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:

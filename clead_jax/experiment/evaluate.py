@@ -73,7 +73,7 @@ def _wanted(run: Run, names: str) -> list[tuple[str, str]]:
     """(label, model) pairs."""
     if not names:
         return [("baseline", "baseline"), ("defended", run.defended)]
-    pairs = [(label, model) for text in spec.items(names) for label, model in [_labelled(text)]]
+    pairs = [_labelled(text) for text in spec.items(names)]
     labels = [label for label, _ in pairs]
     if wrong := [label for label in labels if not label or "/" in label or labels.count(label) > 1]:
         raise ValueError(f"models: the label {wrong[0]!r} is empty, there twice, or has a '/'; write LABEL=MODEL")

@@ -52,9 +52,7 @@ def resolve(text: str, workdir: str, which: str = "latest", weights: str = "") -
     if inside := re.fullmatch(r"(\w+)\((.*)\)", text.strip()):
         name, entry = inside[1], WRAPPERS[inside[1]]
         names, *settings = spec.items(inside[2]) or ("",)
-        pieces = spec.items(names, "+")
-        missing = "+".join(pieces) != re.sub(r"\s*[+]\s*", "+", names.strip())
-        parts = [resolve(each, workdir, which, weights) for each in [*pieces, *[""] * (missing or not pieces)]]
+        parts = [resolve(each, workdir, which, weights) for each in spec.split(names, "+")]
         cfg = spec.settings(f"{name}({','.join(settings)})", "wrapper", entry.config, {})
         return _described(entry.value(parts, cfg), text, which, parts)
     directory, _, stage = text.strip().rpartition(":")

@@ -77,14 +77,9 @@ def save(
     store.save()
 
 
-def worst(records: dict[str, np.ndarray]) -> np.ndarray:
-    """Which images withstand everything, bool [N]."""
-    return np.logical_and.reduce(list(records.values()))
-
-
 def below(records: dict[str, np.ndarray], percent: float | None) -> list[str]:
     """A sentence if the interval of the robust accuracy begins below `percent`; none without a limit."""
-    hits = worst(records)
+    hits = np.logical_and.reduce(list(records.values()))
     low, _ = interval95(hits.sum(), len(hits))
     if percent is None or 100 * low >= percent:
         return []

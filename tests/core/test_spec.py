@@ -26,4 +26,4 @@ def test_a_torn_last_line_is_left_out_other_damage_is_named(tmp_path):
 
 def test_items_are_split_outside_parentheses():
     assert spec.items("noise(ensemble(a+b),std=0.1), c") == ("noise(ensemble(a+b),std=0.1)", "c")
-    assert spec.items("ensemble(a+b)+c", "+") == ("ensemble(a+b)", "c") and spec.items(" , ") == ()
+    assert spec.split("ensemble(a+b)+c", "+") == ["ensemble(a+b)", "c"] and spec.items(" , ") == ()

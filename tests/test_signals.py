@@ -185,6 +185,26 @@ def test_a_page_that_fails_or_is_killed_leaves_the_one_before(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_report_that_is_killed_leaves_the_one_before_and_the_next_is_whole(tmp_path, number):
+    workdir = tmp_path / "run"
+    shutil.copytree(ROOT / "tests/fixtures/workdir-v0.1", workdir)
+    report = lambda: {file.name: file.read_bytes() for file in (workdir / "report").iterdir() if file.is_file()}
+    command = [sys.executable, "-m", "clead_jax.report", f"--workdir={workdir}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    before = report()
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((workdir / "report/.part").glob("*.png")):
+        time.sleep(0.005)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number) and said.count("\n") <= 2, said
+    assert {name: data for name, data in report().items() if name != ".lock"} == before
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert report() == before and not (workdir / "report/.part").exists()
+
+
 def test_two_that_write_one_page_take_turns(tmp_path):
     order = []
 

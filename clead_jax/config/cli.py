@@ -69,7 +69,7 @@ def run(main: Callable[[list[str]], None]) -> None:
                 raise
             cluster.before_the_end(seconds=0)
             said = f"stopped by {stopping.name()}; the same command goes on from the last checkpoint"
-            _end(130 if isinstance(end, KeyboardInterrupt) else end.code, f"\n{said}")
+            _end(130 if isinstance(end, KeyboardInterrupt) else end.code, f"\n{said}", stopping.agreed())
         except Exception as error:
             cluster.before_the_end(seconds=2)
             message = str(error).strip()
@@ -87,11 +87,11 @@ def run(main: Callable[[list[str]], None]) -> None:
             _end(2, f"error: {message or type(error).__name__}")
 
 
-def _end(status: Any, line: str) -> NoReturn:
+def _end(status: Any, line: str, agreed: bool = False) -> NoReturn:
     """One line on stderr, unless that is gone with its terminal, and out."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
-    cluster.end(status, line)
+    cluster.end(status, line, agreed)
     sys.exit(status)
 
 

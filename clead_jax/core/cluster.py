@@ -198,14 +198,19 @@ def before_the_end(seconds: float) -> None:
             time.sleep(60)  # another thread is about to leave
 
 
-def end(status: int, line: str = "") -> None:
-    """Tells the others that this process is done (status 0), or why it ends; then it does, without waiting for them."""
+def end(status: int, line: str = "", agreed: bool = False) -> None:
+    """Tells the others why this process ends, which ends them too; then ends it, unless the status is 0.
+
+    With status 0, or where all have `agreed` to stop, it tells that it is done, and the others end by themselves.
+    """
     if _me is None:
         return
-    said = {"end": line.strip().removeprefix("error: "), "status": status} if status else {"done": True}
+    alone = status and not agreed
+    said = {"end": line.strip().removeprefix("error: "), "status": status} if alone else {"done": True}
     _me.send({"from": _me.rank, **said})
-    if status:
+    if alone:
         time.sleep(_me.rank == 0)
-        stopping.leave(status)
-    while _me.rank == 0 and not _me.done >= _me.links.keys():  # what the others say goes through this process
+    while not alone and _me.rank == 0 and not _me.done >= _me.links.keys():  # what others say goes through this process
         time.sleep(0.05)
+    if status:
+        stopping.leave(status)

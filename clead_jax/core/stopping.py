@@ -36,6 +36,11 @@ def name() -> str:
     return signal.Signals(_came).name if _came else ""
 
 
+def agreed() -> bool:
+    """Whether `due` has said yes, to all processes."""
+    return _due
+
+
 def share(tell: Callable[[], object], agreed: Callable[[], bool]) -> None:
     """Lets several processes stop at one step: one of them may `tell`, all ask whether it is `agreed` to stop now."""
     global _tell, _agreed

@@ -5,14 +5,18 @@ TFDS's own builders need TensorFlow to open the archive and to encode the images
 writes, in array_record format.
 """
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import http.client
 import json
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
+import time
 import urllib.request
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -27,6 +31,7 @@ from clead_jax.data import tfds
 from clead_jax.data.dataset import Dataset, Options
 
 PIXELS = 3 * 32 * 32
+NEW = 60  # seconds in which a folder may not be locked yet
 AGAIN = "delete it and start again"
 
 
@@ -64,7 +69,7 @@ def prepare(name: str, data_dir: Path, url: str | None = None, sha256: str | Non
     if sha256 not in (None, found):
         raise ValueError(f"{archive}: not the archive it should be (its sha256 is {found}, not {sha256}); {AGAIN}")
     tensorflow_datasets.display_progress_bar(sys.stderr.isatty())
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".preparing-") as part:
+    with _part(data_dir) as part:
         builder = _without_tensorflow(official, archive)(data_dir=part, file_format="array_record")
         builder.download_and_prepare()
         made = Path(builder.data_dir)
@@ -83,8 +88,8 @@ def download(url: str, file: Path, sha256: str | None) -> None:
     digest = hashlib.sha256()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            partial = Path(folder) / file.name
+        with _part(file.parent) as folder:
+            partial = folder / file.name
             opener = urllib.request.build_opener()  # reads the proxies of the environment now
             with opener.open(url, timeout=60) as response, partial.open("wb") as out:
                 for chunk in _chunks(response, file.name):
@@ -96,6 +101,31 @@ def download(url: str, file: Path, sha256: str | None) -> None:
     except (OSError, http.client.HTTPException) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"cannot download {url} ({said}); try again, or put the archive at {file}") from error
+
+
+@contextlib.contextmanager
+def _part(folder: Path) -> Iterator[Path]:
+    """A folder inside `folder` for what is not whole yet. Those that killed processes have left there are removed."""
+    for left in folder.glob(".preparing-*"):
+        with contextlib.suppress(OSError):  # it is in use, or another process removes it
+            if time.time() - left.stat().st_mtime > NEW:
+                with _locked(left):
+                    shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".preparing-") as part, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a file system without locks: then nothing there is ever removed
+            stack.enter_context(_locked(Path(part)))
+        yield Path(part)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a lock that the system releases when this process ends in whatever way. OSError if another holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _chunks(response: http.client.HTTPResponse, title: str) -> Iterator[bytes]:

@@ -5,12 +5,15 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -60,8 +63,8 @@ def cifar10_archive(path, train, test):
 
 
 @contextlib.contextmanager
-def serving(folder, missing_bytes=0):
-    """The URL of a server of the files in `folder`, one that breaks off early if `missing_bytes`."""
+def serving(folder, missing_bytes=0, pause=0.0):
+    """The URL of a server of the files in `folder`: breaks off early if `missing_bytes`, waits for `pause` seconds."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -72,7 +75,10 @@ def serving(folder, missing_bytes=0):
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data[: len(data) - missing_bytes])
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(data[: len(data) // 2])
+                time.sleep(pause)
+                self.wfile.write(data[len(data) // 2 : len(data) - missing_bytes])
 
         def log_message(self, *args):
             pass
@@ -233,6 +239,45 @@ def test_three_processes_prepare_one_data_set_at_once(tmp_path):
     assert len(load("cifar10", data_dir=str(tmp_path / "data")).train_labels) == 20
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["cifar10", "downloads"]
     assert [path.name for path in (tmp_path / "data/cifar10").iterdir()] == ["3.0.2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
+@pytest.mark.parametrize("when", ["downloads/.preparing-*/*", ".preparing-*/cifar10"], ids=["download", "writing"])
+def test_a_preparation_that_is_killed_costs_nothing(tmp_path, number, when):
+    train = examples(2000, seed=0)
+    cifar10_archive(tmp_path / CIFAR10[0], train, examples(10, seed=1))
+    program = (
+        "import pathlib, sys\nfrom clead_jax.config import cli\nfrom clead_jax.data import cifar\n"
+        "cli.run(lambda argv: cifar.prepare('cifar10', pathlib.Path(argv[1]), argv[2]))"
+    )
+    data = tmp_path / "data"
+    with serving(tmp_path, pause=1.0) as url:
+        words = [sys.executable, "-c", program, str(data), f"{url}/{CIFAR10[0]}"]
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not list(data.glob(when)):
+            time.sleep(0.005)
+        process.send_signal(number)
+        said, status = process.communicate(timeout=120)[1], -9 if number == signal.SIGKILL else 128 + number
+        assert process.returncode == status and said.count("\n") <= 2, said
+        assert not (data / "cifar10").exists() and bool(list(data.glob("**/.preparing-*"))) == (status == -9)
+        for left in data.glob("**/.preparing-*"):
+            os.utime(left, (0, 0))  # long ago
+        subprocess.run(words, check=True)
+    dataset = load("cifar10", data_dir=str(data), download=False)
+    assert same_examples(dataset.train_images, dataset.train_labels, *train)
+    assert sorted(path.name for path in data.iterdir()) == ["cifar10", "downloads"]
+
+
+def test_a_folder_in_use_is_left_and_an_abandoned_one_removed(tmp_path):
+    abandoned = tmp_path / ".preparing-abandoned"
+    abandoned.mkdir()
+    with cifar._part(tmp_path) as used:
+        for folder in (used, abandoned):
+            os.utime(folder, (0, 0))
+        with cifar._part(tmp_path):
+            assert used.exists() and not abandoned.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_redirect_loop_is_one_line(tmp_path):

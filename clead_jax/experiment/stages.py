@@ -29,7 +29,8 @@ from clead_jax.training.step import make_step
 
 Terms = dict[str, tuple[float, Term]]
 FIRST = ("baseline", "supervised", "pretrain", "probe", "joint")  # their keys are their places in this list
-SHAPED_BY = {"supervised": "loss", "contrastive": "weights", "joint": "margin_form"}  # named if views do not fit it
+SHAPED_BY = {"supervised": ("loss",), "contrastive": ("weights", "loss"), "joint": ("margin_form",)}
+"""What is named if views do not fit it: the first of these that is set."""
 
 
 class Validation(NamedTuple):
@@ -105,7 +106,7 @@ def _check_terms(cfg: Config, name: str) -> None:
     if name not in spec.items(cfg.stages):
         return
     z, logits = (jax.ShapeDtypeStruct((2, *of), np.float32) for of in ((columns, 8), (len(texts), 3)))
-    labels, field = jax.ShapeDtypeStruct((2,), np.int32), SHAPED_BY[own.kind]
+    labels, field = jax.ShapeDtypeStruct((2,), np.int32), next(filter(own.__getitem__, SHAPED_BY[own.kind]))
     try:
         jax.eval_shape(lambda *given: [term(*given) for _, term in found.values()], z, logits, labels)
     except ValueError as error:

@@ -38,7 +38,7 @@ MAY_IMPORT = {
 }
 """Package -> the packages that it may import, besides itself."""
 
-READ_THE_CONFIG = ("builders", "stages", "context")  # modules of experiment; below it nothing knows a config
+READ_THE_CONFIG = ("builders", "stages", "embeddings", "context")  # of experiment; below it nothing knows a config
 WITHOUT_JAX = ("config", "results", "reporting")
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

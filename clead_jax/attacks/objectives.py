@@ -2,7 +2,8 @@
 
 `target` is what the attacker wants. Labels int [B]: any other class. `Targeted(label, goal)`: the class `goal`; its
 objective is that of leaving `goal`, negated (`dlr` has a targeted form). Clean logits float [B, K]: another output
-(`kl`). Attacks take any function of this form: a contrastive loss of embeddings against anchor embeddings is one too.
+(`kl`). Embeddings float [B, D]: far from them (`cosine_distance`, `squared_distance`; outputs are embeddings as well).
+Attacks take any function of this form: a contrastive loss of embeddings against anchor embeddings is one too.
 """
 
 import functools
@@ -98,8 +99,26 @@ def kl(outputs: Array, target: Array) -> Array:
     return jnp.sum(jnp.where(clean > -jnp.inf, jnp.exp(clean) * (clean - attacked), 0.0), axis=-1)
 
 
+def cosine_distance(outputs: Array, target: Array) -> Array:
+    """1 - cosine, in [0, 2], [B] from embeddings [B, D] and [B, D]; a zero vector is at distance 1 from all others.
+
+    What DeACL maximises (Zhang et al. 2022, arXiv 2207.10899). Where both are equal its gradient is 0.
+    """
+    lengths = jnp.sum(outputs**2, axis=-1) * jnp.sum(target**2, axis=-1)
+    return 1 - jnp.sum(outputs * target, axis=-1) * jax.lax.rsqrt(lengths + _TINY)
+
+
+def squared_distance(outputs: Array, target: Array) -> Array:
+    """|outputs - target|^2, [B] from embeddings [B, D] and [B, D].
+
+    What FARE maximises (Schlarmann et al. 2024, arXiv 2402.12336, Eq. 3). Where both are equal its gradient is 0.
+    """
+    return jnp.sum((outputs - target) ** 2, axis=-1)
+
+
+OF_EMBEDDINGS = (cosine_distance, squared_distance)
 OBJECTIVES: dict[str, Objective] = {
-    of.__name__: of for of in (cross_entropy, margin, dlr, kl, probability_margin, minimum_margin)
+    of.__name__: of for of in (cross_entropy, margin, dlr, kl, probability_margin, minimum_margin, *OF_EMBEDDINGS)
 }
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import clead_jax.attacks  # noqa: F401  importing it registers the attacks
-from clead_jax.attacks.objectives import OBJECTIVES, kl
+from clead_jax.attacks.objectives import OBJECTIVES, OF_EMBEDDINGS, kl
 from clead_jax.core import names, spec
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import NamedAttack, Objective
@@ -43,6 +43,8 @@ def within(named: NamedAttack, norm: str, eps: float) -> NamedAttack:
     """An attack whose successes count inside the threat model only. ValueError if it would look elsewhere for them."""
     if named.objective is kl:
         raise ValueError(f"attack {named.name!r}: kl is measured from clean logits, which only training has")
+    if named.objective in OF_EMBEDDINGS:
+        raise ValueError(f"attack {named.name!r}: its objective is one of embeddings, which only training has")
     if named.cfg.norm != norm:
         raise ValueError(f"attack {named.name!r} measures in {named.cfg.norm}, the threat model in {norm}")
     nearest = ATTACKS[spec.parse(named.name)[0]].info.get("nearest")

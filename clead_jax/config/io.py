@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clead_jax.config import schema
-from clead_jax.config.schema import FILE_SOURCES, Config, Contrastive, Joint, origin, reference
+from clead_jax.config.schema import FILE_SOURCES, Config, Contrastive, Joint
 from clead_jax.config.sections import flatten
+from clead_jax.config.upstream import needed
 from clead_jax.config.validate import validate
 from clead_jax.core import spec
 
@@ -23,7 +24,7 @@ def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
     free = ("data.data_dir", "data.test_size")
     fields = {k: v for k, v in flatten(cfg).items() if k.split(".")[0] in parts and k not in free}
     before: dict[str, Any] = {}
-    for source in {*(origin(cfg, stage) or ())[:1], *filter(None, [reference(cfg, stage)])}:
+    for source in needed(cfg, stage):
         before |= stage_fields(cfg, source)
     return before | fields
 

@@ -36,6 +36,8 @@ class Augment(Section):
     flip: bool = True
     color_jitter: float = 0.0
     grayscale: float = 0.0
+    hue: float = 0.0
+    resized_crop: float = 0.0  # least share of the area that a random window keeps; 0: no such crop
 
 
 @dataclass
@@ -74,13 +76,15 @@ class Stage(Section):
     start: str = "scratch"  # initial weights: fresh, or those of a stage ("baseline"), its best ("pretrain:best")
     fresh: str = ""  # parts of the network that do not come from `start`, e.g. "head"
     trains: str = "backbone,head"  # parts that are trained: backbone, projector, head; the rest stays as it is
-    ascend: str = "online"  # whose loss the attacks maximise: contrastive, online, or a stage's, its weights frozen
+    # Whose loss the attacks maximise: contrastive, partner, online, or that of a stage, its weights frozen. Embeddings
+    # move away from the teacher's or the student's own, "teacher", "student", one word for each part of `compares`.
+    ascend: str = "online"
     average: str = ""  # averaged weights beside the last ones: "ema(decay=0.999)", "swa(start=0.75)"
     epochs: int = 100
     batch_size: int = 128
-    optimizer: str = "sgd"
+    optimizer: str = "sgd"  # sgd, adam, adamw, lars; with settings: "lars(trust=0.02)"
     lr: float = 0.1
-    momentum: float = 0.9  # SGD only; Sec. 4
+    momentum: float = 0.9  # SGD and LARS only; Sec. 4
     weight_decay: float = 0.0
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
@@ -110,7 +114,7 @@ class Supervised(Stage):
 
 @dataclass
 class Contrastive(Stage):
-    """Phase 1 of C-LEAD: a contrastive loss over `config.views`; a class head learns beside it, gradient-stopped.
+    """A loss of embeddings; a class head learns beside it, gradient-stopped. Phase 1 of C-LEAD, and its neighbours.
 
     Sec. 4: batch, SGD, momentum, lr, cosine. Unsaid: the decay (the baseline's), 200 epochs and no warm-up (ours).
     """
@@ -124,7 +128,11 @@ class Contrastive(Stage):
     batch_size: int = 512
     lr: float = 0.4
     weight_decay: float = 5e-4
-    loss: str = "info_nce"
+    views: str = ""  # in place of `config.views`; "augmented(color_jitter=0.5)" has settings of `augment` of its own
+    loss: str = "info_nce"  # any registered loss of embeddings: distillation(attacked_weight=8), rocl
+    teacher: str = ""  # a stage whose frozen embedding of the image is one more view to the loss, the last
+    compares: str = "projector"  # whose outputs the loss compares: projector, backbone (the features), or both
+    encoding: str = "together"  # views are one batch to BatchNorm, or "apart", each a batch of its own
     temperature: float = 0.1  # Sec. 4
     similarity: str = "cosine"  # or "euclidean" (negative distance); the paper names both
     pairing: str = "anchor"  # Eq. 2: clean against each perturbed view; "all": every pair of views
@@ -261,17 +269,6 @@ def stages_of(cfg: Config) -> dict[str, Stage]:
 def trained_stages(cfg: Config) -> list[str]:
     """Those of them that are run, as `cfg.stages` orders them."""
     return [name for name in spec.items(cfg.stages) if name in stages_of(cfg)]
-
-
-def origin(cfg: Config, stage: str) -> tuple[str, str] | None:
-    """The checkpoint (stage, "latest" or "best") that a stage starts from, or None: from fresh weights."""
-    source, _, which = cfg[stage].start.partition(":")
-    return None if source == "scratch" else (source, which or "latest")
-
-
-def reference(cfg: Config, stage: str) -> str | None:
-    """The stage whose frozen weights the attacks of a stage are made on, or None: its own current weights."""
-    return None if cfg[stage].ascend in ("contrastive", "online") else cfg[stage].ascend
 
 
 def as_json(cfg: Config) -> dict[str, Any]:

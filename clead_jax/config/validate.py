@@ -3,8 +3,9 @@
 import difflib
 from typing import Any
 
-from clead_jax.config.schema import FILE_SOURCES, Config, origin, reference, stages_of
+from clead_jax.config.schema import FILE_SOURCES, Config, stages_of
 from clead_jax.config.sections import flatten
+from clead_jax.config.upstream import ASCENDS, DISTANCES, distances, needed
 from clead_jax.core import spec
 
 LATER = ("evaluate", "report")  # stages that train nothing
@@ -73,29 +74,33 @@ def _stage(cfg: Config, name: str) -> None:
     source, _, which = own.start.partition(":")
     if source not in ("scratch", *others) or which not in ("", "latest", "best"):
         raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
-    if own.ascend not in (choices := ("contrastive", "online", *others)):
-        raise ValueError(f"{name}.ascend is {own.ascend!r}; it can be {', '.join(choices)}")
+    if own.ascend not in (*ASCENDS, *others) and not distances(own.ascend):
+        raise ValueError(f"{name}.ascend is {own.ascend!r}; it can be {', '.join((*ASCENDS, *DISTANCES, *others))}")
+    if (teacher := getattr(own, "teacher", "")) not in ("", *others):
+        raise ValueError(f"{name}.teacher is {teacher!r}; it can be {', '.join(others)}, or empty: none")
+    if "teacher" in distances(own.ascend) and not teacher:
+        raise ValueError(f"{name}.ascend is {own.ascend!r}, but the stage has no teacher: {name}.teacher names one")
     for field in ("trains", "fresh"):
         for part in spec.items(own[field]):
             if part not in PARTS:
                 raise ValueError(f"{name}.{field} is {own[field]!r}; its parts can be {', '.join(PARTS)}")
     if circle := _circle(cfg, name):
-        raise ValueError(f"{name}.start or .ascend leads back to {name}: {' <- '.join(circle)}")
+        raise ValueError(f"{name}.start, .ascend or .teacher leads back to {name}: {' <- '.join(circle)}")
 
 
 def _circle(cfg: Config, name: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The stages that lead from `name` back to itself, () if it depends on earlier ones only."""
     if name in path:
         return (*path, name)
-    needed = [*(origin(cfg, name) or ())[:1], *filter(None, [reference(cfg, name)])]
-    return next((found for other in needed if (found := _circle(cfg, other, (*path, name)))), ())
+    return next((found for other in needed(cfg, name) if (found := _circle(cfg, other, (*path, name)))), ())
 
 
 def _attacks(cfg: Config) -> None:
     own, anchored = cfg.evaluation, "pretrain" in spec.items(cfg.stages) and cfg.pretrain.pairing == "anchor"
-    if anchored and spec.items(cfg.views)[0] not in ("clean", "augmented"):
+    views = cfg.pretrain.views or cfg.views
+    if anchored and spec.items(views)[0].partition("(")[0] not in ("clean", "augmented"):
         rule = "under pairing=anchor the first one is the anchor: clean or augmented"
-        raise ValueError(f"views is {cfg.views!r}; {rule}")
+        raise ValueError(f"views is {views!r}; {rule}")
     for section in ("train_attack", "evaluation"):
         for field in ("eps", "step_size"):
             spec.unit(cfg[section][field], f"{section}.{field}", cfg[section].norm)

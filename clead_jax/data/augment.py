@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from clead_jax.core import spec
 from clead_jax.core.types import Array, Key
 
 JITTER_PROBABILITY = 0.8  # SimCLR (arXiv 2002.05709), appendix A
@@ -20,13 +21,17 @@ class AugmentConfig:
     """Crop and flip are C-LEAD's (section 4); colours are SimCLR's (appendix A), off by default.
 
     `crop_padding`: black pixels added on each side before cropping back. `color_jitter`: strength s >= 0 (SimCLR has
-    0.5 for CIFAR). `grayscale`: the probability of conversion to grey (0.2 in SimCLR).
+    0.5 for CIFAR). `hue`: with the colours, hues turn by up to this share of the circle (SimCLR has 0.2 s; 0.5 is any
+    hue). `grayscale`: the probability of conversion to grey (0.2 in SimCLR). `resized_crop`: after crop and flip a
+    random window, of this share of the area at least (0.08 in SimCLR), is enlarged to the whole image; 0: none.
     """
 
     crop_padding: int = 4
     flip: bool = True
     color_jitter: float = 0.0
     grayscale: float = 0.0
+    hue: float = 0.0
+    resized_crop: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0 <= self.crop_padding < float("inf") and 0 <= self.color_jitter < float("inf")):  # false for NaN
@@ -34,6 +39,7 @@ class AugmentConfig:
             raise ValueError(f"{given}; allowed: 0 and above")
         if not 0 <= self.grayscale <= 1:
             raise ValueError(f"grayscale {self.grayscale} is a probability; allowed: 0 to 1")
+        spec.check_ranges(self, hue="[0, 0.5]", resized_crop="[0, 1]")
 
 
 def to_float(images: Array) -> Array:
@@ -53,8 +59,10 @@ def _augment_one(key: Key, image: Array, cfg: AugmentConfig) -> Array:
     if cfg.flip:
         image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
     image = to_float(image)
-    if cfg.color_jitter:
-        image = _jitter(jitter_key, image, cfg.color_jitter)
+    if cfg.resized_crop:
+        image = _resized_crop(jax.random.fold_in(crop_key, 1), image, cfg.resized_crop)
+    if cfg.color_jitter or cfg.hue:
+        image = _jitter(jitter_key, image, cfg.color_jitter, cfg.hue)
     if cfg.grayscale:
         image = jnp.where(jax.random.bernoulli(gray_key, cfg.grayscale), _luma(image), image)
     return image
@@ -66,15 +74,42 @@ def _crop(key: Key, image: Array, padding: int) -> Array:
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
-def _jitter(key: Key, image: Array, strength: float) -> Array:
-    """SimCLR's colour distortion without hue: brightness, contrast, saturation, each by a factor in 1 -+ 0.8 s."""
+def _resized_crop(key: Key, image: Array, least: float) -> Array:
+    """A window of share U(least, 1) of the area, its sides 3:4 to 4:3 where it fits, as large as the image (linear)."""
+    area, ratio, place = jax.random.split(key, 3)
+    share = jax.random.uniform(area, minval=least, maxval=1.0)
+    stretch = jnp.exp(jax.random.uniform(ratio, minval=-jnp.log(4 / 3), maxval=jnp.log(4 / 3)) / 2)
+    sides = jnp.minimum(jnp.sqrt(share) * jnp.stack([stretch, 1 / stretch]), 1.0)
+    corner = jax.random.uniform(place, (2,)) * (1 - sides) * jnp.array(image.shape[:2])
+    resize = jax.image.scale_and_translate
+    return resize(image, image.shape, (0, 1), 1 / sides, -corner / sides, "linear", antialias=False)
+
+
+def _jitter(key: Key, image: Array, strength: float, hue: float) -> Array:
+    """SimCLR's colour distortion: brightness, contrast, saturation, each by a factor in 1 -+ 0.8 s; then the hue."""
     apply_key, factor_key = jax.random.split(key)
     low, high = max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength
     brightness, contrast, saturation = jax.random.uniform(factor_key, (3,), minval=low, maxval=high)
     jittered = _mix(0, image, brightness)
     jittered = _mix(_luma(jittered).mean(), jittered, contrast)
     jittered = _mix(_luma(jittered), jittered, saturation)  # the identity for one channel
+    if hue and image.shape[-1] == 3:
+        turn = jax.random.uniform(jax.random.fold_in(key, 1), minval=-hue, maxval=hue)
+        jittered = _turned(jittered, turn)
     return jnp.where(jax.random.bernoulli(apply_key, JITTER_PROBABILITY), jittered, image)
+
+
+def _turned(image: Array, turn: Array) -> Array:
+    """[H, W, 3] with every hue turned by a share of the circle; largest and smallest channel (HSV) stay as they are."""
+    red, green, blue = jnp.moveaxis(image, -1, 0)
+    most, least = image.max(-1), image.min(-1)
+    chroma = most - least
+    divisor = jnp.where(chroma > 0, chroma, 1)
+    sectors = [(green - blue) / divisor, 2 + (blue - red) / divisor, 4 + (red - green) / divisor]
+    sector = jnp.select([most == red, most == green], sectors[:2], sectors[2]) + 6 * turn
+    away = [jnp.mod(start + sector, 6) for start in (5, 3, 1)]
+    channels = [most - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1) for k in away]
+    return jnp.stack(channels, axis=-1)
 
 
 def _mix(origin: Array | int, image: Array, factor: Array) -> Array:

@@ -10,8 +10,8 @@ import numpy as np
 from clead_jax import attacks, data
 from clead_jax.attacks import autoattack, parse
 from clead_jax.attacks.objectives import kl
-from clead_jax.config import Config
-from clead_jax.core import spec
+from clead_jax.config import Config, stages_of
+from clead_jax.core import names, spec
 from clead_jax.core.progress import log
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Examples, NamedAttack, ThreatModel
@@ -21,7 +21,7 @@ from clead_jax.evaluation.plan import Plan, Suite
 from clead_jax.models import Network
 from clead_jax.results import forms
 from clead_jax.training import checkpoint
-from clead_jax.training.views import Attack
+from clead_jax.training.views import Attack, Draw
 
 _SIZE = forms.Number(0, 1e6, whole=True)
 _CHANNELS = [forms.Number(-1e6, 1e6)]
@@ -52,6 +52,20 @@ def import_plugins(cfg: Config) -> None:
             importlib.import_module(module)
         except (ModuleNotFoundError, TypeError, ValueError) as error:
             raise ValueError(f"plugins: cannot import {module!r} ({error})") from error
+
+
+def name_as_here(cfg: Config) -> None:
+    """Attacks and norms under the names they have here: the field writes PGD-20, AutoAttack, Linf."""
+    own = cfg.evaluation
+    texts: list[tuple[Any, str]] = [(cfg, "views"), (cfg.validation, "attack")]
+    texts += [(own, field) for field in ("attacks", "curve_attack", "distances")]
+    texts += [(stage, f) for stage in stages_of(cfg).values() for f in ("attack", "views") if f in stage]
+    for section, field in texts:
+        written = spec.items(section[field])
+        if (known := tuple(map(names.attack, written))) != written:
+            section[field] = ",".join(known)
+    for section in (own, cfg.train_attack):
+        section.norm = names.norm(section.norm)
 
 
 def import_named(cfg: Config, workdir: str, named: str) -> None:
@@ -150,6 +164,14 @@ def training_attack(cfg: Config, text: str) -> Attack:
         return attacks.run(named.attack, model, named.objective, x, target, keys, named.cfg)
 
     return attack
+
+
+def draw(cfg: Config, text: str) -> Draw:
+    """'augmented(color_jitter=0.5)' -> a view by this augmentation; what is not said is as in `config.augment`."""
+    if (name := spec.parse(text)[0]) != "augmented":
+        raise ValueError(f"view {text!r}: {name!r} takes no settings; augmented does")
+    augmentation = spec.settings(text, "view", data.AugmentConfig, dict(cfg.augment))
+    return Draw(lambda keys, images: data.augment(keys, images, augmentation))
 
 
 def validation_attack(cfg: Config) -> NamedAttack:

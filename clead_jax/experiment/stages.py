@@ -15,10 +15,10 @@ import optax
 import clead_jax.losses  # noqa: F401  importing it registers the losses
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
-from clead_jax.core import names, numerics, spec
+from clead_jax.core import numerics, spec
 from clead_jax.core.registry import ATTACKS, BACKBONES, LOSSES
 from clead_jax.core.types import Key, NamedAttack, Step
-from clead_jax.experiment import builders
+from clead_jax.experiment import builders, embeddings
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.losses.parse import Term, named_loss
 from clead_jax.models import Network
@@ -29,7 +29,8 @@ from clead_jax.training.step import make_step
 
 Terms = dict[str, tuple[float, Term]]
 FIRST = ("baseline", "supervised", "pretrain", "probe", "joint")  # their keys are their places in this list
-SHAPED_BY = {"supervised": "loss", "contrastive": "weights", "joint": "margin_form"}  # named if views do not fit it
+SHAPED_BY = {"supervised": ("loss",), "contrastive": ("weights", "loss"), "joint": ("margin_form",)}
+"""What is named if views do not fit it: the first of these that is set."""
 
 
 class Validation(NamedTuple):
@@ -50,7 +51,8 @@ class Stage(NamedTuple):
     trained: tuple[str, ...]  # parts of the network
     fresh: tuple[str, ...]  # parts that do not come from `origin`
     origin: tuple[str, str] | None  # (stage, "latest" or "best") whose weights it starts from
-    reference: str | None  # the stage whose frozen weights its attacks are made on
+    reference: str | None  # the stage whose frozen weights its attacks look at
+    teacher: str | None  # the stage whose frozen embeddings its loss reads
     plan: Plan
     passes: int  # forward+backward passes per training image
     key: Key
@@ -65,7 +67,7 @@ class Stage(NamedTuple):
 def check(cfg: Config) -> None:
     """Everything that can be refused before data are read: plugins, names, attacks, losses. Raises ValueError."""
     builders.import_plugins(cfg)
-    _name_as_here(cfg)
+    builders.name_as_here(cfg)
     config.validate(cfg)
     BACKBONES[cfg.model.backbone]
     builders.augment_config(cfg)
@@ -73,6 +75,8 @@ def check(cfg: Config) -> None:
         optimizers.make(optimizer(cfg, name), 1, 1)
         averaging.extra(cfg[name].average, 1, 1)
         view_list(cfg, name)
+        attacks = [builders.named_training_attack(cfg, text) for text in attacked(cfg, name)]
+        embeddings.check(cfg, name, attacks, len(view_texts(cfg, name)) - len(attacks))
         _check_terms(cfg, name)
     for text in builders.asked_for(cfg)[0]:
         builders.evaluation_attack(cfg, text)
@@ -82,26 +86,12 @@ def check(cfg: Config) -> None:
     builders.validation_attack(cfg)
 
 
-def _name_as_here(cfg: Config) -> None:
-    """Attacks and norms under the names they have here: the field writes PGD-20, AutoAttack, Linf."""
-    own = cfg.evaluation
-    texts: list[tuple[Any, str]] = [(cfg, "views"), (cfg.validation, "attack")]
-    texts += [(own, field) for field in ("attacks", "curve_attack", "distances")]
-    texts += [(stage, f) for stage in config.stages_of(cfg).values() for f in ("attack", "views") if f in stage]
-    for section, field in texts:
-        written = spec.items(section[field])
-        if (known := tuple(map(names.attack, written))) != written:
-            section[field] = ",".join(known)
-    for section in (own, cfg.train_attack):
-        section.norm = names.norm(section.norm)
-
-
 def check_radii(cfg: Config, size: int) -> None:
     """Raises ValueError for a radius beyond the cube of all images of `size` pixels."""
     own = cfg.evaluation
     radii = [("evaluation.curve", eps, own.norm) for eps in spec.items(own.curve)]
     radii += [(f"{name}.eps", cfg[name].eps, cfg[name].norm) for name in ("evaluation", "train_attack")]
-    trained = {text for name in config.stages_of(cfg) for text in view_texts(cfg, name)} - {*views.UNATTACKED}
+    trained = {text for name in config.stages_of(cfg) for text in attacked(cfg, name)}
     used = [builders.validation_attack(cfg), *(builders.named_training_attack(cfg, text) for text in sorted(trained))]
     for named in used:
         if not ATTACKS[spec.parse(named.name)[0]].info.get("nearest"):
@@ -112,10 +102,11 @@ def check_radii(cfg: Config, size: int) -> None:
 
 def _check_terms(cfg: Config, name: str) -> None:
     found, own, texts = terms(cfg, name), cfg[name], view_texts(cfg, name)
+    columns = len(texts) + bool(config.teacher(cfg, name))
     if name not in spec.items(cfg.stages):
         return
-    z, logits = (jax.ShapeDtypeStruct((2, len(texts), width), np.float32) for width in (8, 3))
-    labels, field = jax.ShapeDtypeStruct((2,), np.int32), SHAPED_BY[own.kind]
+    z, logits = (jax.ShapeDtypeStruct((2, *of), np.float32) for of in ((columns, 8), (len(texts), 3)))
+    labels, field = jax.ShapeDtypeStruct((2,), np.int32), next(filter(own.__getitem__, SHAPED_BY[own.kind]))
     try:
         jax.eval_shape(lambda *given: [term(*given) for _, term in found.values()], z, logits, labels)
     except ValueError as error:
@@ -134,7 +125,9 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
         raise ValueError(f"{name}.batch_size is {size}; it must be divisible by the {devices} devices")
     if labels.max() >= num_classes:
         raise ValueError(f"{name}: labels go up to {labels.max()}, but the head has {num_classes} classes")
-    pairs_up = isinstance(own, Contrastive) or (isinstance(own, Joint) and (own.weight_supcon or own.weight_margin))
+    pairs_up = (isinstance(own, Contrastive) and not own.teacher) or (
+        isinstance(own, Joint) and (own.weight_supcon or own.weight_margin)
+    )
     by_class = isinstance(own, Joint) or "positives" in label_use(cfg, name)
     if size < 2 and (pairs_up or own.ascend == "contrastive"):
         raise ValueError(f"{name}.batch_size is {size}: there are no negatives in a batch of one image; take 2 or more")
@@ -155,17 +148,19 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
     extra = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
     augment = _augment(cfg, getattr(own, "augment", True))
     made = views.make_views(view_list(cfg, name), _target(own, net), augment)
-    attacked = [text for text in view_texts(cfg, name) if text not in views.UNATTACKED]
-    cost = sum(max(builders.named_training_attack(cfg, text).passes(net.num_classes)) for text in attacked)
+    attacks = [builders.named_training_attack(cfg, text) for text in attacked(cfg, name)]
+    cost = sum(max(attack.passes(net.num_classes)) for attack in attacks)
+    online, compared = isinstance(own, Contrastive), embeddings.settings(own, net, augment)
     return Stage(
         name=name,
-        step=make_step(net, tx, made, terms(cfg, name), online=isinstance(own, Contrastive), extra=extra),
+        step=make_step(net, tx, made, terms(cfg, name), online=online, extra=extra, **compared),
         tx=tx,
         extra=extra,
         trained=spec.items(own.trains),
         fresh=spec.items(own.fresh),
         origin=config.origin(cfg, name),
         reference=config.reference(cfg, name),
+        teacher=config.teacher(cfg, name),
         plan=plan,
         passes=cost + len(view_texts(cfg, name)),
         key=key_of(cfg.seed, name),
@@ -194,14 +189,24 @@ def view_texts(cfg: Config, name: str) -> tuple[str, ...]:
     """The views of a stage as they are written: its own, or `config.views` where its kind compares views."""
     own = cfg[name]
     if isinstance(own, Contrastive | Joint):
-        return spec.items(cfg.views)
+        return spec.items(getattr(own, "views", "") or cfg.views)
     return spec.items(own.views) or (own.attack or "clean",)
 
 
-def view_list(cfg: Config, name: str) -> tuple[views.Attack | str, ...]:
-    """The same: attacks as functions, "clean" and "augmented" by name."""
-    made = lambda text: text if text in views.UNATTACKED else builders.training_attack(cfg, text)
-    return tuple(made(text) for text in view_texts(cfg, name))
+def attacked(cfg: Config, name: str) -> list[str]:
+    """Those of them that are attacks."""
+    return [text for text in view_texts(cfg, name) if spec.parse(text)[0] not in views.UNATTACKED]
+
+
+def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | str, ...]:
+    """The same: attacks as functions, draws with settings of their own as such, "clean" and "augmented" by name."""
+
+    def made(text: str) -> views.Attack | views.Draw | str:
+        if text in views.UNATTACKED:
+            return text
+        return builders.draw(cfg, text) if text not in attacked(cfg, name) else builders.training_attack(cfg, text)
+
+    return tuple(map(made, view_texts(cfg, name)))
 
 
 def _augment(cfg: Config, wanted: bool) -> views.Augment:
@@ -212,6 +217,8 @@ def _augment(cfg: Config, wanted: bool) -> views.Augment:
 
 
 def _target(own: Any, net: Network) -> views.Target:
+    if target := embeddings.target(own, net):
+        return target
     if own.ascend == "online":
         return views.online(net)
     if own.ascend != "contrastive":
@@ -263,8 +270,8 @@ TERMS: dict[str, Callable[[str, Any], Terms]] = {
 
 def trained_on(cfg: Config, name: str) -> set[str]:
     """Names of the views and attacks that a model was trained on, also in the stages it starts from."""
-    source = config.origin(cfg, name)
-    before = trained_on(cfg, source[0]) if source else set()
+    sources = {*(config.origin(cfg, name) or ())[:1], *filter(None, [config.teacher(cfg, name)])}
+    before = set().union(*(trained_on(cfg, source) for source in sources))
     return before | {spec.parse(text)[0] for text in view_texts(cfg, name)}
 
 
@@ -279,8 +286,9 @@ def label_use(cfg: Config, name: str) -> list[str]:
     loss, settings = spec.parse(own.loss)
     by_class = settings.get("positives", own.positives) == "class"
     found = {
-        "attacks": own.ascend != "contrastive",
+        "attacks": own.ascend not in ("contrastive", "partner") and not config.distances(own.ascend),
         "initial weights": bool(before),
+        "teacher": bool(own.teacher and label_use(cfg, own.teacher)),
         "positives": LOSSES[loss].info.get("uses_labels", by_class),
     }
     return [use for use, is_so in found.items() if is_so]

@@ -159,7 +159,7 @@ def step_cases(run: Run) -> Iterator[Case]:
     images, labels = run.dataset.train_images, run.dataset.train_labels
     for name, stage in run.every_stage.items():
         state, rest = states.create(init(), stage.trained, stage.tx, stage.extra)
-        frozen = states.Frozen(rest, init() if stage.reference else None)
+        frozen = states.Frozen(rest, *(init() if other else None for other in (stage.reference, stage.teacher)))
         resident = sharding.put((frozen, images, labels), replicated)
         index = sharding.put(np.arange(stage.plan.batch_size, dtype=np.int32), sharding.split(run.mesh))
         args = (sharding.put(state, replicated), resident, index, numerics.key(0))

@@ -35,9 +35,12 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         state = TrainState(**mine, **restored.train)
     else:
         state, rest = states.create(initial_variables(run, stage), stage.trained, stage.tx, stage.extra)
-    reference = upstream_model(run, stage.reference, "latest") if stage.reference else None
+    reference, teacher = (
+        upstream_model(run, other, "latest") if other else None for other in (stage.reference, stage.teacher)
+    )
     examples = run.splits.train
-    resident = sharding.put((states.Frozen(rest, reference), examples.images, examples.labels), replicated)
+    frozen = states.Frozen(rest, reference, teacher)
+    resident = sharding.put((frozen, examples.images, examples.labels), replicated)
     progress = Progress(stage.name, stage.plan, stage.passes, sharding.is_main(), later)
     folder = Path(run.workdir)
     writer = MetricWriter(folder / "metrics.jsonl", folder / "tensorboard", sharding.is_main())

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clead_jax.core import numerics
+from clead_jax.core import numerics, spec
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
 
@@ -32,6 +32,7 @@ class ContrastiveConfig:
     `margin`: subtracted from the positives' similarity; at most 2, the range of a cosine, if that is the similarity.
     `weights`: one number >= 0 per anchoring column of [B, V]: views 1 .. V-1 with "anchor", all V with "all". They are
     divided by their sum; () means equal weights.
+    `stop_keys`: candidates get no gradient, anchors alone do, as RoCL's authors ran it.
     """
 
     temperature: float = 0.1
@@ -40,6 +41,7 @@ class ContrastiveConfig:
     positives: str = "instance"
     weights: tuple[float, ...] = ()
     margin: float = 0.0
+    stop_keys: bool = False
 
     def __post_init__(self) -> None:
         for field, known in (("similarity", SIMILARITIES), ("pairing", PAIRINGS), ("positives", POSITIVES)):
@@ -64,6 +66,23 @@ class SupConConfig:
     def contrastive(self) -> ContrastiveConfig:
         """The settings of the general loss."""
         return ContrastiveConfig(self.temperature, self.similarity, "all", "class", margin=self.margin)
+
+
+@dataclass(frozen=True)
+class RoCLConfig:
+    """Settings of `rocl`. `weight`: of the second part; 1/256 by the authors. `stop_keys` as in `ContrastiveConfig`."""
+
+    temperature: float = 0.5
+    weight: float = 1 / 256
+    stop_keys: bool = False
+
+    def __post_init__(self) -> None:
+        self.pairs()
+        spec.check_ranges(self, weight="[0, inf)")
+
+    def pairs(self) -> ContrastiveConfig:
+        """The settings of the general loss."""
+        return ContrastiveConfig(self.temperature, pairing="all", stop_keys=self.stop_keys)
 
 
 @LOSSES.register("info_nce", ContrastiveConfig)
@@ -99,6 +118,22 @@ def supcon(z: Array, labels: Array, cfg: SupConConfig, where: Array | None = Non
     z [B, V, D] and labels [B] -> [B, V]; one view suffices.
     """
     return info_nce(z, labels, cfg.contrastive(), where)
+
+
+@LOSSES.register("rocl", RoCLConfig, uses_labels=False)
+def rocl(z: Array, labels: Array, cfg: RoCLConfig, where: Array | None = None) -> Array:
+    """RoCL (Kim et al. 2020, arXiv 2006.07589): z [B, 3, D] of two clean views and an attacked one -> [B, 3].
+
+        sum over both positives of NT-Xent(all three views)  +  weight * NT-Xent(second view, attacked view)
+
+    The authors' code sums over the two positives of an anchor where `info_nce` takes the mean, hence a factor of 2.
+    Labels are not read. Raises ValueError for another number of views.
+    """
+    if z.shape[1] != 3:
+        write = "views=augmented,augmented,pgd"
+        raise ValueError(f"rocl needs two clean views and an attacked one, not {z.shape[1]} views: {write}")
+    beside = info_nce(z[:, 1:], labels, cfg.pairs(), where)
+    return 2 * info_nce(z, labels, cfg.pairs(), where) + cfg.weight * jnp.pad(beside, ((0, 0), (1, 0)))
 
 
 def check_margin(margin: float, most: float = 2.0) -> None:
@@ -142,6 +177,7 @@ def _all_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> 
 
 
 def _nce(anchors: Array, others: Array, positives: Array, candidates: Array, cfg: ContrastiveConfig) -> Array:
+    others = jax.lax.stop_gradient(others) if cfg.stop_keys else others
     similarity = SIMILARITIES[cfg.similarity](anchors, others)
     if cfg.margin:
         similarity = similarity - cfg.margin * positives

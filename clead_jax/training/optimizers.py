@@ -1,10 +1,12 @@
-"""Optimizers by name: SGD with momentum and coupled weight decay, Adam; cosine or constant rate."""
+"""Optimizers by name: SGD with momentum and coupled weight decay, Adam, AdamW, LARS; cosine or constant rate."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
+
+from clead_jax.core import spec
 
 SCHEDULES = ("cosine", "constant")
 
@@ -13,20 +15,64 @@ SCHEDULES = ("cosine", "constant")
 class Settings:
     """An optimizer and its rate. `online_lr` above 0: the head gets Adam at that rate, whatever the rest gets."""
 
-    optimizer: str = "sgd"
+    optimizer: str = "sgd"  # of `OPTIMIZERS`, with its settings: "lars(trust=0.02)"
     lr: float = 0.1
-    momentum: float = 0.9  # SGD only
+    momentum: float = 0.9  # SGD and LARS only
     weight_decay: float = 0.0
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
     online_lr: float = 0.0
 
 
-OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "adam": lambda rate, momentum: optax.adam(rate),  # arXiv 1412.6980
-}
-"""(rate, momentum) -> what follows the weight decay, which is added to the gradient as in PyTorch and the papers."""
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    def make(self, rate: optax.Schedule, momentum: float, decay: float) -> optax.GradientTransformation:
+        """The decay is added to the gradient, as in PyTorch and the papers."""
+        return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum))
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (arXiv 1412.6980)."""
+
+    def make(self, rate: optax.Schedule, momentum: float, decay: float) -> optax.GradientTransformation:
+        """The decay is added to the gradient, as in PyTorch."""
+        return optax.chain(optax.add_decayed_weights(decay), optax.adam(rate))
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with the weight decay apart from the gradient (arXiv 1711.05101)."""
+
+    def make(self, rate: optax.Schedule, momentum: float, decay: float) -> optax.GradientTransformation:
+        """The decay shrinks the weights by rate * decay in every step."""
+        return optax.adamw(rate, weight_decay=decay)
+
+
+@dataclass(frozen=True)
+class LARS:
+    """Every layer's step is `trust` times as long as its weights, times the rate (arXiv 1708.03888).
+
+    The momentum gathers steps that the rate is in already. Biases and the scales of BatchNorm have neither decay nor a
+    step length of their own (SimCLR, arXiv 2002.05709, Sec. 2.2), unless `vectors` is true.
+    """
+
+    trust: float = 0.001
+    vectors: bool = False
+
+    def __post_init__(self) -> None:
+        spec.check_ranges(self, trust="(0, inf)")
+
+    def make(self, rate: optax.Schedule, momentum: float, decay: float) -> optax.GradientTransformation:
+        """The decay counts as gradient where the length of a step is found."""
+        mask = lambda tree: jax.tree.map(lambda leaf: self.vectors or leaf.ndim > 1, tree)
+        return optax.lars(rate, decay, mask, self.trust, trust_ratio_mask=mask, momentum=momentum)
+
+
+OPTIMIZERS: dict[str, type[Any]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "lars": LARS}
+"""Frozen dataclasses with `make(rate, momentum, weight decay)`."""
 
 
 def rate(schedule: str, lr: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
@@ -40,12 +86,13 @@ def rate(schedule: str, lr: float, total_steps: int, warmup_steps: int) -> optax
 
 def make(settings: Settings, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """The optimizer of one stage. Raises ValueError for an unknown optimizer or schedule."""
-    if settings.optimizer not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {settings.optimizer!r}; known: {', '.join(sorted(OPTIMIZERS))}")
+    name, _ = spec.parse(settings.optimizer)
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(sorted(OPTIMIZERS))}")
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     schedule = rate(settings.schedule, settings.lr, total_steps, warmup)
-    follow = OPTIMIZERS[settings.optimizer](schedule, settings.momentum)
-    main = optax.chain(optax.add_decayed_weights(settings.weight_decay), follow)
+    rule = spec.settings(settings.optimizer, "optimizer", OPTIMIZERS[name], {})
+    main: optax.GradientTransformation = rule.make(schedule, settings.momentum, settings.weight_decay)
     if not settings.online_lr:
         return main
     is_head = lambda params: {part: jax.tree.map(lambda _: part == "head", params[part]) for part in params}  # noqa: B023

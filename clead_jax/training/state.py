@@ -25,10 +25,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class Frozen(flax.struct.PyTreeNode):
-    """What a step reads and does not train. `reference` are the variables of another stage, which attacks may use."""
+    """What a step reads and does not train: besides the parts that this stage leaves alone, other stages' variables."""
 
     variables: PyTree  # the parts of the network this stage leaves alone
-    reference: PyTree = None
+    reference: PyTree = None  # what attacks are made on, or measured from
+    teacher: PyTree = None  # what losses hold the embeddings against
 
 
 class Batch(flax.struct.PyTreeNode):

@@ -10,6 +10,8 @@ What a stage trains differs in views, terms and trained parts only:
     TRADES                      a clean and an attacked view, `trades` (arXiv 1901.08573)
     C-LEAD, phase 1             a clean and several attacked views, InfoNCE; a class head learns beside it (Eq. 2)
     Margin SupCon               two views, cross entropy + SupCon + margin loss (arXiv 2412.19747)
+    RoCL                        two clean views and an attacked one, InfoNCE over all pairs (arXiv 2006.07589)
+    distillation                clean and attacked views held against a frozen teacher's embedding (arXiv 2207.10899)
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ import optax
 
 from clead_jax.core.batches import example_keys
 from clead_jax.core.types import Array, Key, Metrics, PyTree, Step
+from clead_jax.training.encoding import Encode, Outputs, joined, outputs, together
 from clead_jax.training.state import NOTHING, Batch, Extra, Frozen, TrainState, apply_gradients, variables
 
 Term = Callable[[Array, Array, Array], Array]
@@ -28,6 +31,9 @@ Term = Callable[[Array, Array, Array], Array]
 
 MakeViews = Callable[[PyTree, PyTree, Array, Array, Key], Array]
 """(variables, reference, images uint8 [B, H, W, C], labels, keys [B]) -> views [B, V, H, W, C] in [0, 1]."""
+
+Teacher = Callable[[PyTree, Array, Key], Array]
+"""(the teacher's variables, images uint8 [B, H, W, C], keys [B]) -> its embeddings [B, D]."""
 
 
 def make_step(
@@ -38,34 +44,40 @@ def make_step(
     *,
     online: bool = False,
     extra: Extra = NOTHING,
+    encode: Encode = together,
+    compared: Outputs | None = None,
+    teacher: Teacher | None = None,
 ) -> Step:
     """A `Step` over the parts in the state. BatchNorm trains if the backbone does, and stays in eval mode if not.
 
     With `online` the logits are gradient-stopped: the class head learns by a cross entropy of its own (reported as
     online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,
     weight included; a term called "loss" is the whole of it.
+
+    z are the `compared` outputs, if not said the projections. A `teacher`'s embedding is a last view of z, without
+    gradient: z is [B, V + 1, D] then.
     """
     cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
+    compared = compared or outputs(network, ("projector",))
 
     def step(state: TrainState, frozen: Frozen, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         now = variables(state.params, state.batch_stats, frozen.variables)
         keys = example_keys(key, batch.index)
         views = make_views(now, frozen.reference, batch.images, batch.labels, keys)
         b, v = views.shape[:2]
-        flat, view_labels = views.reshape(b * v, *views.shape[2:]), jnp.repeat(batch.labels, v)
-        train = "backbone" in state.params
-        mutable = ["batch_stats"] if train else []
+        view_labels, train = jnp.repeat(batch.labels, v), "backbone" in state.params
+        taught = [jax.lax.stop_gradient(teacher(frozen.teacher, batch.images, keys))[:, None]] if teacher else []
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Array, Array, dict[str, Array], Array, PyTree]]:
             merged = variables(params, state.batch_stats, frozen.variables)
-            features, new = network.apply(merged, flat, train, method=network.features, mutable=mutable)
-            z = network.apply(merged, features, method=network.project).reshape(b, v, -1)
+            features, new = encode(network, merged, views, train)
+            z = jnp.concatenate([joined(compared(merged, features)).reshape(b, v, -1), *taught], axis=1)
             seen = jax.lax.stop_gradient(features) if online else features
             logits = network.apply(merged, seen, method=network.classify)
             added = {n: w * term(z, logits.reshape(b, v, -1), batch.labels) for n, (w, term) in terms.items()}
             loss = jnp.stack(list(added.values())).sum()
             beside = cross_entropy(logits, view_labels).mean() if online else jnp.zeros(())
-            stats = {part: new.get("batch_stats", state.batch_stats)[part] for part in state.batch_stats}
+            stats = {part: new[part] for part in state.batch_stats}
             return loss + beside, (loss, beside, added, logits, stats)
 
         (_, (loss, beside, added, logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

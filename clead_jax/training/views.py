@@ -4,17 +4,24 @@ The paper does not say which loss attacks maximise; here it is a choice of class
   contrastive  instance discrimination: "logits" are the similarities of a perturbed image to every clean image of the
                batch over the temperature, its "label" is its own row. Cross entropy of these logits is InfoNCE, and the
                C&W margin is the gap to the nearest other image.
+  partner      NT-Xent with the image's second view: the wrong answers are the second views of all other images and the
+               perturbed images themselves, as keys without gradient (RoCL, arXiv 2006.07589, as its authors ran it)
   online       the class head on the current encoder
   reference    the frozen network of another stage
+  distance     no classifier: the embedding is to move away from one that stays, the student's own or a teacher's, by an
+               objective of embeddings, as in `pgd(objective=cosine_distance)`
+
+Attacks start from the first view that is not one, if there is none from the batch's own augmentation.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from clead_jax.core.types import Array, Forward, Key, PyTree
+from clead_jax.training.encoding import Outputs, joined
 from clead_jax.training.step import MakeViews
 
 Attack = Callable[[Forward, Array, Array, Key], Array]
@@ -23,8 +30,27 @@ Attack = Callable[[Forward, Array, Array, Key], Array]
 Augment = Callable[[Key, Array], Array]
 """(keys [B], uint8 [B, H, W, C]) -> floats in [0, 1]."""
 
-Target = Callable[[PyTree, PyTree, Array, Array], tuple[Forward, Array]]
-"""(variables, reference, x, labels) -> what a view attacks: a function to logits, and the labels right for it."""
+
+class Draw(NamedTuple):
+    """A view by an augmentation of its own."""
+
+    augment: Augment
+
+
+class Base(NamedTuple):
+    """What attacks may look at: the batch's own augmentation and the unattacked views, each [B, H, W, C]."""
+
+    plain: Array
+    views: tuple[Array, ...] = ()
+
+    @property
+    def start(self) -> Array:
+        """What is attacked."""
+        return self.views[0] if self.views else self.plain
+
+
+Target = Callable[[PyTree, PyTree, Base, Array], tuple[Forward, PyTree]]
+"""(variables, reference, base, labels) -> what a view attacks: a function to outputs, and what is right for it."""
 
 UNATTACKED = ("clean", "augmented")
 
@@ -37,10 +63,10 @@ def contrastive(
     With `by_class` (SupCon) the other images of the same class are no wrong answers: their logits are -inf.
     """
 
-    def target(variables: PyTree, reference: PyTree, x: Array, labels: Array) -> tuple[Forward, Array]:
+    def target(variables: PyTree, reference: PyTree, base: Base, labels: Array) -> tuple[Forward, Array]:
         embed = lambda images: network.apply(variables, images, False, method=network.embed)
-        anchors = jax.lax.stop_gradient(embed(x))
-        own = jnp.arange(len(x))
+        anchors = jax.lax.stop_gradient(embed(base.start))
+        own = jnp.arange(len(anchors))
         excluded = (labels[:, None] == labels[None]) & (own[:, None] != own[None]) & by_class
         forward = lambda images: jnp.where(excluded, -jnp.inf, similarity(embed(images), anchors) / temperature)
         return forward, own
@@ -48,9 +74,29 @@ def contrastive(
     return target
 
 
+def partner(network: Any, similarity: Callable[[Array, Array], Array], temperature: float) -> Target:
+    """NT-Xent of the perturbed images with the second views, in eval mode; no labels. ValueError if there is none."""
+
+    def target(variables: PyTree, reference: PyTree, base: Base, labels: Array) -> tuple[Forward, Array]:
+        if len(base.views) < 2:
+            raise ValueError("an attack on NT-Xent with a partner needs two views that are not attacked")
+        embed = lambda images: network.apply(variables, images, False, method=network.embed)
+        others = jax.lax.stop_gradient(embed(base.views[1]))
+        own = jnp.arange(len(others))
+
+        def forward(images: Array) -> Array:
+            z = embed(images)
+            among = jnp.where(own[:, None] == own, -jnp.inf, similarity(z, jax.lax.stop_gradient(z)))
+            return jnp.concatenate([similarity(z, others), among], axis=1) / temperature
+
+        return forward, own
+
+    return target
+
+
 def online(network: Any) -> Target:
     """The class head on the current encoder, in eval mode; uses the labels."""
-    return lambda variables, reference, x, labels: (
+    return lambda variables, reference, base, labels: (
         lambda images: network.apply(variables, images, False, method=network.logits),
         labels,
     )
@@ -58,27 +104,45 @@ def online(network: Any) -> Target:
 
 def of_reference(network: Any) -> Target:
     """The frozen network of another stage, in eval mode; uses the labels."""
-    return lambda variables, reference, x, labels: online(network)(reference, None, x, labels)
+    return lambda variables, reference, base, labels: online(network)(reference, None, base, labels)
 
 
-def make_views(views: tuple[Attack | str, ...], target: Target, augment: Augment) -> MakeViews:
-    """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own)
-    or an attack on the clean one. Raises ValueError for another name.
+def distance(network: Any, outputs: Outputs, by_teacher: tuple[bool, ...]) -> Target:
+    """Embeddings in eval mode, to be moved away from those of the frozen reference, or from the student's own.
+
+    There is one choice for each of `outputs`. The student's own embedding is of what is attacked, the teacher's of the
+    batch's own augmentation. No labels.
+    """
+
+    def target(variables: PyTree, reference: PyTree, base: Base, labels: Array) -> tuple[Forward, Array]:
+        of = lambda whose, images: outputs(whose, network.apply(whose, images, False, method=network.features))
+        own = of(variables, base.start)
+        theirs = of(reference, base.plain) if any(by_teacher) else own
+        stay = [b if teacher else a for a, b, teacher in zip(own, theirs, by_teacher, strict=True)]
+        return lambda images: joined(of(variables, images)), jax.lax.stop_gradient(joined(stay))
+
+    return target
+
+
+def make_views(views: tuple[Attack | Draw | str, ...], target: Target, augment: Augment) -> MakeViews:
+    """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own),
+    a `Draw`, or an attack. Raises ValueError for another name.
     """
     for view in views:
         if isinstance(view, str) and view not in UNATTACKED:
             raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
 
     def make(variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key) -> Array:
-        x = augment(keys, images)
-        forward, wanted = target(variables, reference, x, labels)
+        plain = augment(keys, images)
+        own = [jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(1, len(views) + 1)]
 
-        def one(number: int, view: Attack | str) -> Array:
-            own = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-            if callable(view):
-                return view(forward, x, wanted, own)
-            return x if view == "clean" else augment(own, images)
+        def drawn(view: Draw | str, keys: Key) -> Array:
+            return plain if view == "clean" else (view.augment if isinstance(view, Draw) else augment)(keys, images)
 
-        return jnp.stack([one(number, view) for number, view in enumerate(views, start=1)], axis=1)
+        made = {n: drawn(view, own[n]) for n, view in enumerate(views) if not callable(view)}
+        base = Base(plain, tuple(made.values()))
+        forward, wanted = target(variables, reference, base, labels)
+        attacked = {n: view(forward, base.start, wanted, own[n]) for n, view in enumerate(views) if callable(view)}
+        return jnp.stack([(made | attacked)[n] for n in range(len(views))], axis=1)
 
     return make

@@ -6,12 +6,15 @@ from jax.test_util import check_grads
 
 from clead_jax.attacks.objectives import (
     OBJECTIVES,
+    OF_EMBEDDINGS,
+    cosine_distance,
     cross_entropy,
     dlr,
     fooled,
     margin,
     minimum_margin,
     probability_margin,
+    squared_distance,
 )
 from clead_jax.core.types import Targeted
 
@@ -35,12 +38,25 @@ def test_targeted_is_the_negated_objective_of_the_goal(objective):
     check_grads(lambda z: objective(z, LABELS), (LOGITS,), order=1, modes=["rev"])
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))
+OF_LOGITS = {name: of for name, of in OBJECTIVES.items() if of not in OF_EMBEDDINGS}
+
+
+@pytest.mark.parametrize("objective", OF_LOGITS.values(), ids=list(OF_LOGITS))
 def test_excluded_classes_and_huge_logits_stay_finite(objective):
     for logits in (LOGITS.at[:, 0].set(-jnp.inf), 1e4 * LOGITS):
         target = logits if objective is OBJECTIVES["kl"] else jnp.array([1, 2])
         values, gradient = objective(logits, target), jax.grad(lambda z, t=target: objective(z, t).sum())
         assert jnp.isfinite(values).all() and jnp.isfinite(gradient(logits)).all()
+
+
+def test_distances_of_embeddings():
+    stay = jnp.array([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(cosine_distance(LOGITS, stay), [1 - 2 / 5 / np.sqrt(6), 1], rtol=1e-5)
+    np.testing.assert_allclose(squared_distance(LOGITS, stay), [27, 38])
+    for objective in OF_EMBEDDINGS:
+        check_grads(lambda z, of=objective: of(z, stay), (LOGITS,), order=1, modes=["rev"], rtol=1e-2)
+        assert jnp.isfinite(jax.grad(lambda z, of=objective: of(z, stay).sum())(0 * LOGITS)).all()
+    np.testing.assert_allclose(cosine_distance(LOGITS, 1e4 * LOGITS), [0, 0], atol=1e-6)
 
 
 def test_dlr():

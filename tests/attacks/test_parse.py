@@ -43,6 +43,7 @@ def test_pgd_on_the_margin_is_the_cw_attack():
         ("fab(objective=margin)", "does not maximise an objective that could be chosen"),
         ("cw_l2(objective=cross_entropy,steps=3)", "does not maximise an objective that could be chosen"),
         ("pgd(objective=kl)", "kl is measured from clean logits, which only training has"),
+        ("pgd(objective=cosine_distance)", "its objective is one of embeddings, which only training has"),
         ("pgdd", "did you mean 'pgd'.*and autoattack"),
         ("pgd(step=2)", "attack 'pgd' has no setting 'step'; it has eps, step_size"),
         ("pgd(norm=l2)", "measures in l2, the threat model in linf"),

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from clead_jax.data import AugmentConfig, augment, to_float
+from clead_jax.data.augment import _turned
 
 OFF = AugmentConfig(crop_padding=0, flip=False)
-ALL = AugmentConfig(crop_padding=2, flip=True, color_jitter=0.5, grayscale=0.3)
+ALL = AugmentConfig(crop_padding=2, flip=True, color_jitter=0.5, grayscale=0.3, hue=0.1, resized_crop=0.3)
 run = jax.jit(augment, static_argnums=2)
 
 
@@ -76,6 +77,33 @@ def test_jitter_changes_contrast_everywhere_and_saturation_where_there_are_colou
     np.testing.assert_allclose(pairs[..., 0], pairs[..., 2], atol=1e-3)  # grey stays grey
 
 
+def test_a_resized_crop_shows_a_window_at_least_so_large_anywhere():
+    """On a ramp in both directions: the window is read off the values at its edges."""
+    size = 16
+    ramp = np.stack(np.meshgrid(np.arange(size) * 10, np.arange(size) * 10), -1)[..., [0, 1, 0]].astype(np.uint8)
+    draws = augmented(ramp, 400, resized_crop=0.25)
+    width = (draws[:, 8, 12, 0] - draws[:, 8, 4, 0]) / 80  # 1 if the whole image is seen
+    height = (draws[:, 12, 8, 1] - draws[:, 4, 8, 1]) / 80
+    share = width * height
+    assert 0.2 < share.min() < 0.3 and 0.9 < share.max() < 1.05 and 0.5 < share.mean() < 0.7
+    assert 0.74 < (width / height).min() < 0.85 and 1.17 < (width / height).max() < 1.35
+    small = (width < 0.7) & (height < 0.7)
+    left = draws[small, 8, 8, 0] / 10 - width[small] * size / 2
+    assert left.min() < 2 and left.max() > 0.3 * size - 2
+
+
+def test_hues_turn_and_lightest_and_darkest_channel_stay():
+    colour = np.array([[[200, 100, 40]]], np.uint8)
+    draws = augmented(colour, 500, hue=0.5)[:, 0, 0]
+    np.testing.assert_allclose(draws.max(-1), 200, atol=0.01)
+    np.testing.assert_allclose(draws.min(-1), 40, atol=0.01)
+    assert {int(channel) for channel in draws.argmax(-1)} == {0, 1, 2}
+    turned = lambda turn: np.asarray(_turned(colour / 255.0, turn))[0, 0] * 255
+    np.testing.assert_allclose(turned(1 / 3), [40, 200, 100], atol=0.01)  # a third of the circle: red becomes green
+    np.testing.assert_allclose(turned(-1 / 3), [100, 40, 200], atol=0.01)
+    np.testing.assert_allclose(augmented(np.full((1, 1, 3), 90, np.uint8), 9, hue=0.5), 90, atol=0.01)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shape_type_and_range(channels):
     images = pictures(16, channels)
@@ -94,7 +122,9 @@ def test_an_example_is_augmented_by_its_own_key_alone():
     assert np.abs(run(keys(6, seed=1), images, ALL) - together).max() > 0.1
 
 
-@pytest.mark.parametrize("wrong", [{"crop_padding": -1}, {"color_jitter": -0.1}, {"grayscale": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"crop_padding": -1}, {"color_jitter": -0.1}, {"grayscale": 1.5}, {"hue": 0.6}, {"resized_crop": 2}]
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AugmentConfig(**wrong)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clead_jax.losses import ContrastiveConfig, info_nce, masked_nce
+from clead_jax.losses.contrastive import RoCLConfig, rocl
 
 ALL = ContrastiveConfig(pairing="all")
 
@@ -70,3 +71,30 @@ def test_weights_must_fit_the_views(weights):
 def test_one_view_holds_no_positive(cfg):
     with pytest.raises(ValueError, match="need at least 2 views, not 1"):
         batch_loss(jnp.ones((8, 1, 4)), cfg)
+
+
+def test_keys_that_are_stopped_leave_the_gradient_to_the_anchors():
+    """The value stays; the gradient is that of rows of similarities whose columns are constants."""
+    z = jax.random.normal(jax.random.key(0), (6, 2, 4))
+    stopped = ContrastiveConfig(0.5, pairing="all", stop_keys=True)
+    free = ContrastiveConfig(0.5, pairing="all")
+    assert batch_loss(z, stopped) == batch_loss(z, free)
+
+    def rows(z, keys):
+        unit = lambda z: (z / jnp.linalg.norm(z, axis=-1, keepdims=True)).reshape(12, 4)
+        similarity = jnp.where(jnp.eye(12, dtype=bool), -jnp.inf, unit(z) @ unit(keys).T / 0.5)
+        own = jnp.arange(12) ^ 1  # the other view of the same image
+        return -jnp.take_along_axis(jax.nn.log_softmax(similarity), own[:, None], 1).sum() / 12
+
+    gradient = jax.grad(lambda z: info_nce(z, jnp.arange(6), stopped).sum() / 6)(z)
+    np.testing.assert_allclose(gradient, jax.grad(rows)(z, z), atol=1e-6)
+    assert np.abs(gradient - jax.grad(lambda z: info_nce(z, jnp.arange(6), free).sum() / 6)(z)).max() > 1e-3
+
+
+def test_rocl_without_its_second_part_is_nt_xent_of_three_views():
+    z = jax.random.normal(jax.random.key(0), (6, 3, 4))
+    value = lambda **settings: float(rocl(z, jnp.arange(6), RoCLConfig(**settings)).sum() / 6)
+    assert value(weight=0.0) == pytest.approx(2 * batch_loss(z, ContrastiveConfig(0.5, pairing="all")), rel=1e-6)
+    assert value(weight=1.0) > value(weight=0.0) + 0.1
+    with pytest.raises(ValueError, match="two clean views and an attacked one, not 2"):
+        rocl(z[:, :2], jnp.arange(6), RoCLConfig())

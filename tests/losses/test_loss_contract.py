@@ -18,6 +18,7 @@ from jax.test_util import check_grads
 import clead_jax.losses  # noqa: F401
 from clead_jax.core.registry import LOSSES
 from clead_jax.losses.contrastive import PAIRINGS, POSITIVES, SIMILARITIES, ContrastiveConfig, SupConConfig
+from clead_jax.losses.distillation import DistillationConfig
 from clead_jax.losses.margin import CosineConfig, HingeConfig, PairwiseConfig
 
 LABELS = np.array([0, 1, 0, 2, 1, 0, 3, 1])
@@ -107,7 +108,34 @@ def trades_oracle(logits, labels, cfg, where):
     return losses
 
 
+def rocl_oracle(z, labels, cfg, where):
+    """Both positives of an anchor summed; beside it the same of the second and third view."""
+    pairs = ContrastiveConfig(cfg.temperature, pairing="all")
+    losses = 2 * contrastive_oracle(z, labels, pairs, where)
+    losses[:, 1:] += cfg.weight * contrastive_oracle(z[:, 1:], labels, pairs, where)
+    return losses
+
+
+def distillation_oracle(z, labels, cfg, where):
+    """Clean view against the teacher, every attacked one against its anchor; the teacher stands last."""
+    cosine = lambda a, b: 1 - oracle_similarity(a, b, "cosine")
+    apart = cosine if cfg.distance == "cosine" else lambda a, b: sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+    losses = np.zeros(z.shape[:2])
+    first = 1 if cfg.clean_weight or cfg.anchor == "student" else 0
+    for i in np.flatnonzero(where):
+        *views, teacher = z[i]
+        for v, view in enumerate(views):
+            if v < first:
+                losses[i, v] = cfg.clean_weight * apart(view, teacher)
+            else:
+                anchor = views[0] if cfg.anchor == "student" else teacher
+                losses[i, v] = cfg.attacked_weight * apart(view, anchor) / (len(views) - first)
+    return losses
+
+
 ORACLES = {
+    "rocl": rocl_oracle,
+    "distillation": distillation_oracle,
     "cross_entropy": cross_entropy_oracle,
     "trades": trades_oracle,
     "info_nce": contrastive_oracle,
@@ -129,7 +157,12 @@ MARGINS = [
     ("margin_pairwise", PairwiseConfig(2.0)),
     ("margin_hinge", HingeConfig(2.0)),
 ]
-every_loss = pytest.mark.parametrize("name, cfg", DEFAULTS + VARIANTS + MARGINS, ids=str)
+DISTANCES = [
+    ("distillation", DistillationConfig("l2", 0, 1, "teacher")),
+    ("distillation", DistillationConfig("l2", 0, 3, "student")),
+    ("distillation", DistillationConfig("cosine", 2, 0)),
+]
+every_loss = pytest.mark.parametrize("name, cfg", DEFAULTS + VARIANTS + MARGINS + DISTANCES, ids=str)
 
 
 def embeddings(batch=8, views=3, dim=5, seed=0):

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from clead_jax.core.batches import example_keys
 from clead_jax.losses.parse import named_loss
-from clead_jax.training import optimizers, state, views
+from clead_jax.training import encoding, optimizers, state, views
 from clead_jax.training.step import make_step
 
 
@@ -153,9 +153,9 @@ def test_what_the_views_attack_is_a_switch(setting):
     network, variables, images, labels = setting
     x = plain(None, images)
     other = jax.tree.map(lambda leaf: leaf + 1, variables)
-    logits, target = views.online(network)(variables, other, x, labels)
+    logits, target = views.online(network)(variables, other, views.Base(x), labels)
     np.testing.assert_array_equal(logits(x), network.apply(variables, x, False, method="logits"))
-    logits, target = views.of_reference(network)(variables, other, x, labels)
+    logits, target = views.of_reference(network)(variables, other, views.Base(x), labels)
     np.testing.assert_array_equal(logits(x), network.apply(other, x, False, method="logits"))
     assert jnp.array_equal(target, labels)
 
@@ -164,13 +164,57 @@ def test_contrastive_target_is_instance_discrimination(setting):
     network, variables, images, labels = setting
     x = plain(None, images)
     dot = lambda a, b: a @ b.T
-    logits, target = views.contrastive(network, dot, 0.5, by_class=False)(variables, None, x, labels)
+    logits, target = views.contrastive(network, dot, 0.5, by_class=False)(variables, None, views.Base(x), labels)
     z = network.apply(variables, x, False, method="embed")
     np.testing.assert_allclose(logits(x), z @ z.T / 0.5, rtol=1e-5)
     assert jnp.array_equal(target, jnp.arange(12))
-    logits, _ = views.contrastive(network, dot, 0.5, by_class=True)(variables, None, x, labels)
+    logits, _ = views.contrastive(network, dot, 0.5, by_class=True)(variables, None, views.Base(x), labels)
     same = (labels[:, None] == labels) & ~jnp.eye(12, dtype=bool)
     assert bool((jnp.isneginf(logits(x)) == same).all())
+
+
+def test_attacks_start_from_the_first_view_that_is_none(setting):
+    network, variables, images, labels = setting
+    half = views.Draw(lambda keys, images: plain(keys, images) / 2)
+    same = lambda forward, x, target, keys: x
+    make = lambda *of: views.make_views(of, views.online(network), plain)(variables, None, images, labels, keys)
+    keys, x = example_keys(jax.random.key(0), jnp.arange(12)), plain(None, images)
+    np.testing.assert_array_equal(make(same, half, "clean"), jnp.stack([x / 2, x / 2, x], 1))
+    np.testing.assert_array_equal(make(same), x[:, None])
+
+
+def test_the_partner_target_is_nt_xent_of_the_attacked_row(setting):
+    """The first B rows of NT-Xent over 2 B embeddings (RoCL), candidate by candidate; keys give no gradient."""
+    network, variables, images, labels = setting
+    x, second = plain(None, images), plain(None, images[::-1])
+    dot = lambda a, b: a @ b.T
+    base = views.Base(x, (x, second))
+    logits, target = views.partner(network, dot, 0.5)(variables, None, base, labels)
+    embed = lambda images: np.asarray(network.apply(variables, images, False, method="embed"))
+    z, others = embed(x / 3), embed(second)
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits(x / 3), target)
+    for i in range(12):
+        scores = [z[i] @ others[j] / 0.5 for j in range(12)] + [z[i] @ z[j] / 0.5 for j in range(12) if j != i]
+        assert float(loss[i]) == pytest.approx(np.log(np.sum(np.exp(scores))) - scores[i], rel=1e-4)
+    of_first = jax.grad(lambda x: optax.losses.softmax_cross_entropy_with_integer_labels(logits(x), target)[0])(x / 3)
+    assert np.abs(of_first[0]).max() > 0 and not np.asarray(of_first[1:]).any()
+    with pytest.raises(ValueError, match="two views that are not attacked"):
+        views.partner(network, dot, 0.5)(variables, None, views.Base(x, (x,)), labels)
+
+
+def test_the_distance_target_is_the_teachers_or_the_students_own_embedding(setting):
+    network, variables, images, labels = setting
+    plain_, start = plain(None, images), plain(None, images) / 2
+    other = jax.tree.map(lambda leaf: leaf + 1, variables)
+    both = encoding.outputs(network, ("backbone", "projector"))
+    target = lambda *by: views.distance(network, both, by)(variables, other, views.Base(plain_, (start,)), labels)
+    unit = lambda z: z / np.linalg.norm(z, axis=-1, keepdims=True)
+    heads = lambda of, x: [unit(network.apply(of, x, False, method=name)) for name in ("features", "embed")]
+    own, theirs = heads(variables, start), heads(other, plain_)
+    outputs, stay = target(False, True)
+    np.testing.assert_allclose(stay, np.concatenate([own[0], theirs[1]], -1), atol=1e-5)
+    np.testing.assert_allclose(outputs(start), np.concatenate(own, -1), atol=1e-5)
+    np.testing.assert_allclose(target(True, True)[1], np.concatenate(theirs, -1), atol=1e-5)
 
 
 def test_example_keys_follow_the_example_not_the_batch():
@@ -187,6 +231,37 @@ def test_schedules():
     assert float(optimizers.rate("constant", 0.4, 100, 0)(77)) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="cosine, constant"):
         optimizers.rate("step", 0.4, 100, 0)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_lars_steps_are_as_long_as_their_layer(vectors):
+    """rate * trust * |w| along gradient + decay * w; with momentum the last step, its rate in it, is added."""
+    text = f"lars(trust=0.1,vectors={str(vectors).lower()})"
+    own = optimizers.Settings(text, lr=2.0, momentum=0.5, weight_decay=0.01, schedule="constant")
+    tx, params = optimizers.make(own, 10, 1), {"w": jnp.array([[3.0, 4.0]]), "b": jnp.array([2.0])}
+    grads = {"w": jnp.array([[0.0, 1.0]]), "b": jnp.array([0.5])}
+    kept, last = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+    for _ in range(2):
+        updates, kept = tx.update(grads, kept, params)
+        for name, adapted in (("w", True), ("b", vectors)):
+            slope = grads[name] + 0.01 * params[name] if adapted else grads[name]
+            length = 0.1 * jnp.linalg.norm(params[name]) / jnp.linalg.norm(slope) if adapted else 1.0
+            expected = -2.0 * length * slope + 0.5 * last[name]
+            np.testing.assert_allclose(updates[name], expected, rtol=1e-5)
+        last, params = updates, optax.apply_updates(params, updates)
+
+
+def test_an_optimizers_setting_is_checked():
+    wrong = {"lars(trust=0)": "trust must lie", "sgd(trust=1)": "no setting 'trust'", "sdg": "known: adam"}
+    for text, said in wrong.items():
+        with pytest.raises(ValueError, match=said):
+            optimizers.make(optimizers.Settings(text), 10, 1)
+
+
+def test_decay_apart_from_the_gradient_is_a_share_of_the_weights():
+    own = optimizers.Settings("adamw", lr=0.1, weight_decay=0.3, schedule="constant")
+    tx, params = optimizers.make(own, 10, 1), jnp.array([2.0])
+    np.testing.assert_allclose(tx.update(jnp.zeros(1), tx.init(params), params)[0], [-0.1 * 0.3 * 2.0], rtol=1e-6)
 
 
 def test_the_attack_in_training_has_keys_of_its_own(setting):

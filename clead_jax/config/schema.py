@@ -48,6 +48,7 @@ class Model(Section):
     dtype: str = "float32"  # compute; parameters are float32 always
     projection_dim: int = 128  # Sec. 4
     projection_hidden: int = 0  # 0: as wide as the features (SimCLR, arXiv 2002.05709, Sec. 4.2)
+    projection_layers: int = 2  # Sec. 4; 1: a linear map
 
 
 @dataclass
@@ -74,6 +75,9 @@ class Stage(Section):
     start: str = "scratch"  # initial weights: fresh, or those of a stage ("baseline"), its best ("pretrain:best")
     fresh: str = ""  # parts of the network that do not come from `start`, e.g. "head"
     trains: str = "backbone,head"  # parts that are trained: backbone, projector, head; the rest stays as it is
+    # Of a backbone that is not trained: its BatchNorm as it was ("frozen", in eval mode), or its running statistics
+    # moved on by the images of this stage, with batch statistics in the loss ("reestimate", as some released probes).
+    batch_stats: str = "frozen"
     ascend: str = "online"  # whose loss the attacks maximise: contrastive, online, or a stage's, its weights frozen
     average: str = ""  # averaged weights beside the last ones: "ema(decay=0.999)", "swa(start=0.75)"
     epochs: int = 100
@@ -127,9 +131,11 @@ class Contrastive(Stage):
     loss: str = "info_nce"
     temperature: float = 0.1  # Sec. 4
     similarity: str = "cosine"  # or "euclidean" (negative distance); the paper names both
-    pairing: str = "anchor"  # Eq. 2: clean against each perturbed view; "all": every pair of views
+    # Eq. 2: clean against each perturbed view; "simclr_anchor": other clean images are negatives too, as in the
+    # authors' later release; "all": every pair of views.
+    pairing: str = "anchor"
     positives: str = "instance"  # or "class" (SupCon, arXiv 2004.11362)
-    weights: str = ""  # one per perturbed view under "anchor"; empty: equal, the 1/2 and 1/2 of Eq. 2
+    weights: str = ""  # one per perturbed view, under "all" per view; empty: equal, the 1/2 and 1/2 of Eq. 2
     online_lr: float = 0.001  # of the gradient-stopped online head: Adam's own default (arXiv 1412.6980)
 
 

@@ -10,6 +10,7 @@ from clead_jax.core import spec
 LATER = ("evaluate", "report")  # stages that train nothing
 PROTOCOLS = ("paper", "whitebox", "autoattack")
 PARTS = ("backbone", "projector", "head")
+BATCH_STATS = ("frozen", "reestimate")  # of a backbone that is not trained
 CHOICES = {
     "evaluation.split": ("test", "validation", "train"),
     "evaluation.version": ("standard", "plus", "rand", "fast", "strongest"),
@@ -24,7 +25,7 @@ NOT_EMPTY = {
 }
 POSITIVE = (
     *("evaluation.curve_examples", "evaluation.distance_examples", "evaluation.steps", "evaluation.restarts"),
-    *("model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
+    *("model.width", "model.projection_dim", "model.projection_layers", "pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
     *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
 )
 NOT_NEGATIVE = (
@@ -70,6 +71,8 @@ def _stage(cfg: Config, name: str) -> None:
     for field, most in (("momentum", 1), ("warmup_epochs", own.epochs)):
         if own[field] >= most:
             raise ValueError(f"{name}.{field} is {own[field]}; it must be below {most}")
+    if own.batch_stats not in BATCH_STATS:
+        raise ValueError(f"{name}.batch_stats is {own.batch_stats!r}; it can be {', '.join(BATCH_STATS)}")
     source, _, which = own.start.partition(":")
     if source not in ("scratch", *others) or which not in ("", "latest", "best"):
         raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
@@ -92,9 +95,9 @@ def _circle(cfg: Config, name: str, path: tuple[str, ...] = ()) -> tuple[str, ..
 
 
 def _attacks(cfg: Config) -> None:
-    own, anchored = cfg.evaluation, "pretrain" in spec.items(cfg.stages) and cfg.pretrain.pairing == "anchor"
+    own, anchored = cfg.evaluation, "pretrain" in spec.items(cfg.stages) and cfg.pretrain.pairing != "all"
     if anchored and spec.items(cfg.views)[0] not in ("clean", "augmented"):
-        rule = "under pairing=anchor the first one is the anchor: clean or augmented"
+        rule = "under pairing={cfg.pretrain.pairing} the first one is the anchor: clean or augmented"
         raise ValueError(f"views is {cfg.views!r}; {rule}")
     for section in ("train_attack", "evaluation"):
         for field in ("eps", "step_size"):

@@ -32,6 +32,7 @@ _NETWORK: dict[Any, Any] = {
     "std": _CHANNELS,
 }
 _NETWORK |= {"width?": _SIZE, "stem?": str, "dtype?": str, "projection_dim?": _SIZE, "projection_hidden?": _SIZE}
+_NETWORK |= {"projection_layers?": _SIZE}
 META: dict[Any, Any] = {"network": _NETWORK, "image_shape": 3 * [forms.Number(1, 1e5, whole=True)], "epoch": _SIZE}
 META |= {"fields": {str: object}, "stage?": str}
 NOT_READ = {"cifar10": 10, "cifar100": 100}  # data sets of 32 x 32 x 3 pixels, by number of classes

@@ -117,6 +117,9 @@ def _finish(run: Run, found: dict[str, Classifier], store: Store) -> None:
     """Adds what concerns the whole: seen and unseen attacks, labels used, cost, checks, environment."""
     results, trained_on = store.results, run.trained_on
     names = list(results["attacks"])
+    for label, model in found.items():
+        if kind := model.metadata.get("batch_stats"):
+            results["models"][label]["batch_stats"] = kind
     use = results.get("label_use", {}) | {label: model.metadata["label_use"] for label, model in found.items()}
     results |= {
         "seen_attacks": [name for name in names if spec.parse(name)[0] in trained_on],

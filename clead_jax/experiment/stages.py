@@ -48,6 +48,7 @@ class Stage(NamedTuple):
     tx: optax.GradientTransformation
     extra: Extra
     trained: tuple[str, ...]  # parts of the network
+    moving: tuple[str, ...]  # parts whose batch statistics move on though they are not trained
     fresh: tuple[str, ...]  # parts that do not come from `origin`
     origin: tuple[str, str] | None  # (stage, "latest" or "best") whose weights it starts from
     reference: str | None  # the stage whose frozen weights its attacks are made on
@@ -163,6 +164,7 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
         tx=tx,
         extra=extra,
         trained=spec.items(own.trains),
+        moving=("backbone",) if own.batch_stats == "reestimate" else (),
         fresh=spec.items(own.fresh),
         origin=config.origin(cfg, name),
         reference=config.reference(cfg, name),
@@ -266,6 +268,11 @@ def trained_on(cfg: Config, name: str) -> set[str]:
     source = config.origin(cfg, name)
     before = trained_on(cfg, source[0]) if source else set()
     return before | {spec.parse(text)[0] for text in view_texts(cfg, name)}
+
+
+def batch_stats(cfg: Config, name: str) -> str:
+    """"frozen" or "reestimate": the BatchNorm of a backbone that this stage does not train; "" where it does."""
+    return "" if "backbone" in spec.items(cfg[name].trains) else cfg[name].batch_stats
 
 
 def label_use(cfg: Config, name: str) -> list[str]:

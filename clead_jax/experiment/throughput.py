@@ -158,7 +158,7 @@ def step_cases(run: Run) -> Iterator[Case]:
     init, replicated = initial(run), sharding.replicated(run.mesh)
     images, labels = run.dataset.train_images, run.dataset.train_labels
     for name, stage in run.every_stage.items():
-        state, rest = states.create(init(), stage.trained, stage.tx, stage.extra)
+        state, rest = states.create(init(), stage.trained, stage.tx, stage.extra, stage.moving)
         frozen = states.Frozen(rest, init() if stage.reference else None)
         resident = sharding.put((frozen, images, labels), replicated)
         index = sharding.put(np.arange(stage.plan.batch_size, dtype=np.int32), sharding.split(run.mesh))

@@ -31,10 +31,10 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         log.info(f"{stage.name}: finished already ({first_step} steps)")
         return
     if restored:
-        mine, rest = states.split(restored.model, stage.trained)
+        mine, rest = states.split(restored.model, stage.trained, stage.moving)
         state = TrainState(**mine, **restored.train)
     else:
-        state, rest = states.create(initial_variables(run, stage), stage.trained, stage.tx, stage.extra)
+        state, rest = begin(stage, initial_variables(run, stage))
     reference = upstream_model(run, stage.reference, "latest") if stage.reference else None
     examples = run.splits.train
     resident = sharding.put((states.Frozen(rest, reference), examples.images, examples.labels), replicated)
@@ -69,12 +69,16 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
 
 def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | None:
     """The latest readable checkpoint of a stage, laid out over the mesh, or None if it has not begun."""
-    begin = lambda key: states.create(run.fresh(key), stage.trained, stage.tx, stage.extra)
-    abstract, rest = jax.eval_shape(begin, numerics.key(0))
+    abstract, rest = jax.eval_shape(lambda key: begin(stage, run.fresh(key)), numerics.key(0))
     layout = sharding.replicated(run.mesh)
     place = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=layout), tree)
     whole = states.variables(abstract.params, abstract.batch_stats, rest)
     return checkpoint.restore(directory, place(whole), place(_for_training(abstract)))
+
+
+def begin(stage: Stage, variables: PyTree) -> tuple[TrainState, PyTree]:
+    """A stage's state before its first step, and what it leaves alone."""
+    return states.create(variables, stage.trained, stage.tx, stage.extra, stage.moving)
 
 
 def initial_variables(run: Run, stage: Stage) -> PyTree:

@@ -50,18 +50,23 @@ class Extra(NamedTuple):
 NOTHING = Extra()
 
 
-def split(variables: PyTree, trained: tuple[str, ...]) -> tuple[PyTree, PyTree]:
-    """(the `trained` parts, the rest), each {"params", "batch_stats"}."""
-    of = lambda collection, ours: {k: v for k, v in variables.get(collection, {}).items() if (k in trained) == ours}
-    mine, rest = ({name: of(name, ours) for name in ("params", "batch_stats")} for ours in (True, False))
+def split(variables: PyTree, trained: tuple[str, ...], moving: tuple[str, ...] = ()) -> tuple[PyTree, PyTree]:
+    """(the `trained` parts, the rest), each {"params", "batch_stats"}; of `moving` parts the statistics alone move."""
+    ours = {"params": trained, "batch_stats": trained + moving}
+    of = lambda name, mine: {k: v for k, v in variables.get(name, {}).items() if (k in ours[name]) == mine}
+    mine, rest = ({name: of(name, own) for name in ours} for own in (True, False))
     return mine, rest
 
 
 def create(
-    variables: PyTree, trained: tuple[str, ...], tx: optax.GradientTransformation, extra: Extra = NOTHING
+    variables: PyTree,
+    trained: tuple[str, ...],
+    tx: optax.GradientTransformation,
+    extra: Extra = NOTHING,
+    moving: tuple[str, ...] = (),
 ) -> tuple[TrainState, PyTree]:
-    """Step 0 of a stage: a state over the `trained` parts of `variables`, and the frozen rest."""
-    (mine, rest), zero = split(variables, trained), jnp.zeros((), jnp.int32)
+    """Step 0 of a stage: a state over the `trained` parts of `variables`, and the frozen rest (see `split`)."""
+    (mine, rest), zero = split(variables, trained, moving), jnp.zeros((), jnp.int32)
     state = TrainState(zero, opt_state=tx.init(mine["params"]), extra=extra.init(mine["params"]), **mine)
     return state, rest
 

@@ -39,7 +39,8 @@ def make_step(
     online: bool = False,
     extra: Extra = NOTHING,
 ) -> Step:
-    """A `Step` over the parts in the state. BatchNorm trains if the backbone does, and stays in eval mode if not.
+    """A `Step` over the parts in the state. BatchNorm uses and moves batch statistics if the backbone is trained, or its
+    statistics alone are in the state; else it stays in eval mode.
 
     With `online` the logits are gradient-stopped: the class head learns by a cross entropy of its own (reported as
     online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,
@@ -53,7 +54,7 @@ def make_step(
         views = make_views(now, frozen.reference, batch.images, batch.labels, keys)
         b, v = views.shape[:2]
         flat, view_labels = views.reshape(b * v, *views.shape[2:]), jnp.repeat(batch.labels, v)
-        train = "backbone" in state.params
+        train = "backbone" in state.params or "backbone" in state.batch_stats
         mutable = ["batch_stats"] if train else []
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Array, Array, dict[str, Array], Array, PyTree]]:

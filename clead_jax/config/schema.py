@@ -107,6 +107,7 @@ class Supervised(Stage):
 
     weight_decay: float = 5e-4
     attack: str = ""  # trains on images made by this attack; empty: on clean ones
+    attacked: float = 1.0  # probability with which a batch is attacked; the others are clean
     views: str = ""  # several versions of each image ("clean,pgd(objective=kl)"), in place of `attack`
     loss: str = "cross_entropy"  # any registered loss on logits: cross_entropy(smoothing=0.1), trades(beta=6)
     augment: bool = True  # crops and flips, or the plain images
@@ -221,7 +222,8 @@ class Config(Section):
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=Model)
-    # Eq. 2: an image with its PGD and its C&W version. Any registered attack, "clean" and "augmented".
+    # Eq. 2: an image with its PGD and its C&W version. Any registered attack, "clean" and "augmented"; "static(pgd)" is
+    # made once, before the stage, on the training images as they are, and kept as 8 bits (then `ascend` is a stage).
     views: str = "clean,pgd,cw"
     train_attack: TrainAttack = field(default_factory=TrainAttack)
     baseline: Supervised = field(default_factory=Supervised)  # the "without" column; unsaid how it is trained

@@ -71,6 +71,8 @@ def _stage(cfg: Config, name: str) -> None:
     for field, most in (("momentum", 1), ("warmup_epochs", own.epochs)):
         if own[field] >= most:
             raise ValueError(f"{name}.{field} is {own[field]}; it must be below {most}")
+    if not 0 <= getattr(own, "attacked", 1) <= 1:
+        raise ValueError(f"{name}.attacked is {own.attacked}; it is a probability, between 0 and 1")
     if own.batch_stats not in BATCH_STATS:
         raise ValueError(f"{name}.batch_stats is {own.batch_stats!r}; it can be {', '.join(BATCH_STATS)}")
     source, _, which = own.start.partition(":")

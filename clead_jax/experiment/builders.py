@@ -1,6 +1,7 @@
 """From the config to data, network and attacks. Raises ValueError, one line, for what cannot be built."""
 
 import importlib
+import re
 import sys
 from typing import Any, NamedTuple
 
@@ -135,10 +136,16 @@ def checkpoint_dir(workdir: str, stage: str) -> str:
     return f"{workdir}/checkpoints/{stage}"
 
 
+def static(text: str) -> str:
+    """'static(pgd(steps=3))' -> 'pgd(steps=3)', the attack that makes a static view; '' for every other view."""
+    found = re.fullmatch(r"static\((.+)\)", text.strip())
+    return found[1] if found else ""
+
+
 def named_training_attack(cfg: Config, text: str) -> NamedAttack:
-    """An attack for use inside a training step: its last iterate counts, which costs no extra pass."""
+    """An attack for use in training, static or not: its last iterate counts, which costs no extra pass."""
     common = ("steps", "step_size", "random_start")
-    return parse.named_attack(text, *_threat(cfg.train_attack, common, keep="last"))
+    return parse.named_attack(static(text) or text, *_threat(cfg.train_attack, common, keep="last"))
 
 
 def training_attack(cfg: Config, text: str) -> Attack:

@@ -15,6 +15,7 @@ import optax
 import clead_jax.losses  # noqa: F401  importing it registers the losses
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
+from clead_jax.attacks.objectives import kl
 from clead_jax.core import names, numerics, spec
 from clead_jax.core.registry import ATTACKS, BACKBONES, LOSSES
 from clead_jax.core.types import Key, NamedAttack, Step
@@ -53,6 +54,7 @@ class Stage(NamedTuple):
     origin: tuple[str, str] | None  # (stage, "latest" or "best") whose weights it starts from
     reference: str | None  # the stage whose frozen weights its attacks are made on
     plan: Plan
+    stored: tuple[NamedAttack, ...]  # its static views: those that are made before training
     passes: int  # forward+backward passes per training image
     key: Key
     augment: views.Augment
@@ -115,12 +117,23 @@ def _check_terms(cfg: Config, name: str) -> None:
     found, own, texts = terms(cfg, name), cfg[name], view_texts(cfg, name)
     if name not in spec.items(cfg.stages):
         return
+    _check_static(cfg, name, texts)
     z, logits = (jax.ShapeDtypeStruct((2, len(texts), width), np.float32) for width in (8, 3))
     labels, field = jax.ShapeDtypeStruct((2,), np.int32), SHAPED_BY[own.kind]
     try:
         jax.eval_shape(lambda *given: [term(*given) for _, term in found.values()], z, logits, labels)
     except ValueError as error:
         raise ValueError(f"views {','.join(texts)!r} with {name}.{field} {own[field]!r}: {error}") from None
+
+
+def _check_static(cfg: Config, name: str, texts: tuple[str, ...]) -> None:
+    for text in filter(builders.static, texts):
+        if config.reference(cfg, name) is None:
+            known = ", ".join(other for other in config.stages_of(cfg) if other != name)
+            what = f"view {text!r} is made once, on frozen weights: {name}.ascend must name a stage ({known})"
+            raise ValueError(f"{what}, not {cfg[name].ascend!r}")
+        if builders.named_training_attack(cfg, text).objective is kl:
+            raise ValueError(f"view {text!r}: kl is measured from clean logits, and a static view from labels")
 
 
 def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, devices: int) -> None:
@@ -155,8 +168,9 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
     tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
     extra = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
     augment = _augment(cfg, getattr(own, "augment", True))
-    made = views.make_views(view_list(cfg, name), _target(own, net), augment)
-    attacked = [text for text in view_texts(cfg, name) if text not in views.UNATTACKED]
+    made = views.make_views(view_list(cfg, name), _target(own, net), augment, getattr(own, "attacked", 1.0))
+    stored = [text for text in view_texts(cfg, name) if builders.static(text)]
+    attacked = [text for text in view_texts(cfg, name) if text not in (*views.UNATTACKED, *stored)]
     cost = sum(max(builders.named_training_attack(cfg, text).passes(net.num_classes)) for text in attacked)
     return Stage(
         name=name,
@@ -169,6 +183,7 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
         origin=config.origin(cfg, name),
         reference=config.reference(cfg, name),
         plan=plan,
+        stored=tuple(builders.named_training_attack(cfg, text) for text in stored),
         passes=cost + len(view_texts(cfg, name)),
         key=key_of(cfg.seed, name),
         augment=augment,
@@ -200,10 +215,12 @@ def view_texts(cfg: Config, name: str) -> tuple[str, ...]:
     return spec.items(own.views) or (own.attack or "clean",)
 
 
-def view_list(cfg: Config, name: str) -> tuple[views.Attack | str, ...]:
-    """The same: attacks as functions, "clean" and "augmented" by name."""
-    made = lambda text: text if text in views.UNATTACKED else builders.training_attack(cfg, text)
-    return tuple(made(text) for text in view_texts(cfg, name))
+def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Stored | str, ...]:
+    """The same: attacks as functions, static ones by their place among these, "clean" and "augmented" by name."""
+    texts = view_texts(cfg, name)
+    stored = [text for text in texts if builders.static(text)]
+    attacks = {text: builders.training_attack(cfg, text) for text in texts if text not in views.UNATTACKED}
+    return tuple(views.Stored(stored.index(text)) if text in stored else attacks.get(text, text) for text in texts)
 
 
 def _augment(cfg: Config, wanted: bool) -> views.Augment:
@@ -267,7 +284,7 @@ def trained_on(cfg: Config, name: str) -> set[str]:
     """Names of the views and attacks that a model was trained on, also in the stages it starts from."""
     source = config.origin(cfg, name)
     before = trained_on(cfg, source[0]) if source else set()
-    return before | {spec.parse(text)[0] for text in view_texts(cfg, name)}
+    return before | {spec.parse(builders.static(text) or text)[0] for text in view_texts(cfg, name)}
 
 
 def batch_stats(cfg: Config, name: str) -> str:

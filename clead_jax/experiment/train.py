@@ -10,6 +10,7 @@ from clead_jax import data
 from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
+from clead_jax.experiment import static_views
 from clead_jax.experiment.builders import checkpoint_dir, latest_meta
 from clead_jax.experiment.context import Run
 from clead_jax.experiment.stages import Stage
@@ -36,12 +37,12 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     else:
         state, rest = begin(stage, initial_variables(run, stage))
     reference = upstream_model(run, stage.reference, "latest") if stage.reference else None
-    examples = run.splits.train
-    resident = sharding.put((states.Frozen(rest, reference), examples.images, examples.labels), replicated)
     progress = Progress(stage.name, stage.plan, stage.passes, sharding.is_main(), later)
     folder = Path(run.workdir)
     writer = MetricWriter(folder / "metrics.jsonl", folder / "tensorboard", sharding.is_main())
     writer.drop_after(stage.name, first_step)
+    examples, stored = run.splits.train, static_views.stored(run, stage, reference, writer)
+    resident = sharding.put((states.Frozen(rest, reference), examples.images, examples.labels, *stored), replicated)
     progress.start()
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")

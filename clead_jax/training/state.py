@@ -37,6 +37,7 @@ class Batch(flax.struct.PyTreeNode):
     images: Array  # uint8 [B, H, W, C]
     labels: Array  # int32 [B]
     index: Array  # int32 [B]
+    stored: Array | None = None  # uint8 [B, S, H, W, C], versions of the images that were made before training
 
 
 class Extra(NamedTuple):
@@ -87,13 +88,14 @@ def apply_gradients(
 
 
 def gathered(step: Callable) -> Callable:
-    """`step(state, frozen, batch, key)` as (state, (frozen, images, labels), index [B], key): rows of resident data.
+    """`step(state, frozen, batch, key)` as (state, (frozen, images, labels), index [B], key): rows of resident data,
+    which may hold a fourth array, of `stored` views.
 
     The gathering is part of the compiled program; images and labels are arguments, closed over they would be constants.
     """
 
-    def of_rows(state: TrainState, resident: tuple[Frozen, Array, Array], index: Array, key: Array) -> Any:
-        frozen, images, labels = resident
-        return step(state, frozen, Batch(images[index], labels[index], index), key)
+    def of_rows(state: TrainState, resident: tuple[Any, ...], index: Array, key: Array) -> Any:
+        frozen, images, labels, *stored = resident
+        return step(state, frozen, Batch(images[index], labels[index], index, *(made[index] for made in stored)), key)
 
     return of_rows

@@ -26,8 +26,9 @@ from clead_jax.training.state import NOTHING, Batch, Extra, Frozen, TrainState, 
 Term = Callable[[Array, Array, Array], Array]
 """(z [B, V, D], logits [B, V, K], labels [B]) -> scalar."""
 
-MakeViews = Callable[[PyTree, PyTree, Array, Array, Key], Array]
-"""(variables, reference, images uint8 [B, H, W, C], labels, keys [B]) -> views [B, V, H, W, C] in [0, 1]."""
+MakeViews = Callable[[PyTree, PyTree, Array, Array, Key, Array | None], Array]
+"""(variables, reference, images uint8 [B, H, W, C], labels, keys [B], stored uint8 [B, S, H, W, C] or None) -> views
+[B, V, H, W, C] in [0, 1]."""
 
 
 def make_step(
@@ -51,7 +52,7 @@ def make_step(
     def step(state: TrainState, frozen: Frozen, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         now = variables(state.params, state.batch_stats, frozen.variables)
         keys = example_keys(key, batch.index)
-        views = make_views(now, frozen.reference, batch.images, batch.labels, keys)
+        views = make_views(now, frozen.reference, batch.images, batch.labels, keys, batch.stored)
         b, v = views.shape[:2]
         flat, view_labels = views.reshape(b * v, *views.shape[2:]), jnp.repeat(batch.labels, v)
         train = "backbone" in state.params or "backbone" in state.batch_stats

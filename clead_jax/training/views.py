@@ -9,7 +9,7 @@ The paper does not say which loss attacks maximise; here it is a choice of class
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,13 @@ Target = Callable[[PyTree, PyTree, Array, Array], tuple[Forward, Array]]
 """(variables, reference, x, labels) -> what a view attacks: a function to logits, and the labels right for it."""
 
 UNATTACKED = ("clean", "augmented")
+
+
+class Stored(NamedTuple):
+    """A view that was made before training, at this place among the stored ones; augmented anew in every step."""
+
+    place: int
+
 
 
 def contrastive(
@@ -61,23 +68,29 @@ def of_reference(network: Any) -> Target:
     return lambda variables, reference, x, labels: online(network)(reference, None, x, labels)
 
 
-def make_views(views: tuple[Attack | str, ...], target: Target, augment: Augment) -> MakeViews:
-    """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own)
-    or an attack on the clean one. Raises ValueError for another name.
+def make_views(
+    views: tuple[Attack | Stored | str, ...], target: Target, augment: Augment, attacked: float = 1.0
+) -> MakeViews:
+    """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own),
+    an attack on the clean one, or stored. With `attacked` below 1 a batch is attacked with this probability, and clean
+    otherwise. Raises ValueError for another name.
     """
     for view in views:
         if isinstance(view, str) and view not in UNATTACKED:
             raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
 
-    def make(variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key) -> Array:
+    def make(
+        variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key, stored: Array | None = None
+    ) -> Array:
         x = augment(keys, images)
         forward, wanted = target(variables, reference, x, labels)
 
-        def one(number: int, view: Attack | str) -> Array:
+        def one(number: int, view: Attack | Stored | str) -> Array:
             own = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-            if callable(view):
-                return view(forward, x, wanted, own)
-            return x if view == "clean" else augment(own, images)
+            if isinstance(view, str):
+                return x if view == "clean" else augment(own, images)
+            made = augment(own, stored[:, view.place]) if isinstance(view, Stored) else view(forward, x, wanted, own)
+            return made if attacked == 1 else jnp.where(jax.random.bernoulli(own[0], attacked), made, x)
 
         return jnp.stack([one(number, view) for number, view in enumerate(views, start=1)], axis=1)
 

@@ -75,9 +75,7 @@ class Stage(Section):
     start: str = "scratch"  # initial weights: fresh, or those of a stage ("baseline"), its best ("pretrain:best")
     fresh: str = ""  # parts of the network that do not come from `start`, e.g. "head"
     trains: str = "backbone,head"  # parts that are trained: backbone, projector, head; the rest stays as it is
-    # Of a backbone that is not trained: its BatchNorm as it was ("frozen", in eval mode), or its running statistics
-    # moved on by the images of this stage, with batch statistics in the loss ("reestimate", as some released probes).
-    batch_stats: str = "frozen"
+    batch_stats: str = "frozen"  # of a backbone that is not trained; "reestimate": moved on, BatchNorm in train mode
     ascend: str = "online"  # whose loss the attacks maximise: contrastive, online, or a stage's, its weights frozen
     average: str = ""  # averaged weights beside the last ones: "ema(decay=0.999)", "swa(start=0.75)"
     epochs: int = 100
@@ -132,9 +130,7 @@ class Contrastive(Stage):
     loss: str = "info_nce"
     temperature: float = 0.1  # Sec. 4
     similarity: str = "cosine"  # or "euclidean" (negative distance); the paper names both
-    # Eq. 2: clean against each perturbed view; "simclr_anchor": other clean images are negatives too, as in the
-    # authors' later release; "all": every pair of views.
-    pairing: str = "anchor"
+    pairing: str = "anchor"  # Eq. 2: clean against each perturbed view; "simclr_anchor"; "all": every pair of views
     positives: str = "instance"  # or "class" (SupCon, arXiv 2004.11362)
     weights: str = ""  # one per perturbed view, under "all" per view; empty: equal, the 1/2 and 1/2 of Eq. 2
     online_lr: float = 0.001  # of the gradient-stopped online head: Adam's own default (arXiv 1412.6980)
@@ -222,8 +218,7 @@ class Config(Section):
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=Model)
-    # Eq. 2: an image with its PGD and its C&W version. Any registered attack, "clean" and "augmented"; "static(pgd)" is
-    # made once, before the stage, on the training images as they are, and kept as 8 bits (then `ascend` is a stage).
+    # Eq. 2: an image, its PGD and C&W versions. Any attack, "clean", "augmented"; "static(pgd)": made once, beforehand.
     views: str = "clean,pgd,cw"
     train_attack: TrainAttack = field(default_factory=TrainAttack)
     baseline: Supervised = field(default_factory=Supervised)  # the "without" column; unsaid how it is trained

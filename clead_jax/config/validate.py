@@ -25,7 +25,8 @@ NOT_EMPTY = {
 }
 POSITIVE = (
     *("evaluation.curve_examples", "evaluation.distance_examples", "evaluation.steps", "evaluation.restarts"),
-    *("model.width", "model.projection_dim", "model.projection_layers", "pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
+    *("model.width", "model.projection_dim", "model.projection_layers"),
+    *("pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
     *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
 )
 NOT_NEGATIVE = (

@@ -11,7 +11,7 @@ import numpy as np
 from clead_jax import attacks, data
 from clead_jax.attacks import autoattack, parse
 from clead_jax.attacks.objectives import kl
-from clead_jax.config import Config
+from clead_jax.config import Config, reference, stages_of
 from clead_jax.core import spec
 from clead_jax.core.progress import log
 from clead_jax.core.registry import ATTACKS
@@ -140,6 +140,17 @@ def static(text: str) -> str:
     """'static(pgd(steps=3))' -> 'pgd(steps=3)', the attack that makes a static view; '' for every other view."""
     found = re.fullmatch(r"static\((.+)\)", text.strip())
     return found[1] if found else ""
+
+
+def check_static(cfg: Config, name: str, texts: tuple[str, ...]) -> None:
+    """Raises ValueError for a static view among the views of a stage that cannot be made before it."""
+    for text in filter(static, texts):
+        if reference(cfg, name) is None:
+            known = ", ".join(other for other in stages_of(cfg) if other != name)
+            what = f"view {text!r} is made once, on frozen weights: {name}.ascend must name a stage ({known})"
+            raise ValueError(f"{what}, not {cfg[name].ascend!r}")
+        if named_training_attack(cfg, text).objective is kl:
+            raise ValueError(f"view {text!r}: kl is measured from clean logits, a static view from labels")
 
 
 def named_training_attack(cfg: Config, text: str) -> NamedAttack:

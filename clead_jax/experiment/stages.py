@@ -15,7 +15,6 @@ import optax
 import clead_jax.losses  # noqa: F401  importing it registers the losses
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
-from clead_jax.attacks.objectives import kl
 from clead_jax.core import names, numerics, spec
 from clead_jax.core.registry import ATTACKS, BACKBONES, LOSSES
 from clead_jax.core.types import Key, NamedAttack, Step
@@ -117,23 +116,13 @@ def _check_terms(cfg: Config, name: str) -> None:
     found, own, texts = terms(cfg, name), cfg[name], view_texts(cfg, name)
     if name not in spec.items(cfg.stages):
         return
-    _check_static(cfg, name, texts)
+    builders.check_static(cfg, name, texts)
     z, logits = (jax.ShapeDtypeStruct((2, len(texts), width), np.float32) for width in (8, 3))
     labels, field = jax.ShapeDtypeStruct((2,), np.int32), SHAPED_BY[own.kind]
     try:
         jax.eval_shape(lambda *given: [term(*given) for _, term in found.values()], z, logits, labels)
     except ValueError as error:
         raise ValueError(f"views {','.join(texts)!r} with {name}.{field} {own[field]!r}: {error}") from None
-
-
-def _check_static(cfg: Config, name: str, texts: tuple[str, ...]) -> None:
-    for text in filter(builders.static, texts):
-        if config.reference(cfg, name) is None:
-            known = ", ".join(other for other in config.stages_of(cfg) if other != name)
-            what = f"view {text!r} is made once, on frozen weights: {name}.ascend must name a stage ({known})"
-            raise ValueError(f"{what}, not {cfg[name].ascend!r}")
-        if builders.named_training_attack(cfg, text).objective is kl:
-            raise ValueError(f"view {text!r}: kl is measured from clean logits, and a static view from labels")
 
 
 def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, devices: int) -> None:
@@ -288,7 +277,7 @@ def trained_on(cfg: Config, name: str) -> set[str]:
 
 
 def batch_stats(cfg: Config, name: str) -> str:
-    """"frozen" or "reestimate": the BatchNorm of a backbone that this stage does not train; "" where it does."""
+    """ "frozen" or "reestimate": the BatchNorm of a backbone that this stage does not train; "" where it does."""
     return "" if "backbone" in spec.items(cfg[name].trains) else cfg[name].batch_stats
 
 

@@ -3,7 +3,7 @@
 WORKDIR/views/<stage>-<n>.npz    "images" uint8 [N, H, W, C], rounded to 8 bits as image files are, in the order of the
                                  training images; "made_of", a fingerprint of all that they depend on
 
-The images are attacked as they are; a step augments them anew. A file that is damaged, or that was made of other weights,
+The images are attacked as they are; a step augments them anew. A file that is damaged, or was made of other weights,
 images or settings, is made again. Making them is spread over the devices and goes on where it was stopped, as an attack
 in an evaluation does, and its passes stand in metrics.jsonl at step 0.
 """
@@ -44,9 +44,7 @@ def stored(run: Run, stage: Stage, reference: PyTree, writer: MetricWriter) -> l
     return [np.stack(each, axis=1)]
 
 
-def _one(
-    run: Run, stage: Stage, model: Compiled, named: NamedAttack, path: Path, writer: MetricWriter
-) -> np.ndarray:
+def _one(run: Run, stage: Stage, model: Compiled, named: NamedAttack, path: Path, writer: MetricWriter) -> np.ndarray:
     """One static view of all training images, uint8 [N, H, W, C]."""
     examples, key = run.splits.train, jax.random.fold_in(stage.key, 2)
     depends = {"network": run.network_fields, "weights": model.classifier.fingerprint, "attack": named.name}
@@ -75,7 +73,7 @@ def _one(
     if sharding.is_main():
         files.save_arrays(path, {"images": images, "made_of": np.asarray(made_of)}, compress=False)
         progress.unlink(missing_ok=True)
-    passes = sum(int(max(f.sum(), b.sum())) for f, b in zip(finding.forward.values(), finding.backward.values()))
+    passes = max(int(made[named.name].sum()) for made in (finding.forward, finding.backward))
     spent = {"passes": passes, "seconds": round(time.monotonic() - began, 3)}
     writer.write({"stage": stage.name, "step": 0, "epoch": 0, **spent})
     return images

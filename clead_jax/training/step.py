@@ -40,8 +40,8 @@ def make_step(
     online: bool = False,
     extra: Extra = NOTHING,
 ) -> Step:
-    """A `Step` over the parts in the state. BatchNorm uses and moves batch statistics if the backbone is trained, or its
-    statistics alone are in the state; else it stays in eval mode.
+    """A `Step` over the parts in the state. BatchNorm uses and moves batch statistics if the backbone's weights, or its
+    statistics alone, are in the state; else it stays in eval mode.
 
     With `online` the logits are gradient-stopped: the class head learns by a cross entropy of its own (reported as
     online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,

@@ -35,7 +35,6 @@ class Stored(NamedTuple):
     place: int
 
 
-
 def contrastive(
     network: Any, similarity: Callable[[Array, Array], Array], temperature: float, by_class: bool
 ) -> Target:

@@ -207,5 +207,5 @@ def test_reestimated_statistics_survive_a_kill(from_pretrained, monkeypatch, tmp
 
 
 def test_batch_statistics_that_cannot_be_meant_are_one_line(tmp_path):
-    with pytest.raises(ValueError, match="probe.batch_stats is 'moving'; it can be frozen, reestimate"):
+    with pytest.raises(ValueError, match=r"probe\.batch_stats is 'moving'; it can be frozen, reestimate"):
         start(tmp_path / "run", "configs/quickstart.py", probe__batch_stats="moving")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from clead_jax.config.sections import Section, nested
+from clead_jax.config.transfer import Transfer
 from clead_jax.core import spec
 
 FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
@@ -176,6 +177,7 @@ class Evaluation(Section):
     # "autoattack", which costs hundreds of passes an image: add it for a number to publish.
     protocol: str = "paper,whitebox"
     attacks: str = "fgsm,pgd,cw"  # Table 1; "autoattack" too
+    transfer: Transfer = field(default_factory=Transfer)
     version: str = "standard"  # of autoattack; plus, rand, fast, strongest
     precision: str = "float32"  # "bfloat16": autoattack differentiates a copy in bfloat16; float32 judges
     budget: str = ""  # most time ("2h") or passes per image ("2000passes") of the attacks; empty: no limit

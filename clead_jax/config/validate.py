@@ -112,6 +112,12 @@ def _attacks(cfg: Config) -> None:
     if own.which not in ("latest", "best") and not own.which.isdecimal():
         raise ValueError(f"evaluation.which is {own.which!r}; it can be latest, best, or the number of a saved step")
     spec.budget(own.budget)
+    for eps in spec.items(own.transfer.eps):
+        spec.unit(eps, "evaluation.transfer.eps", own.norm)
+    source, stages = own.transfer.source, stages_of(cfg)
+    if source not in stages and not set(":/(") & set(source):
+        known = f"a stage ({', '.join(stages)}), or of another work directory DIR/ or DIR:STAGE"
+        raise ValueError(f"evaluation.transfer.source is {source!r}; it can be {known}")
 
 
 def nearest(field: str, cfg: Any) -> str:

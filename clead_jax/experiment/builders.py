@@ -205,6 +205,28 @@ def _threat(section: Any, common: tuple[str, ...], **more: Any) -> tuple[dict, d
     return {k: section[k] for k in ("norm", "eps")}, {k: section[k] for k in common} | more
 
 
+def transfer_attacks(cfg: Config, texts: list[str]) -> tuple[NamedAttack, ...]:
+    """The attacks of `evaluation.transfer`, by default `texts`, at each of its radii. They need not stay within the
+    threat model: what is measured is what other models make of their images. ValueError for one that cannot be made.
+    """
+    own, found = cfg.evaluation, []
+    if not own.transfer.attacks and not own.transfer.eps:
+        return tuple(evaluation_attack(cfg, text) for text in texts)
+    threat = _threat(own, ("steps", "step_size", "restarts"))
+    for text in spec.items(own.transfer.attacks) or texts:
+        has_eps = hasattr(parse.named_attack(text, *threat).cfg, "eps") and "eps" not in spec.parse(text)[1]
+        radii = spec.items(own.transfer.eps) if has_eps else ()
+        at = lambda eps, text=text: text if spec.number(eps) == own.eps else spec.with_setting(text, "eps", eps)
+        for written in map(at, radii) if radii else [text]:
+            named = parse.named_attack(written, *threat)
+            if named.objective is kl:
+                raise ValueError(
+                    f"evaluation.transfer.attacks: {text!r}: kl is measured from clean logits, in training only"
+                )
+            found.append(named)
+    return tuple(found)
+
+
 def asked_for(cfg: Config) -> tuple[list[str], bool, str]:
     """(white-box attacks, whether transfer attacks too, version of AutoAttack or "") that `cfg.evaluation` asks for.
 
@@ -219,7 +241,9 @@ def asked_for(cfg: Config) -> tuple[list[str], bool, str]:
     if "autoattack" in protocols:
         version = version or own.version
     autoattack.check_names(texts, version)
-    return (alone if {"whitebox", "paper"} & set(protocols) else []), "paper" in protocols and bool(alone), version
+    transfer, others = "paper" in protocols, own.transfer.attacks
+    direct = alone if "whitebox" in protocols or (transfer and not others) else []
+    return direct, transfer and bool(alone or others), version
 
 
 def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) -> Plan:
@@ -232,7 +256,8 @@ def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) ->
         num_classes=classes,
         seed=cfg.seed,
         direct=tuple(evaluation_attack(cfg, text) for text in texts),
-        transfer_from="baseline" if transfer else "",
+        transfer=transfer_attacks(cfg, texts) if transfer else (),
+        transfer_from=own.transfer.source if transfer else "",
         suite=Suite(version, own.precision, *in_suite) if in_suite else None,
         curve_attack=curve_attack(cfg) if texts else None,
         curve=tuple(spec.number(eps) for eps in spec.items(own.curve)),

@@ -78,6 +78,7 @@ def check(cfg: Config) -> None:
         _check_terms(cfg, name)
     for text in builders.asked_for(cfg)[0]:
         builders.evaluation_attack(cfg, text)
+    builders.transfer_attacks(cfg, builders.asked_for(cfg)[0])
     builders.curve_attack(cfg)
     for text in spec.items(cfg.evaluation.distances):
         builders.distance_attack(cfg, text)
@@ -87,7 +88,7 @@ def check(cfg: Config) -> None:
 def _name_as_here(cfg: Config) -> None:
     """Attacks and norms under the names they have here: the field writes PGD-20, AutoAttack, Linf."""
     own = cfg.evaluation
-    texts: list[tuple[Any, str]] = [(cfg, "views"), (cfg.validation, "attack")]
+    texts: list[tuple[Any, str]] = [(cfg, "views"), (cfg.validation, "attack"), (own.transfer, "attacks")]
     texts += [(own, field) for field in ("attacks", "curve_attack", "distances")]
     texts += [(stage, f) for stage in config.stages_of(cfg).values() for f in ("attack", "views") if f in stage]
     for section, field in texts:

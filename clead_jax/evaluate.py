@@ -18,6 +18,9 @@ from clead_jax.core import progress, spec
 OVERRIDES = {
     "attacks": "attacks, e.g. fgsm,pgd(steps=100),cw,autoattack",
     "protocol": "some of paper,whitebox,autoattack",
+    "transfer.source": "model that transfer images are made on: a stage, or DIR or DIR:STAGE of another work directory",
+    "transfer.attacks": "attacks that make them (default: those of --attacks)",
+    "transfer.eps": "their radii, e.g. 8/255,4/255",
     "version": "of autoattack: standard, plus, rand, fast or strongest",
     "precision": "in which autoattack differentiates: float32 or bfloat16; float32 judges",
     "budget": "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks; the same command goes on",
@@ -50,7 +53,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("fresh", False, "discard earlier results", flag_values=values)
     cli.define_distributed(values)
     for name, text in OVERRIDES.items():
-        switch = isinstance(config.base().evaluation[name], bool)
+        switch = isinstance(config.flatten(config.base().evaluation)[name], bool)
         (flags.DEFINE_bool if switch else flags.DEFINE_string)(name, None, text, flag_values=values)
 
 
@@ -88,7 +91,9 @@ def _override(cfg: config.Config, options: flags.FlagValues) -> bool:
     read = {int: spec.whole, float: spec.number, bool: lambda given, _: given}
     for field in OVERRIDES:
         if (given := options[field].value) is not None:
-            own[field] = read.get(type(own[field]), lambda given, _: given.replace("none", ""))(given, field)
+            *within, last = field.split(".")
+            section = own[within[0]] if within else own
+            section[last] = read.get(type(section[last]), lambda given, _: given.replace("none", ""))(given, field)
     scaled = options.step_size is None and bool(options.eps or options.norm)
     if scaled:
         own.step_size = relative_step * own.eps

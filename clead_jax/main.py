@@ -46,6 +46,8 @@ def _command(file: str, preset: Any, chosen: Any) -> str:
     changed = {k: v for k, v in config.flatten(chosen).items() if v != before[k] and k != "data.data_dir"}
     if "data.name" in changed:
         changed["data.name"] = re.sub(r"^(npz|folder):.*/(?=.)", r"\1:", changed["data.name"])
+    if (source := "evaluation.transfer.source") in changed:
+        changed[source] = re.sub(r"(^|(?<=[(+]))/[^:+]*/(?=.)", "", changed[source])
     words = (f"--config.{field}={value}" for field, value in changed.items())
     return shlex.join(["python", "-m", "clead_jax.main", f"--config=configs/{Path(file).name}", *words])
 

@@ -50,6 +50,8 @@ def save(cfg: Config, workdir: str, name: str, command: str = "", fingerprint: s
     """
     plain, path = schema.as_json(cfg), Path(workdir) / "config.json"
     plain["data"] |= {"data_dir": "", "name": _without_path(cfg.data.name)}
+    own = plain["evaluation"]["transfer"]
+    own["source"] = _elsewhere(own["source"], lambda source: os.path.relpath(source, workdir))
     saved = {"name": name, "command": command, "train_fingerprint": fingerprint, "config": plain}
     part = path.with_suffix(".part")
     part.write_text(json.dumps(saved, indent=1), encoding="utf-8")
@@ -65,11 +67,23 @@ def restore(workdir: str) -> tuple[Config, str]:
     if saved is None:
         raise ValueError(f"{workdir} is no work directory: it has no config.json")
     cfg, name = saved
+    own = cfg.evaluation.transfer
+    own.source = _elsewhere(own.source, lambda source: os.path.normpath(os.path.join(workdir, source)))
     kind, _, file = cfg.data.name.partition(":")
     if kind in FILE_SOURCES:
         inside, beside = (os.path.normpath(os.path.join(workdir, up, file)) for up in (".", ".."))
         cfg.data.name = f"{kind}:{beside if os.path.exists(beside) and not os.path.exists(inside) else inside}"
     return cfg, name
+
+
+def _elsewhere(source: str, change: Callable[[str], str]) -> str:
+    """A transfer source with its work directory changed; a stage of the run, or a wrapper, stays as it is."""
+    directory, colon, stage = source.partition(":")
+    return (
+        source
+        if "(" in source or not (colon or "/" in source)
+        else f"{change(directory)}{colon or ':'}{stage or 'baseline'}"
+    )
 
 
 def _checked(cfg: Config) -> Config:

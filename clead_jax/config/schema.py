@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from clead_jax.config.sections import Section, nested
+from clead_jax.config.transfer import Transfer
 from clead_jax.core import spec
 
 FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
@@ -50,6 +51,7 @@ class Model(Section):
     dtype: str = "float32"  # compute; parameters are float32 always
     projection_dim: int = 128  # Sec. 4
     projection_hidden: int = 0  # 0: as wide as the features (SimCLR, arXiv 2002.05709, Sec. 4.2)
+    projection_layers: int = 2  # Sec. 4; 1: a linear map
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Stage(Section):
     start: str = "scratch"  # initial weights: fresh, or those of a stage ("baseline"), its best ("pretrain:best")
     fresh: str = ""  # parts of the network that do not come from `start`, e.g. "head"
     trains: str = "backbone,head"  # parts that are trained: backbone, projector, head; the rest stays as it is
+    batch_stats: str = "frozen"  # of a backbone that is not trained; "reestimate": moved on, BatchNorm in train mode
     # Whose loss the attacks maximise: contrastive, partner, online, or that of a stage, its weights frozen. Embeddings
     # move away from the teacher's or the student's own, "teacher", "student", one word for each part of `compares`.
     ascend: str = "online"
@@ -107,6 +110,7 @@ class Supervised(Stage):
 
     weight_decay: float = 5e-4
     attack: str = ""  # trains on images made by this attack; empty: on clean ones
+    attacked: float = 1.0  # probability with which a batch is attacked; the others are clean
     views: str = ""  # several versions of each image ("clean,pgd(objective=kl)"), in place of `attack`
     loss: str = "cross_entropy"  # any registered loss on logits: cross_entropy(smoothing=0.1), trades(beta=6)
     augment: bool = True  # crops and flips, or the plain images
@@ -135,9 +139,9 @@ class Contrastive(Stage):
     encoding: str = "together"  # views are one batch to BatchNorm, or "apart", each a batch of its own
     temperature: float = 0.1  # Sec. 4
     similarity: str = "cosine"  # or "euclidean" (negative distance); the paper names both
-    pairing: str = "anchor"  # Eq. 2: clean against each perturbed view; "all": every pair of views
+    pairing: str = "anchor"  # Eq. 2: clean against each perturbed view; "simclr_anchor"; "all": every pair of views
     positives: str = "instance"  # or "class" (SupCon, arXiv 2004.11362)
-    weights: str = ""  # one per perturbed view under "anchor"; empty: equal, the 1/2 and 1/2 of Eq. 2
+    weights: str = ""  # one per perturbed view, under "all" per view; empty: equal, the 1/2 and 1/2 of Eq. 2
     online_lr: float = 0.001  # of the gradient-stopped online head: Adam's own default (arXiv 1412.6980)
 
 
@@ -181,6 +185,7 @@ class Evaluation(Section):
     # "autoattack", which costs hundreds of passes an image: add it for a number to publish.
     protocol: str = "paper,whitebox"
     attacks: str = "fgsm,pgd,cw"  # Table 1; "autoattack" too
+    transfer: Transfer = field(default_factory=Transfer)
     version: str = "standard"  # of autoattack; plus, rand, fast, strongest
     precision: str = "float32"  # "bfloat16": autoattack differentiates a copy in bfloat16; float32 judges
     budget: str = ""  # most time ("2h") or passes per image ("2000passes") of the attacks; empty: no limit
@@ -223,7 +228,7 @@ class Config(Section):
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=Model)
-    # Eq. 2: an image with its PGD and its C&W version. Any registered attack, "clean" and "augmented".
+    # Eq. 2: an image, its PGD and C&W versions. Any attack, "clean", "augmented"; "static(pgd)": made once, beforehand.
     views: str = "clean,pgd,cw"
     train_attack: TrainAttack = field(default_factory=TrainAttack)
     baseline: Supervised = field(default_factory=Supervised)  # the "without" column; unsaid how it is trained

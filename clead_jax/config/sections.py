@@ -40,9 +40,10 @@ class Section:
     __iter__ = keys
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Sets several fields."""
+        """Sets several fields, those of a section within too."""
         for name, value in values.items():
-            setattr(self, name, value)
+            inner = vars(self).get(name)
+            inner.update(value) if isinstance(inner, Section) else setattr(self, name, value)
 
 
 def typed(value: Any, wanted: Any, name: str) -> Any:

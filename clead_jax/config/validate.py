@@ -11,6 +11,7 @@ from clead_jax.core import spec
 LATER = ("evaluate", "report")  # stages that train nothing
 PROTOCOLS = ("paper", "whitebox", "autoattack")
 PARTS = ("backbone", "projector", "head")
+BATCH_STATS = ("frozen", "reestimate")  # of a backbone that is not trained
 CHOICES = {
     "evaluation.split": ("test", "validation", "train"),
     "evaluation.version": ("standard", "plus", "rand", "fast", "strongest"),
@@ -25,7 +26,8 @@ NOT_EMPTY = {
 }
 POSITIVE = (
     *("evaluation.curve_examples", "evaluation.distance_examples", "evaluation.steps", "evaluation.restarts"),
-    *("model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
+    *("model.width", "model.projection_dim", "model.projection_layers"),
+    *("pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
     *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
 )
 NOT_NEGATIVE = (
@@ -71,6 +73,10 @@ def _stage(cfg: Config, name: str) -> None:
     for field, most in (("momentum", 1), ("warmup_epochs", own.epochs)):
         if own[field] >= most:
             raise ValueError(f"{name}.{field} is {own[field]}; it must be below {most}")
+    if not 0 <= getattr(own, "attacked", 1) <= 1:
+        raise ValueError(f"{name}.attacked is {own.attacked}; it is a probability, between 0 and 1")
+    if own.batch_stats not in BATCH_STATS:
+        raise ValueError(f"{name}.batch_stats is {own.batch_stats!r}; it can be {', '.join(BATCH_STATS)}")
     source, _, which = own.start.partition(":")
     if source not in ("scratch", *others) or which not in ("", "latest", "best"):
         raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
@@ -96,10 +102,10 @@ def _circle(cfg: Config, name: str, path: tuple[str, ...] = ()) -> tuple[str, ..
 
 
 def _attacks(cfg: Config) -> None:
-    own, anchored = cfg.evaluation, "pretrain" in spec.items(cfg.stages) and cfg.pretrain.pairing == "anchor"
+    own, anchored = cfg.evaluation, "pretrain" in spec.items(cfg.stages) and cfg.pretrain.pairing != "all"
     views = cfg.pretrain.views or cfg.views
     if anchored and spec.items(views)[0].partition("(")[0] not in ("clean", "augmented"):
-        rule = "under pairing=anchor the first one is the anchor: clean or augmented"
+        rule = f"under pairing={cfg.pretrain.pairing} the first one is the anchor: clean or augmented"
         raise ValueError(f"views is {views!r}; {rule}")
     for section in ("train_attack", "evaluation"):
         for field in ("eps", "step_size"):
@@ -111,6 +117,12 @@ def _attacks(cfg: Config) -> None:
     if own.which not in ("latest", "best") and not own.which.isdecimal():
         raise ValueError(f"evaluation.which is {own.which!r}; it can be latest, best, or the number of a saved step")
     spec.budget(own.budget)
+    for eps in spec.items(own.transfer.eps):
+        spec.unit(eps, "evaluation.transfer.eps", own.norm)
+    source, stages = own.transfer.source, stages_of(cfg)
+    if source not in stages and not set(":/(") & set(source):
+        known = f"a stage ({', '.join(stages)}), or of another work directory DIR/ or DIR:STAGE"
+        raise ValueError(f"evaluation.transfer.source is {source!r}; it can be {known}")
 
 
 def nearest(field: str, cfg: Any) -> str:

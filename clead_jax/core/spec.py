@@ -89,6 +89,12 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
     return match[1], settings
 
 
+def with_setting(text: str, name: str, value: Any) -> str:
+    """'pgd(steps=3)', 'eps', '4/255' -> 'pgd(steps=3,eps=4/255)'."""
+    head, _, rest = text.strip().partition("(")
+    return f"{head}({','.join([*items(rest.removesuffix(')')), f'{name}={value}'])})"
+
+
 def settings(text: str, kind: str, config: type, defaults: dict[str, Any]) -> Any:
     """'mine(margin=0.2)' -> an instance of the dataclass `config`; what stands in parentheses overrides `defaults`.
 

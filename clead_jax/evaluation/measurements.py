@@ -66,12 +66,13 @@ def measurements(by: Measuring, subjects: Sequence[Subject]) -> Iterator[Measure
     plan, source = by.plan, by.known.get(by.plan.transfer_from)
     for subject in subjects:
         yield _one(by, subject, "clean", by.clean)
-    for named in plan.direct:
-        for subject in subjects:
-            yield _one(by, subject, named.name, partial(by.direct, named=named), settings=named.settings)
-        for subject in subjects if source else ():
+    direct, shown = ({named.name: named for named in attacks} for attacks in (plan.direct, plan.transfer))
+    for name, named in (direct | shown).items():
+        for subject in subjects if name in direct else ():
+            yield _one(by, subject, name, partial(by.direct, named=named), settings=named.settings)
+        for subject in subjects if source and name in shown else ():
             make, made_on = partial(by.transfer, named=named), source.identity if source else None
-            yield _one(by, subject, f"paper/{named.name}", make, source=made_on, settings=named.settings)
+            yield _one(by, subject, f"paper/{name}", make, source=made_on, settings=named.settings)
     for subject in subjects:
         if plan.curve and plan.curve_attack:
             yield _one(by, subject, "curve", by.curve, **by.curve_plan())

@@ -73,14 +73,14 @@ class Measuring:
                 store.embeddings[f"{label}/adversarial"] = subject.features(finding.images[:EMBEDDED])
         if plan.save_images:
             store.keep_images(name, finding.images)
-        if label == plan.transfer_from:
+        if label == plan.transfer_from and named in plan.transfer:
             self.transferred[named.name] = finding.images
         return True
 
     def _wanted(self, label: str, named: NamedAttack) -> int:
         """How many images have to come back."""
         everything = len(self.examples.labels)
-        if self.plan.save_images or label == self.plan.transfer_from:
+        if self.plan.save_images or (label == self.plan.transfer_from and named in self.plan.transfer):
             return everything
         pictured = self.plan.pictures and named.name == self.plan.picture_attack
         there = f"{label}/adversarial" in self.store.embeddings and named.name != "pgd"
@@ -89,14 +89,14 @@ class Measuring:
     def transfer(self, subject: Subject, named: NamedAttack) -> bool:
         """Shows a model what an attack makes of the transfer source."""
         source, store, label = self.known[self.plan.transfer_from], self.store, subject.label
-        if named.name in store.model(source.label).get("incomplete", []):
+        if named.name in store.results["models"].get(source.label, {}).get("incomplete", []):
             return False  # the budget ended first
         if named.name not in self.transferred:
             finding = self.attacked(source, [named], self.examples, len(self.examples.labels), early_stop=False)
             self.transferred[named.name] = finding.images
         predicted = subject.model.predict(self.transferred[named.name], self.key)
+        own = self._made_on(source, label)
         store.records[f"{label}/paper/{named.name}"] = predicted == self.examples.labels
-        own = store.protocol("paper").setdefault(label, {"source": source.label, "made_by": {}})
         own["made_by"][named.name] = {"settings": named.settings, "fingerprint": source.identity}
         prefix = f"{label}/paper/"
         records = {k.removeprefix(prefix): v for k, v in store.records.items() if k.startswith(prefix)}
@@ -104,6 +104,16 @@ class Measuring:
         own |= accuracies(records | {"worst_case": worst})
         store.outdate_checks(label, self.plan.checks)
         return True
+
+    def _made_on(self, source: Subject, label: str) -> dict[str, Any]:
+        """The entry of a model under transfer attacks, without what was made on another source before."""
+        own = self.store.protocol("paper").setdefault(label, {"source": source.label, "made_by": {}})
+        own["source"] = source.label
+        for attack in [name for name, made in own["made_by"].items() if made["fingerprint"] != source.identity]:
+            del own["made_by"][attack]
+            for known in (self.store.records, self.store.results["measured"]):
+                known.pop(f"{label}/paper/{attack}", None)
+        return own
 
     def curve_plan(self) -> dict[str, Any]:
         """What the curves are of."""

@@ -51,6 +51,7 @@ class Plan:
     num_classes: int
     seed: int = 0
     direct: tuple[NamedAttack, ...] = ()  # each by itself
+    transfer: tuple[NamedAttack, ...] = ()  # those whose images are made on one model and shown to all
     transfer_from: str = ""  # label of the model that transfer images are made on; empty: no transfer attacks
     suite: Suite | None = None
     curve_attack: NamedAttack | None = None
@@ -75,7 +76,8 @@ class Plan:
     def work(self, images: int) -> int:
         """Passes of one model on so many images at most: an attack's forward or backward ones, whichever are more."""
         cost = lambda named: max(named.passes(self.num_classes))
-        found = images * sum(map(cost, [*self.direct, *(self.suite.attacks if self.suite else [])]))
+        alone = [*self.direct, *(named for named in self.transfer if named not in self.direct)]
+        found = images * sum(map(cost, [*alone, *(self.suite.attacks if self.suite else [])]))
         if self.curve_attack:
             found += len(self.curve) * min(self.curve_examples, images) * cost(self.curve_attack)
         return found + min(self.distance_examples, images) * sum(map(cost, self.distances))

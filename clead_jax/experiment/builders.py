@@ -1,6 +1,7 @@
 """From the config to data, network and attacks. Raises ValueError, one line, for what cannot be built."""
 
 import importlib
+import re
 import sys
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from clead_jax import attacks, data
 from clead_jax.attacks import autoattack, parse
 from clead_jax.attacks.objectives import kl
-from clead_jax.config import Config, stages_of
+from clead_jax.config import Config, reference, stages_of
 from clead_jax.core import names, spec
 from clead_jax.core.progress import log
 from clead_jax.core.registry import ATTACKS
@@ -32,6 +33,7 @@ _NETWORK: dict[Any, Any] = {
     "std": _CHANNELS,
 }
 _NETWORK |= {"width?": _SIZE, "stem?": str, "dtype?": str, "projection_dim?": _SIZE, "projection_hidden?": _SIZE}
+_NETWORK |= {"projection_layers?": _SIZE}
 META: dict[Any, Any] = {"network": _NETWORK, "image_shape": 3 * [forms.Number(1, 1e5, whole=True)], "epoch": _SIZE}
 META |= {"fields": {str: object}, "stage?": str}
 NOT_READ = {"cifar10": 10, "cifar100": 100}  # data sets of 32 x 32 x 3 pixels, by number of classes
@@ -57,7 +59,7 @@ def import_plugins(cfg: Config) -> None:
 def name_as_here(cfg: Config) -> None:
     """Attacks and norms under the names they have here: the field writes PGD-20, AutoAttack, Linf."""
     own = cfg.evaluation
-    texts: list[tuple[Any, str]] = [(cfg, "views"), (cfg.validation, "attack")]
+    texts: list[tuple[Any, str]] = [(cfg, "views"), (cfg.validation, "attack"), (own.transfer, "attacks")]
     texts += [(own, field) for field in ("attacks", "curve_attack", "distances")]
     texts += [(stage, f) for stage in stages_of(cfg).values() for f in ("attack", "views") if f in stage]
     for section, field in texts:
@@ -148,10 +150,27 @@ def checkpoint_dir(workdir: str, stage: str) -> str:
     return f"{workdir}/checkpoints/{stage}"
 
 
+def static(text: str) -> str:
+    """'static(pgd(steps=3))' -> 'pgd(steps=3)', the attack that makes a static view; '' for every other view."""
+    found = re.fullmatch(r"static\((.+)\)", text.strip())
+    return found[1] if found else ""
+
+
+def check_static(cfg: Config, name: str, texts: tuple[str, ...]) -> None:
+    """Raises ValueError for a static view among the views of a stage that cannot be made before it."""
+    for text in filter(static, texts):
+        if reference(cfg, name) is None:
+            known = ", ".join(other for other in stages_of(cfg) if other != name)
+            what = f"view {text!r} is made once, on frozen weights: {name}.ascend must name a stage ({known})"
+            raise ValueError(f"{what}, not {cfg[name].ascend!r}")
+        if named_training_attack(cfg, text).objective is kl:
+            raise ValueError(f"view {text!r}: kl is measured from clean logits, a static view from labels")
+
+
 def named_training_attack(cfg: Config, text: str) -> NamedAttack:
-    """An attack for use inside a training step: its last iterate counts, which costs no extra pass."""
+    """An attack for use in training, static or not: its last iterate counts, which costs no extra pass."""
     common = ("steps", "step_size", "random_start")
-    return parse.named_attack(text, *_threat(cfg.train_attack, common, keep="last"))
+    return parse.named_attack(static(text) or text, *_threat(cfg.train_attack, common, keep="last"))
 
 
 def training_attack(cfg: Config, text: str) -> Attack:
@@ -208,6 +227,28 @@ def _threat(section: Any, common: tuple[str, ...], **more: Any) -> tuple[dict, d
     return {k: section[k] for k in ("norm", "eps")}, {k: section[k] for k in common} | more
 
 
+def transfer_attacks(cfg: Config, texts: list[str]) -> tuple[NamedAttack, ...]:
+    """The attacks of `evaluation.transfer`, by default `texts`, at each of its radii. They need not stay within the
+    threat model: what is measured is what other models make of their images. ValueError for one that cannot be made.
+    """
+    own, found = cfg.evaluation, []
+    if not own.transfer.attacks and not own.transfer.eps:
+        return tuple(evaluation_attack(cfg, text) for text in texts)
+    threat = _threat(own, ("steps", "step_size", "restarts"))
+    for text in spec.items(own.transfer.attacks) or texts:
+        has_eps = hasattr(parse.named_attack(text, *threat).cfg, "eps") and "eps" not in spec.parse(text)[1]
+        radii = spec.items(own.transfer.eps) if has_eps else ()
+        at = lambda eps, text=text: text if spec.number(eps) == own.eps else spec.with_setting(text, "eps", eps)
+        for written in map(at, radii) if radii else [text]:
+            named = parse.named_attack(written, *threat)
+            if named.objective is kl:
+                raise ValueError(
+                    f"evaluation.transfer.attacks: {text!r}: kl is measured from clean logits, in training only"
+                )
+            found.append(named)
+    return tuple(found)
+
+
 def asked_for(cfg: Config) -> tuple[list[str], bool, str]:
     """(white-box attacks, whether transfer attacks too, version of AutoAttack or "") that `cfg.evaluation` asks for.
 
@@ -222,7 +263,9 @@ def asked_for(cfg: Config) -> tuple[list[str], bool, str]:
     if "autoattack" in protocols:
         version = version or own.version
     autoattack.check_names(texts, version)
-    return (alone if {"whitebox", "paper"} & set(protocols) else []), "paper" in protocols and bool(alone), version
+    transfer, others = "paper" in protocols, own.transfer.attacks
+    direct = alone if "whitebox" in protocols or (transfer and not others) else []
+    return direct, transfer and bool(alone or others), version
 
 
 def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) -> Plan:
@@ -235,7 +278,8 @@ def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) ->
         num_classes=classes,
         seed=cfg.seed,
         direct=tuple(evaluation_attack(cfg, text) for text in texts),
-        transfer_from="baseline" if transfer else "",
+        transfer=transfer_attacks(cfg, texts) if transfer else (),
+        transfer_from=own.transfer.source if transfer else "",
         suite=Suite(version, own.precision, *in_suite) if in_suite else None,
         curve_attack=curve_attack(cfg) if texts else None,
         curve=tuple(spec.number(eps) for eps in spec.items(own.curve)),

@@ -167,7 +167,8 @@ def history(workdir: str, stage: str = "", plugins: str = "") -> dict[str, Any]:
     stage = stage or cfg.defended
     if stage not in config.stages_of(cfg):
         return {"stage": stage, "label_use": [], "epochs": 0}
-    return {"stage": stage, "label_use": stages.label_use(cfg, stage), "epochs": cfg[stage].epochs}
+    told = {"label_use": stages.label_use(cfg, stage), "batch_stats": stages.batch_stats(cfg, stage)}
+    return {"stage": stage, "epochs": cfg[stage].epochs, **told}
 
 
 @numerics.defaults()
@@ -230,7 +231,7 @@ def _refuse_other_data(cfg: Config, dataset: data.Dataset, fields: dict[str, Any
     now = {"image_shape": list(dataset.image_shape), **fields, "train split": dataset.fingerprints["train"]}
     for stage in config.stages_of(cfg):
         if meta := builders.latest_meta(workdir, stage):
-            before = {"image_shape": meta["image_shape"], **meta["network"]}
+            before = {"image_shape": meta["image_shape"], **config.base().model, **meta["network"]}
             before["train split"] = meta.get("train_fingerprint", now["train split"])  # an earlier version had none
             if differing := config.changed(before, now):
                 remedy = "use the same data, or another --workdir"

@@ -15,7 +15,7 @@ from clead_jax.core.progress import log
 from clead_jax.core.types import Classifier, fingerprint
 from clead_jax.evaluation.checks.context import check
 from clead_jax.evaluation.measurements import measure
-from clead_jax.evaluation.plan import Subject
+from clead_jax.evaluation.plan import Plan, Subject
 from clead_jax.experiment import builders, models, networks, provenance
 from clead_jax.experiment.context import Run
 from clead_jax.results import files
@@ -35,11 +35,7 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
         stages = " or ".join(text for _, text in _wanted(run, names))
         raise ValueError(f"{run.workdir} has no checkpoint of {stages}: train first")
     plan, examples = run.plan, run.examples()
-    if plan.transfer_from and plan.transfer_from not in found:
-        log.info(f"evaluate: no transfer attacks, for there is no model {plan.transfer_from!r} to make images on")
-        plan = dataclasses.replace(plan, transfer_from="")
-        if not run.asks_beyond_transfer:
-            raise ValueError(f"protocol paper needs the stage baseline, which {run.workdir} has not trained")
+    plan, others = _with_source(run, plan, found)
     header, (which, _) = run.header(examples), run.which
     suite = (plan.suite.version, plan.suite.precision) if plan.suite else None
     base = Path(run.workdir) / "evaluation"
@@ -54,12 +50,41 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
     store.results["data_fingerprint"] = content
     half = plan.suite is not None and plan.suite.precision == "bfloat16"
     subjects = [_subject(run, label, model, half) for label, model in found.items()]
-    complete = measure(plan, subjects, examples, store, clock=sharding.shared_clock())
+    complete = measure(plan, subjects, examples, store, others=others, clock=sharding.shared_clock())
     _finish(run, found, store)
     if not complete:
         more = "with more passes it" if np.isfinite(plan.budget.passes) else "the same command"
         log.info(f"evaluate: the budget ended before the attacks did; {more} goes on from here")
     return directory
+
+
+def check_source(run: Run) -> None:
+    """Raises ValueError, before anything is trained, for a transfer source elsewhere that is absent or does not fit."""
+    if (source := run.plan.transfer_from) and source not in run.epochs:
+        _source(run, source)
+
+
+def _source(run: Run, text: str) -> Classifier:
+    """The model that transfer images are made on: a stage, one of another work directory, or the baseline of that."""
+    name = text if text in run.epochs or set(":(") & set(text) else f"{text}:baseline"
+    try:
+        return _fitting(run, name, models.resolve(name, run.workdir))
+    except ValueError as error:
+        raise ValueError(f"evaluation.transfer.source: {error}") from None
+
+
+def _with_source(run: Run, plan: Plan, found: dict[str, Classifier]) -> tuple[Plan, list[Subject]]:
+    """The plan with the source of transfer images by its label, and that source if it is not measured itself."""
+    if not (text := plan.transfer_from) or text in found:
+        return plan, []
+    if text == "baseline":
+        log.info("evaluate: no transfer attacks, for there is no model 'baseline' to make images on")
+        if not run.asks_beyond_transfer:
+            raise ValueError(f"protocol paper needs the stage baseline, which {run.workdir} has not trained")
+        return dataclasses.replace(plan, transfer_from=""), []
+    model, (label, _) = _source(run, text), _labelled(text.rstrip("/"))
+    source = Subject(label, run.compiled(model), model.metadata["checkpoint"])
+    return dataclasses.replace(plan, transfer_from=label), [source]
 
 
 def _changed(directory: Path, content: str, labels: np.ndarray) -> bool:
@@ -93,7 +118,11 @@ def _model(run: Run, label: str, text: str, named: bool) -> Classifier | None:
     if not named and not checkpoint.steps(builders.checkpoint_dir(run.workdir, text)):
         log.info(f"evaluate: no checkpoint of stage {text}, so no column {label!r}")
         return None
-    model = models.resolve(text, run.workdir, *run.which)
+    return _fitting(run, text, models.resolve(text, run.workdir, *run.which))
+
+
+def _fitting(run: Run, text: str, model: Classifier) -> Classifier:
+    """The model, which must be one of this run's images and classes."""
     expected = run.dataset.num_classes, run.dataset.image_shape
     if (model.num_classes, model.image_shape) != expected:
         shape = "x".join(map(str, model.image_shape))
@@ -117,6 +146,9 @@ def _finish(run: Run, found: dict[str, Classifier], store: Store) -> None:
     """Adds what concerns the whole: seen and unseen attacks, labels used, cost, checks, environment."""
     results, trained_on = store.results, run.trained_on
     names = list(results["attacks"])
+    for label, model in found.items():
+        if kind := model.metadata.get("batch_stats"):
+            results["models"][label]["batch_stats"] = kind
     use = results.get("label_use", {}) | {label: model.metadata["label_use"] for label, model in found.items()}
     results |= {
         "seen_attacks": [name for name in names if spec.parse(name)[0] in trained_on],

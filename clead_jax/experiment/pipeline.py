@@ -13,7 +13,7 @@ from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.experiment import provenance, stages
 from clead_jax.experiment.context import open_run, refuse_changes
-from clead_jax.experiment.evaluate import evaluate
+from clead_jax.experiment.evaluate import check_source, evaluate
 from clead_jax.experiment.train import train
 from clead_jax.reporting import page
 
@@ -30,6 +30,8 @@ def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     refuse_changes(cfg, workdir)
     context = open_run(cfg, workdir, name)
     context.check_batches()
+    if "evaluate" in context.asked:
+        check_source(context)
     with context.alone():
         if sharding.is_main():
             context.save_config(command)

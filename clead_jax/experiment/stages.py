@@ -49,11 +49,13 @@ class Stage(NamedTuple):
     tx: optax.GradientTransformation
     extra: Extra
     trained: tuple[str, ...]  # parts of the network
+    moving: tuple[str, ...]  # parts whose batch statistics move on though they are not trained
     fresh: tuple[str, ...]  # parts that do not come from `origin`
     origin: tuple[str, str] | None  # (stage, "latest" or "best") whose weights it starts from
     reference: str | None  # the stage whose frozen weights its attacks look at
     teacher: str | None  # the stage whose frozen embeddings its loss reads
     plan: Plan
+    stored: tuple[NamedAttack, ...]  # its static views: those that are made before training
     passes: int  # forward+backward passes per training image
     key: Key
     augment: views.Augment
@@ -80,6 +82,7 @@ def check(cfg: Config) -> None:
         _check_terms(cfg, name)
     for text in builders.asked_for(cfg)[0]:
         builders.evaluation_attack(cfg, text)
+    builders.transfer_attacks(cfg, builders.asked_for(cfg)[0])
     builders.curve_attack(cfg)
     for text in spec.items(cfg.evaluation.distances):
         builders.distance_attack(cfg, text)
@@ -105,6 +108,7 @@ def _check_terms(cfg: Config, name: str) -> None:
     columns = len(texts) + bool(config.teacher(cfg, name))
     if name not in spec.items(cfg.stages):
         return
+    builders.check_static(cfg, name, texts)
     z, logits = (jax.ShapeDtypeStruct((2, *of), np.float32) for of in ((columns, 8), (len(texts), 3)))
     labels, field = jax.ShapeDtypeStruct((2,), np.int32), next(filter(own.__getitem__, SHAPED_BY[own.kind]))
     try:
@@ -147,7 +151,7 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
     tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
     extra = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
     augment = _augment(cfg, getattr(own, "augment", True))
-    made = views.make_views(view_list(cfg, name), _target(own, net), augment)
+    made = views.make_views(view_list(cfg, name), _target(own, net), augment, getattr(own, "attacked", 1.0))
     attacks = [builders.named_training_attack(cfg, text) for text in attacked(cfg, name)]
     cost = sum(max(attack.passes(net.num_classes)) for attack in attacks)
     online, compared = isinstance(own, Contrastive), embeddings.settings(own, net, augment)
@@ -157,11 +161,13 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
         tx=tx,
         extra=extra,
         trained=spec.items(own.trains),
+        moving=("backbone",) if own.batch_stats == "reestimate" else (),
         fresh=spec.items(own.fresh),
         origin=config.origin(cfg, name),
         reference=config.reference(cfg, name),
         teacher=config.teacher(cfg, name),
         plan=plan,
+        stored=tuple(builders.named_training_attack(cfg, text) for text in stored(cfg, name)),
         passes=cost + len(view_texts(cfg, name)),
         key=key_of(cfg.seed, name),
         augment=augment,
@@ -194,17 +200,25 @@ def view_texts(cfg: Config, name: str) -> tuple[str, ...]:
 
 
 def attacked(cfg: Config, name: str) -> list[str]:
-    """Those of them that are attacks."""
-    return [text for text in view_texts(cfg, name) if spec.parse(text)[0] not in views.UNATTACKED]
+    """Those of them that are attacks made in every step."""
+    return [text for text in view_texts(cfg, name) if spec.parse(text)[0] not in (*views.UNATTACKED, "static")]
 
 
-def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | str, ...]:
-    """The same: attacks as functions, draws with settings of their own as such, "clean" and "augmented" by name."""
+def stored(cfg: Config, name: str) -> list[str]:
+    """Those of them that are made once, before training."""
+    return [text for text in view_texts(cfg, name) if builders.static(text)]
 
-    def made(text: str) -> views.Attack | views.Draw | str:
+
+def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | views.Stored | str, ...]:
+    """The same: attacks as functions, draws with settings of their own and stored views as such, others by name."""
+    made_before = stored(cfg, name)
+
+    def made(text: str) -> views.Attack | views.Draw | views.Stored | str:
         if text in views.UNATTACKED:
             return text
-        return builders.draw(cfg, text) if text not in attacked(cfg, name) else builders.training_attack(cfg, text)
+        if text in made_before:
+            return views.Stored(made_before.index(text))
+        return builders.training_attack(cfg, text) if text in attacked(cfg, name) else builders.draw(cfg, text)
 
     return tuple(map(made, view_texts(cfg, name)))
 
@@ -272,7 +286,12 @@ def trained_on(cfg: Config, name: str) -> set[str]:
     """Names of the views and attacks that a model was trained on, also in the stages it starts from."""
     sources = {*(config.origin(cfg, name) or ())[:1], *filter(None, [config.teacher(cfg, name)])}
     before = set().union(*(trained_on(cfg, source) for source in sources))
-    return before | {spec.parse(text)[0] for text in view_texts(cfg, name)}
+    return before | {spec.parse(builders.static(text) or text)[0] for text in view_texts(cfg, name)}
+
+
+def batch_stats(cfg: Config, name: str) -> str:
+    """ "frozen" or "reestimate": the BatchNorm of a backbone that this stage does not train; "" where it does."""
+    return "" if "backbone" in spec.items(cfg[name].trains) else cfg[name].batch_stats
 
 
 def label_use(cfg: Config, name: str) -> list[str]:

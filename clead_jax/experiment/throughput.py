@@ -158,9 +158,10 @@ def step_cases(run: Run) -> Iterator[Case]:
     init, replicated = initial(run), sharding.replicated(run.mesh)
     images, labels = run.dataset.train_images, run.dataset.train_labels
     for name, stage in run.every_stage.items():
-        state, rest = states.create(init(), stage.trained, stage.tx, stage.extra)
+        state, rest = states.create(init(), stage.trained, stage.tx, stage.extra, stage.moving)
         frozen = states.Frozen(rest, *(init() if other else None for other in (stage.reference, stage.teacher)))
-        resident = sharding.put((frozen, images, labels), replicated)
+        stored = [np.stack([images] * len(stage.stored), axis=1)] if stage.stored else []
+        resident = sharding.put((frozen, images, labels, *stored), replicated)
         index = sharding.put(np.arange(stage.plan.batch_size, dtype=np.int32), sharding.split(run.mesh))
         args = (sharding.put(state, replicated), resident, index, numerics.key(0))
         of_rows = states.gathered(stage.step)

@@ -10,6 +10,7 @@ from clead_jax import data
 from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
+from clead_jax.experiment import static_views
 from clead_jax.experiment.builders import checkpoint_dir, latest_meta
 from clead_jax.experiment.context import Run
 from clead_jax.experiment.stages import Stage
@@ -31,20 +32,18 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         log.info(f"{stage.name}: finished already ({first_step} steps)")
         return
     if restored:
-        mine, rest = states.split(restored.model, stage.trained)
+        mine, rest = states.split(restored.model, stage.trained, stage.moving)
         state = TrainState(**mine, **restored.train)
     else:
-        state, rest = states.create(initial_variables(run, stage), stage.trained, stage.tx, stage.extra)
-    reference, teacher = (
-        upstream_model(run, other, "latest") if other else None for other in (stage.reference, stage.teacher)
-    )
-    examples = run.splits.train
-    frozen = states.Frozen(rest, reference, teacher)
-    resident = sharding.put((frozen, examples.images, examples.labels), replicated)
+        state, rest = begin(stage, initial_variables(run, stage))
+    upstream = lambda other: upstream_model(run, other, "latest") if other else None
+    frozen = states.Frozen(rest, upstream(stage.reference), upstream(stage.teacher))
     progress = Progress(stage.name, stage.plan, stage.passes, sharding.is_main(), later)
     folder = Path(run.workdir)
     writer = MetricWriter(folder / "metrics.jsonl", folder / "tensorboard", sharding.is_main())
     writer.drop_after(stage.name, first_step)
+    examples, stored = run.splits.train, static_views.stored(run, stage, frozen.reference, writer)
+    resident = sharding.put((frozen, examples.images, examples.labels, *stored), replicated)
     progress.start()
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")
@@ -72,12 +71,16 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
 
 def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | None:
     """The latest readable checkpoint of a stage, laid out over the mesh, or None if it has not begun."""
-    begin = lambda key: states.create(run.fresh(key), stage.trained, stage.tx, stage.extra)
-    abstract, rest = jax.eval_shape(begin, numerics.key(0))
+    abstract, rest = jax.eval_shape(lambda key: begin(stage, run.fresh(key)), numerics.key(0))
     layout = sharding.replicated(run.mesh)
     place = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=layout), tree)
     whole = states.variables(abstract.params, abstract.batch_stats, rest)
     return checkpoint.restore(directory, place(whole), place(_for_training(abstract)))
+
+
+def begin(stage: Stage, variables: PyTree) -> tuple[TrainState, PyTree]:
+    """A stage's state before its first step, and what it leaves alone."""
+    return states.create(variables, stage.trained, stage.tx, stage.extra, stage.moving)
 
 
 def initial_variables(run: Run, stage: Stage) -> PyTree:

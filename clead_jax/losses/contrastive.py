@@ -7,6 +7,7 @@ For an anchor a, candidates C and positives P among them, and similarities s div
 `pairing` chooses anchors and candidates:
 
     "anchor"   anchor: view 0 (clean) of an image; candidates: the views v of all images, for each v    (C-LEAD Eq. 2)
+    "simclr_anchor"   the same, and among the candidates also view 0 of all other images: 2 B - 1 terms  (C-LEAD's code)
     "all"      anchors: all views of all images; candidates: all other views of all images              (SimCLR)
 
 and `positives` the positives: views of the same "instance", or of the same "class". SupCon is "all" by "class". A
@@ -30,8 +31,8 @@ class ContrastiveConfig:
     """Settings of `info_nce`. Unknown names and numbers out of range raise ValueError.
 
     `margin`: subtracted from the positives' similarity; at most 2, the range of a cosine, if that is the similarity.
-    `weights`: one number >= 0 per anchoring column of [B, V]: views 1 .. V-1 with "anchor", all V with "all". They are
-    divided by their sum; () means equal weights.
+    `weights`: one number >= 0 per anchoring column of [B, V]: all V with "all", else views 1 .. V-1. They are divided
+    by their sum; () means equal weights.
     `stop_keys`: candidates get no gradient, anchors alone do, as RoCL's authors ran it.
     """
 
@@ -171,6 +172,15 @@ def _anchor_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) 
     return jax.vmap(lambda view: _nce(z[:, 0], view, positives, where, cfg), in_axes=1, out_axes=1)(z)
 
 
+def _anchor_pairs_simclr(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
+    """As the authors' released losses: SimCLR's loss of two views, of which the clean one alone is the anchor."""
+    same, there = group[:, None] == group, where[:, None] & where
+    positives = jnp.concatenate([same & there, same & there], axis=1)
+    candidates = jnp.concatenate([there & ~jnp.eye(len(z), dtype=bool), there], axis=1)
+    nce = lambda view: _nce(z[:, 0], jnp.concatenate([z[:, 0], view]), positives, candidates, cfg)
+    return jax.vmap(nce, in_axes=1, out_axes=1)(z)
+
+
 def _all_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
     flat, same, pairs = flat_pairs(z, group, where)
     return _nce(flat, flat, same, pairs, cfg).reshape(z.shape[:2])
@@ -188,7 +198,7 @@ def _shares(cfg: ContrastiveConfig, views: int) -> np.ndarray:
     """The weight of each column of [B, V], summing to 1."""
     if views < 2 and (cfg.pairing, cfg.positives) != ("all", "class"):
         raise ValueError(f"{cfg.pairing!r} pairs with positives by {cfg.positives} need at least 2 views, not {views}")
-    skipped = 1 if cfg.pairing == "anchor" else 0
+    skipped = 0 if cfg.pairing == "all" else 1
     weights = np.array(cfg.weights or (1.0,) * (views - skipped), np.float32)
     if len(weights) != views - skipped or not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
         raise ValueError(f"weights must be {views - skipped} numbers >= 0, not all 0, not {cfg.weights}")
@@ -220,5 +230,5 @@ def inner(a: Array, b: Array) -> Array:
 
 
 SIMILARITIES = {"cosine": cosine, "euclidean": negative_euclidean}
-PAIRINGS = {"anchor": _anchor_pairs, "all": _all_pairs}
+PAIRINGS = {"anchor": _anchor_pairs, "simclr_anchor": _anchor_pairs_simclr, "all": _all_pairs}
 POSITIVES = ("instance", "class")

@@ -17,16 +17,22 @@ from clead_jax.core.types import Array
 
 
 class Projector(nn.Module):
-    """Two-layer MLP (C-LEAD section 4; SimCLR, arXiv 2002.05709), in float32. `hidden` 0 means the feature width."""
+    """An MLP in float32: of two layers in C-LEAD, section 4, and SimCLR, arXiv 2002.05709. With one it is linear.
+
+    `hidden` 0 means the feature width.
+    """
 
     dim: int = 128
     hidden: int = 0
+    layers: int = 2
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
         """Features [B, F] -> projections [B, dim], not normalised."""
-        hidden = nn.relu(nn.Dense(self.hidden or features.shape[-1])(features))
-        return nn.Dense(self.dim)(hidden)
+        width, z = self.hidden or features.shape[-1], features
+        for _ in range(self.layers - 1):
+            z = nn.relu(nn.Dense(width)(z))
+        return nn.Dense(self.dim)(z)
 
 
 class Network(nn.Module):
@@ -44,6 +50,7 @@ class Network(nn.Module):
     dtype: str = "float32"
     projection_dim: int = 128
     projection_hidden: int = 0
+    projection_layers: int = 2
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
@@ -53,7 +60,7 @@ class Network(nn.Module):
             raise ValueError(f"unknown dtype {self.dtype!r}: known: {', '.join(PRECISIONS)}")
         make_backbone = BACKBONES[self.backbone].value
         self.encoder = make_backbone(width=self.width, stem=self.stem, dtype=self.dtype, name="backbone")
-        self.projector = Projector(self.projection_dim, self.projection_hidden)
+        self.projector = Projector(self.projection_dim, self.projection_hidden, self.projection_layers)
         self.head = nn.Dense(self.num_classes)
 
     def features(self, x: Array, train: bool) -> Array:

@@ -1,5 +1,6 @@
 """Pictures of numbers: accuracy by protocol, by attack, over the radius of the attack, and during training."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,13 +47,14 @@ def by_protocol(results: dict[str, Any]) -> Figure:
             at = steps.index(step) + sign * _APART * (len(lines) - 1) / 2, 100 * each.share
             text = f"{'≤ ' * each.bound}{labels.percent(each.share)}"
             _note(ax, text, at, (5 * sign, 3 * sign), color=look.color, ha=side, va=height, fontweight="bold")
-    titles = [f"{each.title}\n{each.how}" for name, each in headline.PROTOCOLS.items() if name in steps]
+    made_on = textwrap.fill(headline.source(results), 24)
+    titles = [f"{p.title}\n{p.how.format(source=made_on)}" for name, p in headline.PROTOCOLS.items() if name in steps]
     ax.set_xticks(range(len(steps)), ["Clean images", *titles], color=style.INK)
     ax.tick_params(axis="x", length=0, labelsize=9)
     ax.grid(False, axis="x")
     style.percent(ax, "y", "accuracy, worst case, %")
     ax.set(xlim=(-0.4, len(steps) - 0.5), ylim=(-10, 107))
-    figure.legend(loc="outside upper center", ncols=len(lines))
+    figure.legend(loc="outside upper center", ncols=min(3, len(lines)))
     return figure
 
 

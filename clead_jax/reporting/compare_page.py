@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clead_jax.reporting import charts, labels, render, style, tables
+from clead_jax.reporting import charts, labels, protocol_table, render, style, tables
 from clead_jax.reporting.compare_runs import Comparison, Entry, score
 from clead_jax.reporting.render import Block, Bullets, Cell, Code, Heading, Picture, Table, Text
 from clead_jax.results import files
@@ -20,6 +20,7 @@ NOTES = [
     "Worst case: an image counts only if it is classified correctly under every attack of its run but AutoAttack.",
     "Training passes: forward and backward passes of all stages the model was trained in, added up over single images.",
 ]
+FALL = "Worst case under each protocol, from the weakest attacker to the strongest. Bars are 95 % intervals."
 
 
 def write(found: list[Comparison], output: str | Path) -> Path:
@@ -33,7 +34,11 @@ def write(found: list[Comparison], output: str | Path) -> Path:
 
 def text(found: list[Comparison]) -> str:
     """Measurements and tables for the terminal."""
-    parts = ([tables.measured(each.results), *each.notes, "", render.text(_table(each))] for each in found)
+    parts = []
+    for each in found:
+        parts.append([tables.measured(each.results), *each.notes, "", render.text(_table(each))])
+        if table := protocol_table.table(each):
+            parts.append([render.text(table)])
     return "\n\n".join(map("\n".join, parts))
 
 
@@ -66,6 +71,7 @@ def _blocks(found: list[Comparison]) -> list[Block]:
         heading: list[Block] = [Heading(labels.measurement(each.results))] if number else []
         blocks += [*heading, Text(tables.measured(each.results)), *_warnings(each), _table(each), Bullets(NOTES)]
         blocks += [_picture(each, f"compare-{number + 1}" if number else "compare"), *_singles(each)]
+        blocks += _protocols(each, f"protocols-{number + 1}" if number else "protocols")
     settings = {row.name: [f"{key}={value}" for key, value in row.settings.items()] for row in found[0].rows}
     differing: list[list[Cell]] = [[name, ", ".join(own)] for name, own in settings.items() if own]
     if differing:
@@ -111,6 +117,14 @@ def _picture(found: Comparison, name: str) -> Block:
     dots = " Dots are single seeds." if any(len(row.models) > 1 for row in found.rows) else ""
     alt = "Accuracy of every row under every attack" + (", and over the radius of the attack." if found.curves else ".")
     return Picture(name, _figure(found), alt, f"{curves}{dots} Bars are 95 % intervals.")
+
+
+def _protocols(found: Comparison, name: str) -> list[Block]:
+    """The fall from protocol to protocol, where images were transferred."""
+    if (table := protocol_table.table(found)) is None:
+        return []
+    picture = Picture(name, protocol_table.figure(found), "Accuracy of every model under each protocol.", FALL)
+    return [Heading("From protocol to protocol"), picture, table]
 
 
 @style.styled

@@ -32,6 +32,8 @@ class Entry(NamedTuple):
     model: tuple[int, str]  # seed and fingerprint of the weights: a copied run counts once
     fields: dict[str, Any]  # every setting but the seed that decided its weights, {"pretrain.epochs": 200, ...}
     accuracy: dict[Attack, float]  # in [0, 1]
+    transferred: dict[Attack, float]  # the same under transfer attacks
+    source: str  # what their images were made on; empty: there are none
     images: str  # digest of which images were attacked; empty: not recorded
     results: dict[str, Any]
 
@@ -98,9 +100,10 @@ def _entries(workdir: str, run: str) -> Iterator[Entry]:
             own = [config.portable(config.stage_fields(cfg, stage)) for stage in stages]
             fields = {k: v for each in own for k, v in each.items() if k != "seed"}
             fields |= {"evaluation.which": saved["which"], "evaluation.weights": saved.get("weights", "")}
-            identity, accuracy = (cfg.seed, saved["fingerprint"]), _measured(found.results, label)
+            identity = (cfg.seed, saved["fingerprint"])
+            measured = _measured(found.results, label), *_transferred(found.results, label)
             method = saved["stage"] if label in ("baseline", "defended", saved["stage"]) else label
-            yield Entry(run, name, label, method, identity, fields, accuracy, found.images, found.results)
+            yield Entry(run, name, label, method, identity, fields, *measured, found.images, found.results)
 
 
 def _measured(results: dict[str, Any], label: str) -> dict[Attack, float]:
@@ -118,6 +121,15 @@ def _measured(results: dict[str, Any], label: str) -> dict[Attack, float]:
         given = {key: cascade[key] for key in ("version", "precision", "complete") if key in cascade}
         own["autoattack"] = given | _flat(cascade.get("settings", {}))
     return {(name, json.dumps(own.get(name, {}), sort_keys=True)): share for name, share in shares.items()}
+
+
+def _transferred(results: dict[str, Any], label: str) -> tuple[dict[Attack, float], str]:
+    """Accuracy in [0, 1] under images made on another model, by attack, and that model in words."""
+    own = results.get("protocols", {}).get("paper", {}).get(label, {})
+    made = {name: json.dumps(how["settings"], sort_keys=True) for name, how in own.get("made_by", {}).items()}
+    shares = {(name, made.get(name, "{}")): share for name, share in own.get("accuracy", {}).items()}
+    source = own.get("source", "baseline")
+    return shares, ("the undefended model" if source == "baseline" else source) if shares else ""
 
 
 def _flat(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -180,7 +192,8 @@ def _row(group: list[Entry], groups: list[list[Entry]]) -> Row:
     first, models = group[0], dict[tuple[int, str], Entry]()
     for entry in sorted(group, key=lambda entry: entry.model[0]):
         same = models.get(entry.model, entry)
-        models[entry.model] = entry._replace(accuracy=entry.accuracy | same.accuracy)
+        both = {of: getattr(entry, of) | getattr(same, of) for of in ("accuracy", "transferred")}
+        models[entry.model] = entry._replace(**both)
     alike = [other for other in groups if other[0].stage == first.stage]
     differing = _differing([other[0].fields for other in alike])
     settings = {key: spec.visible(str(first.fields.get(key, "absent"))) or "none" for key in differing}

@@ -24,14 +24,14 @@ class Protocol(NamedTuple):
 
 
 PROTOCOLS = {
-    "paper": Protocol("Transfer attack", "under transferred attacks", "images made on the\nundefended model"),
+    "paper": Protocol("Transfer attack", "under transferred attacks", "images made on\n{source}"),
     "whitebox": Protocol("White-box", "attacked directly", "images made for\neach model"),
     "autoattack": Protocol("AutoAttack", "under AutoAttack", "the ensemble, for\neach model", "autoattack"),
 }
 
 
 _NOTES = {
-    "paper": "Transfer attack: the attacked images were made once, on the undefended model, and shown to every model. "
+    "paper": "Transfer attack: the attacked images were made once, on {source}, and shown to every model. "
     "This is the protocol that the paper's numbers appear to use. The images were not made against the defence: a "
     "model that classifies them correctly may still be broken by an attack on itself.",
     "whitebox": "White-box: the attacks of the next table, run on each model itself.",
@@ -103,7 +103,13 @@ def notes(results: dict[str, Any]) -> list[str]:
     found = measured(results)
     suite = found.get("autoattack", {}).items()
     efforts = [f"AutoAttack, {labels.model_title(model, results)}: {_effort(entry)}." for model, entry in suite]
-    return [_NOTES[name] for name in found] + efforts
+    return [_NOTES[name].format(source=source(results)) for name in found] + efforts
+
+
+def source(results: dict[str, Any]) -> str:
+    """What the images of the transfer attack were made on, in words."""
+    names = {entry.get("source", "baseline") for entry in results.get("protocols", {}).get("paper", {}).values()}
+    return "the undefended model" if names <= {"baseline"} else ", ".join(sorted(names))
 
 
 def _effort(entry: dict[str, Any]) -> str:

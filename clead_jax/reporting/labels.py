@@ -16,6 +16,7 @@ _ATTACKS = {name: name.upper().replace("_", "-") for name in _ACRONYMS} | {
     **{"clean": "Clean images", "noise": "Random noise", "worst_case": "Worst case"},
     **{"cw": "C&W", "cw_l2": "C&W L2", "square": "Square", "autoattack": "AutoAttack"},
 }
+_BATCH_STATS = {"frozen": "BN frozen", "reestimate": "BN re-estimated"}  # of a classifier on a frozen backbone
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 
@@ -24,15 +25,17 @@ def model_title(name: str, results: dict[str, Any]) -> str:
 
     A stage without a title of its own is shown by its name. Two models never have the same heading.
     """
-    titles = {label: _model_title(label, model.get("checkpoint", {})) for label, model in results["models"].items()}
+    titles = {label: _model_title(label, model) for label, model in results["models"].items()}
     first = next(label for label, title in titles.items() if title == titles[name])
     return titles[name] if name == first else f"{titles[name]} ({name})"
 
 
-def _model_title(label: str, checkpoint: dict[str, Any]) -> str:
+def _model_title(label: str, model: dict[str, Any]) -> str:
+    checkpoint = model.get("checkpoint", {})
     stage = checkpoint.get("stage", _ROLES.get(label, label))
     title = _STAGES.get(stage, stage) if label in (*_ROLES, stage) else label
-    return f"{title} ({checkpoint['weights']})" if checkpoint.get("weights") else title
+    kind = ", ".join(filter(None, [checkpoint.get("weights"), _BATCH_STATS.get(model.get("batch_stats", ""))]))
+    return f"{title} ({kind})" if kind else title
 
 
 def attack_title(name: str, results: dict[str, Any]) -> str:

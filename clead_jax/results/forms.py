@@ -102,6 +102,7 @@ _MEASURED = {"accuracy": {str: SHARE}, "interval95?": {str: [SHARE, SHARE]}, "se
 _MEASURED |= {"complete?": bool, "incomplete?": [str]}
 _CHECKPOINT = {"stage": str, "which": str, "fingerprint": str, "weights?": str}
 _MODEL = _MEASURED | {"checkpoint": _CHECKPOINT, "worst_case_over?": [str], "checks?": _CHECKS}
+_MODEL |= {"batch_stats?": {"frozen", "reestimate"}}  # of a model whose backbone its stage did not train
 _PASSES = {str: {"forward": AMOUNT, "backward": AMOUNT}}
 _SUITE = _MEASURED | {"attacks?": [str], "notes?": [str], "passes?": _PASSES, "seconds?": AMOUNT}
 _SUITE |= {"version?": str, "precision?": str}

@@ -38,6 +38,7 @@ class Batch(flax.struct.PyTreeNode):
     images: Array  # uint8 [B, H, W, C]
     labels: Array  # int32 [B]
     index: Array  # int32 [B]
+    stored: Array | None = None  # uint8 [B, S, H, W, C], versions of the images that were made before training
 
 
 class Extra(NamedTuple):
@@ -51,18 +52,23 @@ class Extra(NamedTuple):
 NOTHING = Extra()
 
 
-def split(variables: PyTree, trained: tuple[str, ...]) -> tuple[PyTree, PyTree]:
-    """(the `trained` parts, the rest), each {"params", "batch_stats"}."""
-    of = lambda collection, ours: {k: v for k, v in variables.get(collection, {}).items() if (k in trained) == ours}
-    mine, rest = ({name: of(name, ours) for name in ("params", "batch_stats")} for ours in (True, False))
+def split(variables: PyTree, trained: tuple[str, ...], moving: tuple[str, ...] = ()) -> tuple[PyTree, PyTree]:
+    """(the `trained` parts, the rest), each {"params", "batch_stats"}; of `moving` parts the statistics alone move."""
+    ours = {"params": trained, "batch_stats": trained + moving}
+    of = lambda name, mine: {k: v for k, v in variables.get(name, {}).items() if (k in ours[name]) == mine}
+    mine, rest = ({name: of(name, own) for name in ours} for own in (True, False))
     return mine, rest
 
 
 def create(
-    variables: PyTree, trained: tuple[str, ...], tx: optax.GradientTransformation, extra: Extra = NOTHING
+    variables: PyTree,
+    trained: tuple[str, ...],
+    tx: optax.GradientTransformation,
+    extra: Extra = NOTHING,
+    moving: tuple[str, ...] = (),
 ) -> tuple[TrainState, PyTree]:
-    """Step 0 of a stage: a state over the `trained` parts of `variables`, and the frozen rest."""
-    (mine, rest), zero = split(variables, trained), jnp.zeros((), jnp.int32)
+    """Step 0 of a stage: a state over the `trained` parts of `variables`, and the frozen rest (see `split`)."""
+    (mine, rest), zero = split(variables, trained, moving), jnp.zeros((), jnp.int32)
     state = TrainState(zero, opt_state=tx.init(mine["params"]), extra=extra.init(mine["params"]), **mine)
     return state, rest
 
@@ -83,13 +89,14 @@ def apply_gradients(
 
 
 def gathered(step: Callable) -> Callable:
-    """`step(state, frozen, batch, key)` as (state, (frozen, images, labels), index [B], key): rows of resident data.
+    """`step(state, frozen, batch, key)` as (state, (frozen, images, labels), index [B], key): rows of resident data,
+    which may hold a fourth array, of `stored` views.
 
     The gathering is part of the compiled program; images and labels are arguments, closed over they would be constants.
     """
 
-    def of_rows(state: TrainState, resident: tuple[Frozen, Array, Array], index: Array, key: Array) -> Any:
-        frozen, images, labels = resident
-        return step(state, frozen, Batch(images[index], labels[index], index), key)
+    def of_rows(state: TrainState, resident: tuple[Any, ...], index: Array, key: Array) -> Any:
+        frozen, images, labels, *stored = resident
+        return step(state, frozen, Batch(images[index], labels[index], index, *(made[index] for made in stored)), key)
 
     return of_rows

@@ -29,8 +29,8 @@ from clead_jax.training.state import NOTHING, Batch, Extra, Frozen, TrainState, 
 Term = Callable[[Array, Array, Array], Array]
 """(z [B, V, D], logits [B, V, K], labels [B]) -> scalar."""
 
-MakeViews = Callable[[PyTree, PyTree, Array, Array, Key], Array]
-"""(variables, reference, images uint8 [B, H, W, C], labels, keys [B]) -> views [B, V, H, W, C] in [0, 1]."""
+MakeViews = Callable[[PyTree, PyTree, Batch, Key], Array]
+"""(variables, reference, batch, keys [B]) -> views [B, V, H, W, C] in [0, 1]."""
 
 Teacher = Callable[[PyTree, Array, Key], Array]
 """(the teacher's variables, images uint8 [B, H, W, C], keys [B]) -> its embeddings [B, D]."""
@@ -48,7 +48,8 @@ def make_step(
     compared: Outputs | None = None,
     teacher: Teacher | None = None,
 ) -> Step:
-    """A `Step` over the parts in the state. BatchNorm trains if the backbone does, and stays in eval mode if not.
+    """A `Step` over the parts in the state. BatchNorm uses and moves batch statistics if the backbone's weights, or its
+    statistics alone, are in the state; else it stays in eval mode.
 
     With `online` the logits are gradient-stopped: the class head learns by a cross entropy of its own (reported as
     online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,
@@ -63,9 +64,10 @@ def make_step(
     def step(state: TrainState, frozen: Frozen, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         now = variables(state.params, state.batch_stats, frozen.variables)
         keys = example_keys(key, batch.index)
-        views = make_views(now, frozen.reference, batch.images, batch.labels, keys)
+        views = make_views(now, frozen.reference, batch, keys)
         b, v = views.shape[:2]
-        view_labels, train = jnp.repeat(batch.labels, v), "backbone" in state.params
+        view_labels = jnp.repeat(batch.labels, v)
+        train = "backbone" in state.params or "backbone" in state.batch_stats
         taught = [jax.lax.stop_gradient(teacher(frozen.teacher, batch.images, keys))[:, None]] if teacher else []
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Array, Array, dict[str, Array], Array, PyTree]]:

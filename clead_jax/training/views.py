@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from clead_jax.core.types import Array, Forward, Key, PyTree
 from clead_jax.training.encoding import Outputs, joined
+from clead_jax.training.state import Batch
 from clead_jax.training.step import MakeViews
 
 Attack = Callable[[Forward, Array, Array, Key], Array]
@@ -53,6 +54,12 @@ Target = Callable[[PyTree, PyTree, Base, Array], tuple[Forward, PyTree]]
 """(variables, reference, base, labels) -> what a view attacks: a function to outputs, and what is right for it."""
 
 UNATTACKED = ("clean", "augmented")
+
+
+class Stored(NamedTuple):
+    """A view that was made before training, at this place among the stored ones; augmented anew in every step."""
+
+    place: int
 
 
 def contrastive(
@@ -124,25 +131,36 @@ def distance(network: Any, outputs: Outputs, by_teacher: tuple[bool, ...]) -> Ta
     return target
 
 
-def make_views(views: tuple[Attack | Draw | str, ...], target: Target, augment: Augment) -> MakeViews:
+def make_views(
+    views: tuple[Attack | Draw | Stored | str, ...], target: Target, augment: Augment, attacked: float = 1.0
+) -> MakeViews:
     """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own),
-    a `Draw`, or an attack. Raises ValueError for another name.
+    a `Draw`, an attack, or `Stored`. With `attacked` below 1 a batch is attacked with this probability, and clean
+    otherwise. Raises ValueError for another name.
     """
     for view in views:
         if isinstance(view, str) and view not in UNATTACKED:
             raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
 
-    def make(variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key) -> Array:
-        plain = augment(keys, images)
+    def make(variables: PyTree, reference: PyTree, batch: Batch, keys: Key) -> Array:
+        plain = augment(keys, batch.images)
         own = [jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(1, len(views) + 1)]
 
         def drawn(view: Draw | str, keys: Key) -> Array:
-            return plain if view == "clean" else (view.augment if isinstance(view, Draw) else augment)(keys, images)
+            drawing = view.augment if isinstance(view, Draw) else augment
+            return plain if view == "clean" else drawing(keys, batch.images)
 
-        made = {n: drawn(view, own[n]) for n, view in enumerate(views) if not callable(view)}
-        base = Base(plain, tuple(made.values()))
-        forward, wanted = target(variables, reference, base, labels)
-        attacked = {n: view(forward, base.start, wanted, own[n]) for n, view in enumerate(views) if callable(view)}
-        return jnp.stack([(made | attacked)[n] for n in range(len(views))], axis=1)
+        def hostile(view: Attack | Stored, keys: Key) -> Array:
+            if isinstance(view, Stored):
+                made = augment(keys, jnp.asarray(batch.stored)[:, view.place])
+            else:
+                made = view(forward, base.start, wanted, keys)
+            return made if attacked == 1 else jnp.where(jax.random.bernoulli(keys[0], attacked), made, plain)
+
+        friendly = {n: drawn(view, own[n]) for n, view in enumerate(views) if isinstance(view, Draw | str)}
+        base = Base(plain, tuple(friendly.values()))
+        forward, wanted = target(variables, reference, base, batch.labels)
+        found = [friendly[n] if isinstance(view, Draw | str) else hostile(view, own[n]) for n, view in enumerate(views)]
+        return jnp.stack(found, axis=1)
 
     return make

@@ -172,3 +172,40 @@ def test_what_cannot_be_trained_is_one_line(tmp_path, field, value, said):
     with pytest.raises(ValueError, match=said) as caught:
         start(tmp_path / "run", "configs/quickstart.py", stages="baseline", **{field: value})
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+# --- batch statistics of a frozen backbone ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "moves"), [("frozen", False), ("reestimate", True)])
+def test_a_probe_moves_the_batch_statistics_that_it_is_told_to(pretrained, from_pretrained, kind, moves):
+    workdir = from_pretrained("slf", own={"batch_stats": kind}, stages="slf,evaluate,report")
+    before, after = weights(pretrained, "pretrain"), weights(workdir, "slf")
+    assert same(before["params"]["backbone"], after["params"]["backbone"])
+    assert same(before["batch_stats"], after["batch_stats"]) != moves
+    said = {"frozen": "slf (BN frozen)", "reestimate": "slf (BN re-estimated)"}[kind]
+    assert said in (workdir / "report/report.md").read_text()
+    assert "Without C-LEAD (BN" not in (workdir / "report/report.md").read_text()
+
+
+def test_frozen_batch_statistics_are_the_default(from_pretrained, tmp_path):
+    default = weights(from_pretrained("slf"), "slf")
+    shutil.rmtree(tmp_path / "slf")
+    assert same(weights(from_pretrained("slf", own={"batch_stats": "frozen"}), "slf"), default)
+
+
+def test_reestimated_statistics_survive_a_kill(from_pretrained, monkeypatch, tmp_path):
+    own = {"batch_stats": "reestimate", "epochs": 3}
+    straight = weights(from_pretrained("slf", own=own), "slf")
+    shutil.rmtree(tmp_path / "slf")
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *a: (save(*a), (_ for _ in ()).throw(KeyboardInterrupt))[0])
+    with pytest.raises(KeyboardInterrupt):
+        from_pretrained("slf", own=own)
+    monkeypatch.undo()
+    assert same(weights(from_pretrained("slf", own=own), "slf"), straight)
+
+
+def test_batch_statistics_that_cannot_be_meant_are_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"probe\.batch_stats is 'moving'; it can be frozen, reestimate"):
+        start(tmp_path / "run", "configs/quickstart.py", probe__batch_stats="moving")

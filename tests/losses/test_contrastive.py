@@ -50,7 +50,7 @@ def test_a_row_without_positives_costs_nothing():
     "field, message",
     [
         ({"similarity": "dot"}, "unknown similarity 'dot': known: cosine, euclidean"),
-        ({"pairing": "some"}, "unknown pairing 'some': known: anchor, all"),
+        ({"pairing": "some"}, "unknown pairing 'some': known: anchor, simclr_anchor, all"),
         ({"positives": "none"}, "unknown positives 'none': known: instance, class"),
         ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
         ({"temperature": float("nan")}, "temperature must be positive, not nan"),

@@ -28,12 +28,13 @@ def contrastive_oracle(z, labels, cfg, where):
     """Eq. 2 and its relatives, one anchor and one candidate at a time."""
     batch, views, _ = z.shape
     losses = np.zeros((batch, views))
-    columns = range(1, views) if cfg.pairing == "anchor" else range(views)
+    columns = range(views) if cfg.pairing == "all" else range(1, views)
     weights = dict(zip(columns, cfg.weights or [1] * len(columns), strict=True))
     images = [j for j in range(batch) if where[j]]
     for i, v in itertools.product(images, columns):
-        if cfg.pairing == "anchor":
-            anchor, candidates = z[i, 0], [(j, v) for j in images]
+        if cfg.pairing != "all":
+            own = [(j, 0) for j in images if j != i] if cfg.pairing == "simclr_anchor" else []
+            anchor, candidates = z[i, 0], [(j, v) for j in images] + own
         else:
             anchor, candidates = z[i, v], [(j, w) for j in images for w in range(views) if (j, w) != (i, v)]
         same = labels == labels[i] if cfg.positives == "class" else np.arange(batch) == i
@@ -147,7 +148,7 @@ ORACLES = {
 
 DEFAULTS = [(name, LOSSES[name].config()) for name in LOSSES]
 VARIANTS = [
-    ("info_nce", ContrastiveConfig(0.5, *choice, weights=(1, 3) if choice[1] == "anchor" else (0, 1, 3)))
+    ("info_nce", ContrastiveConfig(0.5, *choice, weights=(0, 1, 3) if choice[1] == "all" else (1, 3)))
     for choice in itertools.product(SIMILARITIES, PAIRINGS, POSITIVES)
 ]
 MARGINS = [

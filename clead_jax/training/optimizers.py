@@ -1,12 +1,57 @@
-"""Optimizers by name: SGD with momentum and coupled weight decay, Adam; cosine or constant rate."""
+"""Optimizers by name: SGD with momentum and coupled weight decay, Adam; a cosine, constant or stepped rate."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
 
-SCHEDULES = ("cosine", "constant")
+from clead_jax.core import spec
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Down to 0 along half a cosine (arXiv 1608.03983)."""
+
+    def after_warmup(self, lr: float, total_steps: int, epochs: Callable[[float], int]) -> optax.Schedule:
+        """The rate by the number of steps since the warm-up; `epochs` tells in how many of them so many epochs end."""
+        return optax.cosine_decay_schedule(lr, max(1, total_steps))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same rate to the end."""
+
+    def after_warmup(self, lr: float, total_steps: int, epochs: Callable[[float], int]) -> optax.Schedule:
+        """As `Cosine.after_warmup`."""
+        return optax.constant_schedule(lr)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Times a factor after each of some epochs (He et al., arXiv 1512.03385, Sec. 4.2): "steps(epochs=100:150)".
+
+    One factor for all, or one for each: "steps(epochs=60:90:110,factor=0.1:0.1:0.5)". Raises ValueError for epochs that
+    do not rise, and for another number of factors.
+    """
+
+    epochs: tuple[float, ...] = ()
+    factor: tuple[float, ...] = (0.1,)
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in itertools.pairwise((0, *self.epochs)))
+        if not self.epochs or not rising or len(self.factor) not in (1, len(self.epochs)) or min(self.factor) <= 0:
+            raise ValueError("write rising epochs, one factor above 0 or one for each: steps(epochs=100:150,factor=0.1)")
+
+    def after_warmup(self, lr: float, total_steps: int, epochs: Callable[[float], int]) -> optax.Schedule:
+        """As `Cosine.after_warmup`."""
+        factors = self.factor * len(self.epochs) if len(self.factor) == 1 else self.factor
+        return optax.piecewise_constant_schedule(lr, dict(zip(map(epochs, self.epochs), factors, strict=True)))
+
+
+SCHEDULES: dict[str, Any] = {"cosine": Cosine, "constant": Constant, "steps": Steps}
 
 
 @dataclass(frozen=True)
@@ -29,12 +74,14 @@ OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransforma
 """(rate, momentum) -> what follows the weight decay, which is added to the gradient as in PyTorch and the papers."""
 
 
-def rate(schedule: str, lr: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then constant or a cosine down to 0 at `total_steps`. ValueError for other names."""
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
-    cosine = optax.cosine_decay_schedule(lr, max(1, total_steps - warmup_steps))
-    after = cosine if schedule == "cosine" else optax.constant_schedule(lr)
+def rate(text: str, lr: float, total_steps: int, warmup_steps: int, steps_per_epoch: int = 1) -> optax.Schedule:
+    """Linear warm-up from 0, then the schedule: "cosine", "steps(epochs=100:150)". ValueError for other names."""
+    name, _ = spec.parse(text)
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+    schedule = spec.settings(text, "schedule", SCHEDULES[name], {})
+    epochs = lambda number: round(number * steps_per_epoch) - warmup_steps
+    after = schedule.after_warmup(lr, total_steps - warmup_steps, epochs)
     return optax.join_schedules([optax.linear_schedule(0.0, lr, max(1, warmup_steps)), after], [warmup_steps])
 
 
@@ -43,7 +90,7 @@ def make(settings: Settings, total_steps: int, steps_per_epoch: int) -> optax.Gr
     if settings.optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {settings.optimizer!r}; known: {', '.join(sorted(OPTIMIZERS))}")
     warmup = round(settings.warmup_epochs * steps_per_epoch)
-    schedule = rate(settings.schedule, settings.lr, total_steps, warmup)
+    schedule = rate(settings.schedule, settings.lr, total_steps, warmup, steps_per_epoch)
     follow = OPTIMIZERS[settings.optimizer](schedule, settings.momentum)
     main = optax.chain(optax.add_decayed_weights(settings.weight_decay), follow)
     if not settings.online_lr:

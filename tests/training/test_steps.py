@@ -189,6 +189,20 @@ def test_schedules():
         optimizers.rate("step", 0.4, 100, 0)
 
 
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_a_stepped_rate_falls_after_its_epochs(warmup):
+    rate = optimizers.rate("steps(epochs=2:3.5,factor=0.1:0.5)", 0.4, 100, warmup, steps_per_epoch=4)
+    found = [float(rate(step)) for step in (7, 8, 13, 14, 99)]
+    assert found == pytest.approx([0.4, 0.04, 0.04, 0.02, 0.02])
+    assert float(optimizers.rate("steps(epochs=2:4)", 0.4, 100, 0, 1)(4)) == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize("text", ["steps", "steps(epochs=3:2)", "steps(epochs=2:3,factor=1:1:1)"])
+def test_what_is_no_stepped_rate(text):
+    with pytest.raises(ValueError, match="write rising epochs"):
+        optimizers.rate(text, 0.4, 100, 0)
+
+
 def test_the_attack_in_training_has_keys_of_its_own(setting):
     """Not those of the crop: an image's random start must not follow from how it was cropped."""
     network, variables, images, labels = setting

@@ -15,6 +15,7 @@ CHOICES = {
     "evaluation.version": ("standard", "plus", "rand", "fast", "strongest"),
     "evaluation.precision": ("float32", "bfloat16"),
     "model.dtype": ("float32", "bfloat16"),
+    "augment.padding": ("black", "reflect"),
     "model.stem": ("cifar", "imagenet"),
 }
 NOT_EMPTY = {
@@ -75,6 +76,10 @@ def _stage(cfg: Config, name: str) -> None:
         raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
     if own.ascend not in (choices := ("contrastive", "online", *others)):
         raise ValueError(f"{name}.ascend is {own.ascend!r}; it can be {', '.join(choices)}")
+    if own.attack_batch_norm not in ("eval", "train"):
+        raise ValueError(f"{name}.attack_batch_norm is {own.attack_batch_norm!r}; it can be eval, train")
+    if own.attack_batch_norm == "train" and own.ascend != "online":
+        raise ValueError(f"{name}.attack_batch_norm is 'train', which needs {name}.ascend=online, not {own.ascend!r}")
     for field in ("trains", "fresh"):
         for part in spec.items(own[field]):
             if part not in PARTS:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from clead_jax.core.types import Array, Key
 
 JITTER_PROBABILITY = 0.8  # SimCLR (arXiv 2002.05709), appendix A
+PADDINGS = {"black": "constant", "reflect": "reflect"}  # what jnp.pad calls them
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -19,11 +20,12 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class AugmentConfig:
     """Crop and flip are C-LEAD's (section 4); colours are SimCLR's (appendix A), off by default.
 
-    `crop_padding`: black pixels added on each side before cropping back. `color_jitter`: strength s >= 0 (SimCLR has
+    `crop_padding`: pixels added on each side before cropping back, black ones or with `padding="reflect"` mirrored ones. `color_jitter`: strength s >= 0 (SimCLR has
     0.5 for CIFAR). `grayscale`: the probability of conversion to grey (0.2 in SimCLR).
     """
 
     crop_padding: int = 4
+    padding: str = "black"
     flip: bool = True
     color_jitter: float = 0.0
     grayscale: float = 0.0
@@ -32,6 +34,8 @@ class AugmentConfig:
         if not (0 <= self.crop_padding < float("inf") and 0 <= self.color_jitter < float("inf")):  # false for NaN
             given = f"crop_padding {self.crop_padding}, color_jitter {self.color_jitter}"
             raise ValueError(f"{given}; allowed: 0 and above")
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding {self.padding!r}; allowed: {', '.join(PADDINGS)}")
         if not 0 <= self.grayscale <= 1:
             raise ValueError(f"grayscale {self.grayscale} is a probability; allowed: 0 to 1")
 
@@ -49,7 +53,7 @@ def augment(keys: Key, images: Array, cfg: AugmentConfig) -> Array:
 def _augment_one(key: Key, image: Array, cfg: AugmentConfig) -> Array:
     crop_key, flip_key, jitter_key, gray_key = jax.random.split(key, 4)
     if cfg.crop_padding:
-        image = _crop(crop_key, image, cfg.crop_padding)
+        image = _crop(crop_key, image, cfg.crop_padding, PADDINGS[cfg.padding])
     if cfg.flip:
         image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
     image = to_float(image)
@@ -60,9 +64,9 @@ def _augment_one(key: Key, image: Array, cfg: AugmentConfig) -> Array:
     return image
 
 
-def _crop(key: Key, image: Array, padding: int) -> Array:
+def _crop(key: Key, image: Array, padding: int, mode: str) -> Array:
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 

@@ -6,6 +6,7 @@ section (see `config.schema`), what its loss is made of is its kind.
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,13 @@ from clead_jax.config import Config, Contrastive, Joint
 from clead_jax.core import names, numerics, spec
 from clead_jax.core.registry import ATTACKS, BACKBONES, LOSSES
 from clead_jax.core.types import Key, NamedAttack, Step
-from clead_jax.experiment import builders
+from clead_jax.experiment import builders, choosing
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.losses.parse import Term, named_loss
 from clead_jax.models import Network
-from clead_jax.training import averaging, optimizers, views
+from clead_jax.training import averaging, optimizers, perturbation, views
 from clead_jax.training.loop import Plan
-from clead_jax.training.state import Extra
+from clead_jax.training.state import Extra, together
 from clead_jax.training.step import make_step
 
 Terms = dict[str, tuple[float, Term]]
@@ -72,7 +73,9 @@ def check(cfg: Config) -> None:
     for name in config.stages_of(cfg):
         optimizers.make(optimizer(cfg, name), 1, 1)
         averaging.extra(cfg[name].average, 1, 1)
+        perturbation.perturbation(cfg[name].perturb, 1)
         view_list(cfg, name)
+        choosing.check(getattr(cfg[name], "strategy", ""), attacks_of(cfg, name), f"{name}.strategy")
         _check_terms(cfg, name)
     for text in builders.asked_for(cfg)[0]:
         builders.evaluation_attack(cfg, text)
@@ -147,19 +150,22 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
         )
 
 
-def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
+def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: tuple[int, ...]) -> Stage:
     """A stage's step, optimizer and length."""
     own = cfg[name]
     plan = Plan(num_examples, own.batch_size, own.epochs)
     tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
-    extra = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
-    augment = _augment(cfg, getattr(own, "augment", True))
-    made = views.make_views(view_list(cfg, name), _target(own, net), augment)
-    attacked = [text for text in view_texts(cfg, name) if text not in views.UNATTACKED]
-    cost = sum(max(builders.named_training_attack(cfg, text).passes(net.num_classes)) for text in attacked)
+    augment, key = _augment(cfg, getattr(own, "augment", True)), key_of(cfg.seed, name)
+    named, attack = partial(builders.named_training_attack, cfg), partial(builders.training_attack, cfg)
+    strategy = choosing.strategy(own, net, image_shape, plan, augment, key, attack, named)
+    extra = together(averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch), strategy.extra)
+    perturb = perturbation.perturbation(own.perturb, plan.steps_per_epoch)
+    made = views.make_views(view_list(cfg, name), _target(own, net), augment, strategy.choose)
+    beside = {"extra": extra, "perturb": perturb, "after": strategy.after}
+    cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes
     return Stage(
         name=name,
-        step=make_step(net, tx, made, terms(cfg, name), online=isinstance(own, Contrastive), extra=extra),
+        step=make_step(net, tx, made, terms(cfg, name), online=isinstance(own, Contrastive), **beside),
         tx=tx,
         extra=extra,
         trained=spec.items(own.trains),
@@ -167,8 +173,8 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
         origin=config.origin(cfg, name),
         reference=config.reference(cfg, name),
         plan=plan,
-        passes=cost + len(view_texts(cfg, name)),
-        key=key_of(cfg.seed, name),
+        passes=cost + len(view_texts(cfg, name)) * (2 if perturb else 1),
+        key=key,
         augment=augment,
         validation=Validation(cfg.validation.every, cfg.validation.num_examples, builders.validation_attack(cfg)),
         save_every=cfg.checkpoint.every,
@@ -204,6 +210,12 @@ def view_list(cfg: Config, name: str) -> tuple[views.Attack | str, ...]:
     return tuple(made(text) for text in view_texts(cfg, name))
 
 
+def attacks_of(cfg: Config, name: str) -> list[NamedAttack]:
+    """The attacks among the views of a stage."""
+    attacked = [text for text in view_texts(cfg, name) if text not in views.UNATTACKED]
+    return [builders.named_training_attack(cfg, text) for text in attacked]
+
+
 def _augment(cfg: Config, wanted: bool) -> views.Augment:
     if not wanted:
         return lambda keys, images: data.to_float(images)
@@ -213,7 +225,7 @@ def _augment(cfg: Config, wanted: bool) -> views.Augment:
 
 def _target(own: Any, net: Network) -> views.Target:
     if own.ascend == "online":
-        return views.online(net)
+        return views.online(net, train=own.attack_batch_norm == "train")
     if own.ascend != "contrastive":
         return views.of_reference(net)
     similarity, by_class = getattr(own, "similarity", "cosine"), getattr(own, "positives", "class") == "class"
@@ -265,7 +277,8 @@ def trained_on(cfg: Config, name: str) -> set[str]:
     """Names of the views and attacks that a model was trained on, also in the stages it starts from."""
     source = config.origin(cfg, name)
     before = trained_on(cfg, source[0]) if source else set()
-    return before | {spec.parse(text)[0] for text in view_texts(cfg, name)}
+    found = {spec.parse(text)[0] for text in view_texts(cfg, name)}
+    return before | {ATTACKS[name].info.get("form_of", name) if name in ATTACKS else name for name in found}
 
 
 def label_use(cfg: Config, name: str) -> list[str]:

@@ -15,10 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from clead_jax.core.types import Array, Forward, Key, PyTree
+from clead_jax.training.state import TrainState
 from clead_jax.training.step import MakeViews
 
-Attack = Callable[[Forward, Array, Array, Key], Array]
-"""(forward, x, target [B], keys [B]) -> x_adv: an attack with its objective and settings filled in."""
+Attack = Callable[..., Array]
+"""(forward, x, target [B], keys [B], **chosen) -> x_adv: an attack with its objective and settings filled in, but for
+those that a strategy has chosen."""
+
+Choose = Callable[[TrainState, Array, Key], dict[str, Any]]
+"""(state, clean images [B, H, W, C], keys [B]) -> settings of the attacks of this batch, single ones or [B]."""
 
 Augment = Callable[[Key, Array], Array]
 """(keys [B], uint8 [B, H, W, C]) -> floats in [0, 1]."""
@@ -48,12 +53,16 @@ def contrastive(
     return target
 
 
-def online(network: Any) -> Target:
-    """The class head on the current encoder, in eval mode; uses the labels."""
-    return lambda variables, reference, x, labels: (
-        lambda images: network.apply(variables, images, False, method=network.logits),
-        labels,
-    )
+def online(network: Any, train: bool = False) -> Target:
+    """The class head on the current encoder; uses the labels. BatchNorm in eval mode, or with `train` on the statistics
+    of the attacked batch; the running ones, which the same switch moves in PyTorch, stay as they are.
+    """
+
+    def target(variables: PyTree, reference: PyTree, x: Array, labels: Array) -> tuple[Forward, Array]:
+        apply = lambda images: network.apply(variables, images, train, method=network.logits, mutable=["batch_stats"])
+        return lambda images: apply(images)[0], labels
+
+    return target
 
 
 def of_reference(network: Any) -> Target:
@@ -61,22 +70,27 @@ def of_reference(network: Any) -> Target:
     return lambda variables, reference, x, labels: online(network)(reference, None, x, labels)
 
 
-def make_views(views: tuple[Attack | str, ...], target: Target, augment: Augment) -> MakeViews:
+def make_views(
+    views: tuple[Attack | str, ...], target: Target, augment: Augment, choose: Choose = lambda state, x, keys: {}
+) -> MakeViews:
     """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own)
-    or an attack on the clean one. Raises ValueError for another name.
+    or an attack on the clean one, with the settings that `choose` has chosen. Raises ValueError for another name.
     """
     for view in views:
         if isinstance(view, str) and view not in UNATTACKED:
             raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
 
-    def make(variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key) -> Array:
+    def make(
+        variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key, state: TrainState
+    ) -> Array:
         x = augment(keys, images)
+        chosen = choose(state, x, keys)
         forward, wanted = target(variables, reference, x, labels)
 
         def one(number: int, view: Attack | str) -> Array:
             own = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
             if callable(view):
-                return view(forward, x, wanted, own)
+                return view(forward, x, wanted, own, **chosen)
             return x if view == "clean" else augment(own, images)
 
         return jnp.stack([one(number, view) for number, view in enumerate(views, start=1)], axis=1)

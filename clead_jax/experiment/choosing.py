@@ -1,0 +1,52 @@
+"""The strategy of a stage, if it has one: from its text to what chooses the settings of the attack in each step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import clead_jax.training.las_at  # noqa: F401  importing it registers the strategy
+from clead_jax.core.types import Key, NamedAttack
+from clead_jax.training import optimizers, strategies
+from clead_jax.training.loop import Plan
+from clead_jax.training.strategies import Strategy, Surroundings
+from clead_jax.training.views import Attack, Augment
+
+FIXED = Strategy(lambda state, x, keys: {})
+
+
+def strategy(
+    own: Any,
+    net: Any,
+    image_shape: tuple[int, ...],
+    plan: Plan,
+    augment: Augment,
+    key: Key,
+    attack: Callable[[str], Attack],
+    named: Callable[[str], NamedAttack],
+) -> Strategy:
+    """What chooses the settings of a stage's attacks; where the stage names nothing they are those of the config."""
+    per_epoch, total = plan.steps_per_epoch, plan.total_steps
+    warmup = round(own.warmup_epochs * per_epoch)
+    stage = Surroundings(
+        network=net,
+        image_shape=image_shape,
+        augment=augment,
+        attack=attack,
+        attack_passes=lambda text: named(text).passes(net.num_classes),
+        rate=lambda lr: optimizers.rate(own.schedule, lr, total, warmup, per_epoch),
+        lr=own.lr,
+        weight_decay=own.weight_decay,
+        steps_per_epoch=per_epoch,
+        key=key,
+    )
+    return strategies.strategy(getattr(own, "strategy", ""), stage) or FIXED
+
+
+def check(text: str, named: list[NamedAttack], where: str) -> None:
+    """Raises ValueError for an unknown strategy, and for attacks whose settings it could not choose."""
+    if not text:
+        return
+    strategies.settings(text)
+    fitting = [attack for attack in named if "counts" in {field.name for field in dataclasses.fields(attack.cfg)}]
+    if len(fitting) < max(1, len(named)):
+        raise ValueError(f"{where} is {text!r}, which sets training_pgd alone: write attack=training_pgd(steps=10)")

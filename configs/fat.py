@@ -42,7 +42,9 @@ LATER_ON_DIGITS = {"cifar10": "13:23", "trades": "9:15:21", "mart": "7:13:20:27"
 def get_config(variant="cifar10"):
     form, _, on = ("cifar10", "", "digits") if variant == "digits" else variant.partition("-")
     if form not in FORMS or on not in ("", "digits"):
-        raise ValueError(f"configs/fat.py:{variant}: it can be cifar10, trades, mart, digits, trades-digits, mart-digits")
+        raise ValueError(
+            f"configs/fat.py:{variant}: it can be cifar10, trades, mart, digits, trades-digits, mart-digits"
+        )
     cfg = config.preset(__file__, "quickstart.py") if on else config.base()
     later = (LATER_ON_DIGITS if on else LATER)[form]
     cfg.fat = config.Supervised(**FORMS[form], strategy=f"friendly(later={later})", weight_decay=2e-4)

@@ -67,9 +67,7 @@ class State(NamedTuple):
     left: Array  # int32 [B], counted steps that an image still makes
 
 
-def init(
-    forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: TrainingPGDConfig
-) -> State:
+def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: TrainingPGDConfig) -> State:
     """The state before the first step. x [B, ...] in [0, 1], keys [B] typed."""
     made = jnp.zeros_like(per_row(x), jnp.int32)
     return State(x, _start(_at(keys, made), x, cfg), target, keys, made, made + cfg.tau)

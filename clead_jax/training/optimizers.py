@@ -43,7 +43,9 @@ class Steps:
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in itertools.pairwise((0, *self.epochs)))
         if not self.epochs or not rising or len(self.factor) not in (1, len(self.epochs)) or min(self.factor) <= 0:
-            raise ValueError("write rising epochs, one factor above 0 or one for each: steps(epochs=100:150,factor=0.1)")
+            raise ValueError(
+                "write rising epochs, one factor above 0 or one for each: steps(epochs=100:150,factor=0.1)"
+            )
 
     def after_warmup(self, lr: float, total_steps: int, epochs: Callable[[float], int]) -> optax.Schedule:
         """As `Cosine.after_warmup`."""

@@ -57,6 +57,8 @@ def perturbation(text: str, steps_per_epoch: int) -> Perturb | None:
 
     def perturb(gradient: Callable[[PyTree], PyTree], params: PyTree, step: Array) -> PyTree:
         begun = step >= rule.start * steps_per_epoch
-        return jax.tree.map(lambda new, old: jnp.where(begun, new, old), rule.perturbed(params, gradient(params)), params)
+        return jax.tree.map(
+            lambda new, old: jnp.where(begun, new, old), rule.perturbed(params, gradient(params)), params
+        )
 
     return perturb

@@ -80,9 +80,7 @@ def make_views(
         if isinstance(view, str) and view not in UNATTACKED:
             raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
 
-    def make(
-        variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key, state: TrainState
-    ) -> Array:
+    def make(variables: PyTree, reference: PyTree, images: Array, labels: Array, keys: Key, state: TrainState) -> Array:
         x = augment(keys, images)
         chosen = choose(state, x, keys)
         forward, wanted = target(variables, reference, x, labels)

@@ -20,9 +20,7 @@ BASE = ENTRY.config(eps=0.2, step_size=0.05, steps=6, random_start=False)
 
 
 def solve(cfg, name="training_pgd", objective=cross_entropy, target=PROBLEM.labels):
-    run = lambda cfg: attacks.run(
-        ATTACKS[name].value, PROBLEM.forward, objective, PROBLEM.x, target, PROBLEM.keys, cfg
-    )
+    run = lambda cfg: attacks.run(ATTACKS[name].value, PROBLEM.forward, objective, PROBLEM.x, target, PROBLEM.keys, cfg)
     return np.asarray(jax.jit(run)(cfg))
 
 

@@ -1,8 +1,8 @@
 """AWP (Wu et al., NeurIPS 2020, arXiv 2004.05884): the gradient is taken where the weights too are the worst nearby.
 
-    python -m clead_jax.main --config=configs/awp.py                         PGD-AT + AWP, ResNet-18 on CIFAR-10, 200 epochs
-    python -m clead_jax.main --config=configs/awp.py:trades                  TRADES + AWP
-    python -m clead_jax.main --config=configs/awp.py:digits                  minutes; also :trades-digits
+    python -m clead_jax.main --config=configs/awp.py                     PGD-AT + AWP, ResNet-18 on CIFAR-10, 200 epochs
+    python -m clead_jax.main --config=configs/awp.py:trades              TRADES + AWP
+    python -m clead_jax.main --config=configs/awp.py:digits              minutes; also :trades-digits
 
 As in the authors' code (csdongxian/AWP): gamma 0.01, with TRADES 0.005 and from epoch 10; the recipe of Rice et al.
 (pgd_at_rice.py), attacked in train-mode BatchNorm; TRADES with PGD-10 of 2/255 from 0.001 * N(0, 1) in eval mode. Their

@@ -1,4 +1,4 @@
-"""MART (Wang et al., ICLR 2020): boosted cross entropy on attacked images, KL weighted by how unsure the clean ones are.
+"""MART (Wang et al., ICLR 2020): boosted cross entropy on attacked images, KL where the clean ones are unsure.
 
     python -m clead_jax.main --config=configs/mart.py                        ResNet-18 on CIFAR-10, 120 epochs
     python -m clead_jax.main --config=configs/mart.py:digits                 the quickstart's network and data, minutes

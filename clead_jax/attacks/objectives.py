@@ -2,7 +2,8 @@
 
 `target` is what the attacker wants. Labels int [B]: any other class. `Targeted(label, goal)`: the class `goal`; its
 objective is that of leaving `goal`, negated (`dlr` has a targeted form). Clean logits float [B, K], or `CleanLogits`,
-which has the label beside them: another output (`kl`). Attacks take any function of this form: a contrastive loss of embeddings against anchor embeddings is one too.
+which has the label beside them: another output (`kl`). Attacks take any function of this form: a contrastive loss of
+embeddings against anchor embeddings is one too.
 """
 
 import functools

@@ -113,7 +113,7 @@ def _at(keys: Key, number: Array) -> Key:
 
 def _of_row(value: float | Array, x: Array) -> float | Array:
     """One value for all images, or [B] as [B, 1, ...]."""
-    return norms.column(value, x) if jnp.ndim(value) else value
+    return norms.column(jnp.asarray(value), x) if jnp.ndim(value) else value
 
 
 def result(state: State) -> Array:

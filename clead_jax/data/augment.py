@@ -20,8 +20,9 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class AugmentConfig:
     """Crop and flip are C-LEAD's (section 4); colours are SimCLR's (appendix A), off by default.
 
-    `crop_padding`: pixels added on each side before cropping back, black ones or with `padding="reflect"` mirrored ones. `color_jitter`: strength s >= 0 (SimCLR has
-    0.5 for CIFAR). `grayscale`: the probability of conversion to grey (0.2 in SimCLR).
+    `crop_padding`: pixels added on each side before cropping back, `padding`: black ones, or with "reflect" mirrored
+    ones. `color_jitter`: strength s >= 0 (SimCLR has 0.5 for CIFAR). `grayscale`: the probability of conversion to grey
+    (0.2 in SimCLR).
     """
 
     crop_padding: int = 4

@@ -1,6 +1,5 @@
 """The strategy of a stage, if it has one: from its text to what chooses the settings of the attack in each step."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -42,11 +41,19 @@ def strategy(
     return strategies.strategy(getattr(own, "strategy", ""), stage) or FIXED
 
 
-def check(text: str, named: list[NamedAttack], where: str) -> None:
-    """Raises ValueError for an unknown strategy, and for attacks whose settings it could not choose."""
+def check(text: str, attacks: list[NamedAttack], named: Callable[[str], NamedAttack], where: str) -> None:
+    """Raises ValueError for an unknown strategy, for attacks whose settings it cannot choose, or that make fewer steps
+    than it may ask for.
+    """
     if not text:
         return
-    strategies.settings(text)
-    fitting = [attack for attack in named if "counts" in {field.name for field in dataclasses.fields(attack.cfg)}]
-    if len(fitting) < max(1, len(named)):
+    settings = strategies.settings(text)
+    most = getattr(settings, "most_steps", 0)
+    if score := getattr(settings, "attack", ""):
+        named(score)
+    if not attacks or not all(hasattr(attack.cfg, "counts") for attack in attacks):
         raise ValueError(f"{where} is {text!r}, which sets training_pgd alone: write attack=training_pgd(steps=10)")
+    for attack in attacks:
+        if attack.cfg.steps < most:
+            said = f"may ask for {most} steps, but the attack {attack.name} makes {attack.cfg.steps}"
+            raise ValueError(f"{where} is {text!r}: it {said}; write training_pgd(steps={most})")

@@ -75,7 +75,8 @@ def check(cfg: Config) -> None:
         averaging.extra(cfg[name].average, 1, 1)
         perturbation.perturbation(cfg[name].perturb, 1)
         view_list(cfg, name)
-        choosing.check(getattr(cfg[name], "strategy", ""), attacks_of(cfg, name), f"{name}.strategy")
+        named = partial(builders.named_training_attack, cfg)
+        choosing.check(getattr(cfg[name], "strategy", ""), attacks_of(cfg, name), named, f"{name}.strategy")
         _check_terms(cfg, name)
     for text in builders.asked_for(cfg)[0]:
         builders.evaluation_attack(cfg, text)
@@ -161,7 +162,7 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
     extra = together(averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch), strategy.extra)
     perturb = perturbation.perturbation(own.perturb, plan.steps_per_epoch)
     made = views.make_views(view_list(cfg, name), _target(own, net), augment, strategy.choose)
-    beside = {"extra": extra, "perturb": perturb, "after": strategy.after}
+    beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": strategy.after}
     cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes
     return Stage(
         name=name,

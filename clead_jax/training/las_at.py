@@ -57,6 +57,11 @@ class LasAT:
                 form = "lowest:highest:how many" if length == 3 else "lowest:highest"
                 raise ValueError(f"{name} must be {form}, got {':'.join(f'{value:.4g}' for value in given)}")
 
+    @property
+    def most_steps(self) -> int:
+        """The highest number of steps that it may choose."""
+        return int(self.steps[1])
+
 
 class Policy(NamedTuple):
     """The strategy network and what it chooses from: setting of the attack -> the values that it can have."""
@@ -81,15 +86,15 @@ class Policy(NamedTuple):
 def policy(cfg: LasAT, network: Any) -> Policy:
     """The strategy network of a model's network."""
     grid = lambda given: np.linspace(given[0], given[1], int(given[2]), dtype=np.float32)
-    numbers = np.arange(int(cfg.steps[0]), int(cfg.steps[1]) + 1)
-    actions = {"eps": grid(cfg.eps), "step_size": grid(cfg.step_size), "tau": numbers}
+    numbers = np.arange(int(cfg.steps[0]), cfg.most_steps + 1)
+    actions: dict[str, np.ndarray] = {"eps": grid(cfg.eps), "step_size": grid(cfg.step_size), "tau": numbers}
     outputs = sum(map(len, actions.values()))
     return Policy(network.clone(num_classes=outputs, backbone=cfg.backbone or network.backbone), actions)
 
 
 @STRATEGIES.register("las_at", LasAT)
 def las_at(cfg: LasAT, stage: Surroundings) -> Strategy:
-    """The strategy in its stage. The attack should have `steps` for the highest number of steps that it chooses."""
+    """The strategy in its stage."""
     chooser, attack = policy(cfg, stage.network), stage.attack(cfg.attack)
     rate, target_rate = stage.rate(cfg.lr), stage.rate(stage.lr)
 

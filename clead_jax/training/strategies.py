@@ -1,4 +1,4 @@
-"""Who chooses the settings of the attack in training: a schedule of the epochs (FAT), or a network that learns (LAS-AT).
+"""Who chooses the settings of the attack in training: a schedule of the epochs (FAT), or a network (LAS-AT).
 
 A strategy is asked in every step, and its settings go into the attack `training_pgd` in place of those of the config.
 What it keeps is part of the stage's state (`Extra`). This file has the form of a strategy and the simplest one; the

@@ -17,6 +17,7 @@ from clead_jax.attacks.objectives import OBJECTIVES, fooled
 from clead_jax.attacks.pgd import BIMConfig, FGSMConfig, GradientConfig
 from clead_jax.attacks.run import repeat, run, worst_of
 from clead_jax.attacks.square import SquareConfig
+from clead_jax.attacks.training_pgd import TrainingPGDConfig
 from clead_jax.core.types import Iterative
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SquareConfig",
     "TargetedAPGDConfig",
     "TargetedFABConfig",
+    "TrainingPGDConfig",
     "distance",
     "fooled",
     "repeat",

@@ -1,9 +1,10 @@
 """What an attack maximises: functions (outputs [B, K], target) -> [B], larger where the model does worse.
 
 `target` is what the attacker wants. Labels int [B]: any other class. `Targeted(label, goal)`: the class `goal`; its
-objective is that of leaving `goal`, negated (`dlr` has a targeted form). Clean logits float [B, K]: another output
-(`kl`). Embeddings float [B, D]: far from them (`cosine_distance`, `squared_distance`; outputs are embeddings as well).
-Attacks take any function of this form: a contrastive loss of embeddings against anchor embeddings is one too.
+objective is that of leaving `goal`, negated (`dlr` has a targeted form). Clean logits float [B, K], or `CleanLogits`,
+which has the label beside them: another output (`kl`). Embeddings float [B, D]: far from them (`cosine_distance`,
+`squared_distance`; outputs are embeddings as well). Attacks take any function of this form: a contrastive loss of
+embeddings against anchor embeddings is one too.
 """
 
 import functools
@@ -11,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from clead_jax.core.types import Array, Forward, Objective, PyTree, Targeted
+from clead_jax.core.types import Array, CleanLogits, Forward, Objective, PyTree, Targeted
 
 _TINY = 1e-12  # in the denominator, as in the reference: all logits may be equal
 
@@ -89,13 +90,14 @@ def dlr_targeted(outputs: Array, target: Targeted) -> Array:
     return gap / (first - (third + fourth) / 2 + _TINY)
 
 
-def kl(outputs: Array, target: Array) -> Array:
+def kl(outputs: Array, target: Array | CleanLogits) -> Array:
     """KL(softmax(target) || softmax(outputs)), [B] from logits [B, K] and the clean logits [B, K].
 
     What TRADES maximises (Zhang et al. 2019, arXiv 1901.08573, Eq. 5). Its gradient at the clean image is 0: use a
     random start.
     """
-    clean, attacked = jax.nn.log_softmax(target, axis=-1), jax.nn.log_softmax(outputs, axis=-1)
+    logits = target.logits if isinstance(target, CleanLogits) else target
+    clean, attacked = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(outputs, axis=-1)
     return jnp.sum(jnp.where(clean > -jnp.inf, jnp.exp(clean) * (clean - attacked), 0.0), axis=-1)
 
 
@@ -125,8 +127,11 @@ OBJECTIVES: dict[str, Objective] = {
 def fooled(outputs: Array, target: PyTree) -> Array:
     """Whether the attack succeeded, bool [B]: argmax is the goal, or is not the label.
 
-    A float target [B, K] is clean logits: fooled where argmax differs. ValueError for any other target.
+    A float target [B, K] is clean logits: fooled where argmax differs; `CleanLogits` have a label. ValueError for any
+    other target.
     """
+    if isinstance(target, CleanLogits):
+        target = target.label
     if isinstance(target, Targeted):
         return jnp.argmax(outputs, axis=-1) == target.goal
     if target.shape == outputs.shape and jnp.issubdtype(target.dtype, jnp.floating):

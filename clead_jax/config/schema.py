@@ -34,6 +34,7 @@ class Augment(Section):
     """Sec. 4: crop and flip. Four pixels: He et al. (arXiv 1512.03385, Sec. 4.2). No colours: Sec. 4 names none."""
 
     crop_padding: int = 4
+    padding: str = "black"  # or "reflect"
     flip: bool = True
     color_jitter: float = 0.0
     grayscale: float = 0.0
@@ -82,6 +83,8 @@ class Stage(Section):
     # Whose loss the attacks maximise: contrastive, partner, online, or that of a stage, its weights frozen. Embeddings
     # move away from the teacher's or the student's own, "teacher", "student", one word for each part of `compares`.
     ascend: str = "online"
+    attack_batch_norm: str = "eval"  # while attacked: running statistics, or "train": those of the attacked batch
+    perturb: str = ""  # the weights at which gradients are taken: "awp(gamma=0.01)"; empty: the weights themselves
     average: str = ""  # averaged weights beside the last ones: "ema(decay=0.999)", "swa(start=0.75)"
     epochs: int = 100
     batch_size: int = 128
@@ -89,7 +92,7 @@ class Stage(Section):
     lr: float = 0.1
     momentum: float = 0.9  # SGD and LARS only; Sec. 4
     weight_decay: float = 0.0
-    schedule: str = "cosine"
+    schedule: str = "cosine"  # or "constant", "steps(epochs=100:150,factor=0.1)"
     warmup_epochs: float = 0.0
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -112,6 +115,7 @@ class Supervised(Stage):
     attack: str = ""  # trains on images made by this attack; empty: on clean ones
     attacked: float = 1.0  # probability with which a batch is attacked; the others are clean
     views: str = ""  # several versions of each image ("clean,pgd(objective=kl)"), in place of `attack`
+    strategy: str = ""  # chooses the settings of training_pgd in each step: "friendly(later=50:90)", "las_at"
     loss: str = "cross_entropy"  # any registered loss on logits: cross_entropy(smoothing=0.1), trades(beta=6)
     augment: bool = True  # crops and flips, or the plain images
 

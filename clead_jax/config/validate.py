@@ -17,6 +17,7 @@ CHOICES = {
     "evaluation.version": ("standard", "plus", "rand", "fast", "strongest"),
     "evaluation.precision": ("float32", "bfloat16"),
     "model.dtype": ("float32", "bfloat16"),
+    "augment.padding": ("black", "reflect"),
     "model.stem": ("cifar", "imagenet"),
 }
 NOT_EMPTY = {
@@ -82,6 +83,10 @@ def _stage(cfg: Config, name: str) -> None:
         raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
     if own.ascend not in (*ASCENDS, *others) and not distances(own.ascend):
         raise ValueError(f"{name}.ascend is {own.ascend!r}; it can be {', '.join((*ASCENDS, *DISTANCES, *others))}")
+    if own.attack_batch_norm not in ("eval", "train"):
+        raise ValueError(f"{name}.attack_batch_norm is {own.attack_batch_norm!r}; it can be eval, train")
+    if own.attack_batch_norm == "train" and own.ascend != "online":
+        raise ValueError(f"{name}.attack_batch_norm is 'train', which needs {name}.ascend=online, not {own.ascend!r}")
     if (teacher := getattr(own, "teacher", "")) not in ("", *others):
         raise ValueError(f"{name}.teacher is {teacher!r}; it can be {', '.join(others)}, or empty: none")
     if "teacher" in distances(own.ascend) and not teacher:

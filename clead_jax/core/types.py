@@ -39,6 +39,15 @@ class Targeted(NamedTuple):
     goal: Array
 
 
+class CleanLogits(NamedTuple):
+    """Target of an attack that moves the outputs away from the clean ones, `logits` [B, K]. `label` int [B] decides
+    what an error is.
+    """
+
+    label: Array
+    logits: Array
+
+
 class Iterative(NamedTuple):
     """An attack as pure functions over a state, which a caller drives step by step.
 

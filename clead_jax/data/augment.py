@@ -13,6 +13,7 @@ from clead_jax.core import spec
 from clead_jax.core.types import Array, Key
 
 JITTER_PROBABILITY = 0.8  # SimCLR (arXiv 2002.05709), appendix A
+PADDINGS = {"black": "constant", "reflect": "reflect"}  # what jnp.pad calls them
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -20,13 +21,15 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class AugmentConfig:
     """Crop and flip are C-LEAD's (section 4); colours are SimCLR's (appendix A), off by default.
 
-    `crop_padding`: black pixels added on each side before cropping back. `color_jitter`: strength s >= 0 (SimCLR has
-    0.5 for CIFAR). `hue`: with the colours, hues turn by up to this share of the circle (SimCLR has 0.2 s; 0.5 is any
-    hue). `grayscale`: the probability of conversion to grey (0.2 in SimCLR). `resized_crop`: after crop and flip a
-    random window, of this share of the area at least (0.08 in SimCLR), is enlarged to the whole image; 0: none.
+    `crop_padding`: pixels added on each side before cropping back, `padding`: black ones, or with "reflect" mirrored
+    ones. `color_jitter`: strength s >= 0 (SimCLR has 0.5 for CIFAR). `hue`: with the colours, hues turn by up to this
+    share of the circle (SimCLR has 0.2 s; 0.5 is any hue). `grayscale`: the probability of conversion to grey (0.2 in
+    SimCLR). `resized_crop`: after crop and flip a random window, of this share of the area at least (0.08 in SimCLR),
+    is enlarged to the whole image; 0: none.
     """
 
     crop_padding: int = 4
+    padding: str = "black"
     flip: bool = True
     color_jitter: float = 0.0
     grayscale: float = 0.0
@@ -37,6 +40,8 @@ class AugmentConfig:
         if not (0 <= self.crop_padding < float("inf") and 0 <= self.color_jitter < float("inf")):  # false for NaN
             given = f"crop_padding {self.crop_padding}, color_jitter {self.color_jitter}"
             raise ValueError(f"{given}; allowed: 0 and above")
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding {self.padding!r}; allowed: {', '.join(PADDINGS)}")
         if not 0 <= self.grayscale <= 1:
             raise ValueError(f"grayscale {self.grayscale} is a probability; allowed: 0 to 1")
         spec.check_ranges(self, hue="[0, 0.5]", resized_crop="[0, 1]")
@@ -55,7 +60,7 @@ def augment(keys: Key, images: Array, cfg: AugmentConfig) -> Array:
 def _augment_one(key: Key, image: Array, cfg: AugmentConfig) -> Array:
     crop_key, flip_key, jitter_key, gray_key = jax.random.split(key, 4)
     if cfg.crop_padding:
-        image = _crop(crop_key, image, cfg.crop_padding)
+        image = _crop(crop_key, image, cfg.crop_padding, PADDINGS[cfg.padding])
     if cfg.flip:
         image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
     image = to_float(image)
@@ -68,9 +73,9 @@ def _augment_one(key: Key, image: Array, cfg: AugmentConfig) -> Array:
     return image
 
 
-def _crop(key: Key, image: Array, padding: int) -> Array:
+def _crop(key: Key, image: Array, padding: int, mode: str) -> Array:
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 

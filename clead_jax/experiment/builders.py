@@ -1,5 +1,6 @@
 """From the config to data, network and attacks. Raises ValueError, one line, for what cannot be built."""
 
+import dataclasses
 import importlib
 import re
 import sys
@@ -15,7 +16,7 @@ from clead_jax.config import Config, reference, stages_of
 from clead_jax.core import names, spec
 from clead_jax.core.progress import log
 from clead_jax.core.registry import ATTACKS
-from clead_jax.core.types import Examples, NamedAttack, ThreatModel
+from clead_jax.core.types import CleanLogits, Examples, NamedAttack, ThreatModel
 from clead_jax.data.splits import pixel_statistics
 from clead_jax.evaluation.budget import Budget
 from clead_jax.evaluation.plan import Plan, Suite
@@ -174,13 +175,16 @@ def named_training_attack(cfg: Config, text: str) -> NamedAttack:
 
 
 def training_attack(cfg: Config, text: str) -> Attack:
-    """The same as a function (forward, x, target, keys) -> x_adv. The KL objective's target are the clean logits."""
+    """The same as a function (forward, x, target, keys, **chosen) -> x_adv, whose settings are those of `text` but for
+    the `chosen` ones. The KL objective's target are the clean logits.
+    """
     named = named_training_attack(cfg, text)
 
-    def attack(model: Any, x: jax.Array, target: jax.Array, keys: jax.Array) -> jax.Array:
+    def attack(model: Any, x: jax.Array, target: Any, keys: jax.Array, **chosen: Any) -> jax.Array:
         if named.objective is kl:
-            target = jax.lax.stop_gradient(model(x))
-        return attacks.run(named.attack, model, named.objective, x, target, keys, named.cfg)
+            target = CleanLogits(target, jax.lax.stop_gradient(model(x)))
+        settings = dataclasses.replace(named.cfg, **chosen)
+        return attacks.run(named.attack, model, named.objective, x, target, keys, settings)
 
     return attack
 

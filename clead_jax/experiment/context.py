@@ -57,7 +57,8 @@ class Run:
         return {name: self._built(name) for name in config.stages_of(self.cfg)}
 
     def _built(self, name: str) -> Stage:
-        return stages.build(self.cfg, name, self.network, len(self.splits.train.labels))
+        count, shape = len(self.splits.train.labels), self.dataset.image_shape
+        return stages.build(self.cfg, name, self.network, count, shape)
 
     def meta(self, stage: Stage) -> dict[str, Any]:
         """What every checkpoint of a stage says of its network and of the config, without paths of this machine."""

@@ -6,6 +6,7 @@ section (see `config.schema`), what its loss is made of is its kind.
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,13 @@ from clead_jax.config import Config, Contrastive, Joint
 from clead_jax.core import numerics, spec
 from clead_jax.core.registry import ATTACKS, BACKBONES, LOSSES
 from clead_jax.core.types import Key, NamedAttack, Step
-from clead_jax.experiment import builders, embeddings
+from clead_jax.experiment import builders, choosing, embeddings
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.losses.parse import Term, named_loss
 from clead_jax.models import Network
-from clead_jax.training import averaging, optimizers, views
+from clead_jax.training import averaging, optimizers, perturbation, views
 from clead_jax.training.loop import Plan
-from clead_jax.training.state import Extra
+from clead_jax.training.state import Extra, together
 from clead_jax.training.step import make_step
 
 Terms = dict[str, tuple[float, Term]]
@@ -76,9 +77,12 @@ def check(cfg: Config) -> None:
     for name in config.stages_of(cfg):
         optimizers.make(optimizer(cfg, name), 1, 1)
         averaging.extra(cfg[name].average, 1, 1)
+        perturbation.perturbation(cfg[name].perturb, 1)
         view_list(cfg, name)
-        attacks = [builders.named_training_attack(cfg, text) for text in attacked(cfg, name)]
+        attacks = attacks_of(cfg, name)
         embeddings.check(cfg, name, attacks, len(view_texts(cfg, name)) - len(attacks))
+        named = partial(builders.named_training_attack, cfg)
+        choosing.check(getattr(cfg[name], "strategy", ""), attacks, named, f"{name}.strategy")
         _check_terms(cfg, name)
     for text in builders.asked_for(cfg)[0]:
         builders.evaluation_attack(cfg, text)
@@ -144,20 +148,24 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
         )
 
 
-def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
+def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: tuple[int, ...]) -> Stage:
     """A stage's step, optimizer and length."""
     own = cfg[name]
     plan = Plan(num_examples, own.batch_size, own.epochs)
     tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
-    extra = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
-    augment = _augment(cfg, getattr(own, "augment", True))
-    made = views.make_views(view_list(cfg, name), _target(own, net), augment, getattr(own, "attacked", 1.0))
-    attacks = [builders.named_training_attack(cfg, text) for text in attacked(cfg, name)]
-    cost = sum(max(attack.passes(net.num_classes)) for attack in attacks)
-    online, compared = isinstance(own, Contrastive), embeddings.settings(own, net, augment)
+    augment, key = _augment(cfg, getattr(own, "augment", True)), key_of(cfg.seed, name)
+    named, attack = partial(builders.named_training_attack, cfg), partial(builders.training_attack, cfg)
+    strategy = choosing.strategy(own, net, image_shape, plan, augment, key, attack, named)
+    extra = together(averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch), strategy.extra)
+    perturb = perturbation.perturbation(own.perturb, plan.steps_per_epoch)
+    target, rate = _target(own, net), getattr(own, "attacked", 1.0)
+    made = views.make_views(view_list(cfg, name), target, augment, strategy.choose, rate)
+    beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": strategy.after}
+    beside |= embeddings.settings(own, net, augment)
+    cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes
     return Stage(
         name=name,
-        step=make_step(net, tx, made, terms(cfg, name), online=online, extra=extra, **compared),
+        step=make_step(net, tx, made, terms(cfg, name), online=isinstance(own, Contrastive), **beside),
         tx=tx,
         extra=extra,
         trained=spec.items(own.trains),
@@ -167,9 +175,9 @@ def build(cfg: Config, name: str, net: Network, num_examples: int) -> Stage:
         reference=config.reference(cfg, name),
         teacher=config.teacher(cfg, name),
         plan=plan,
-        stored=tuple(builders.named_training_attack(cfg, text) for text in stored(cfg, name)),
-        passes=cost + len(view_texts(cfg, name)),
-        key=key_of(cfg.seed, name),
+        stored=tuple(named(text) for text in stored(cfg, name)),
+        passes=cost + len(view_texts(cfg, name)) * (2 if perturb else 1),
+        key=key,
         augment=augment,
         validation=Validation(cfg.validation.every, cfg.validation.num_examples, builders.validation_attack(cfg)),
         save_every=cfg.checkpoint.every,
@@ -223,6 +231,11 @@ def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | views
     return tuple(map(made, view_texts(cfg, name)))
 
 
+def attacks_of(cfg: Config, name: str) -> list[NamedAttack]:
+    """Those that are made in every step, with their settings."""
+    return [builders.named_training_attack(cfg, text) for text in attacked(cfg, name)]
+
+
 def _augment(cfg: Config, wanted: bool) -> views.Augment:
     if not wanted:
         return lambda keys, images: data.to_float(images)
@@ -234,7 +247,7 @@ def _target(own: Any, net: Network) -> views.Target:
     if target := embeddings.target(own, net):
         return target
     if own.ascend == "online":
-        return views.online(net)
+        return views.online(net, train=own.attack_batch_norm == "train")
     if own.ascend != "contrastive":
         return views.of_reference(net)
     similarity, by_class = getattr(own, "similarity", "cosine"), getattr(own, "positives", "class") == "class"
@@ -286,7 +299,8 @@ def trained_on(cfg: Config, name: str) -> set[str]:
     """Names of the views and attacks that a model was trained on, also in the stages it starts from."""
     sources = {*(config.origin(cfg, name) or ())[:1], *filter(None, [config.teacher(cfg, name)])}
     before = set().union(*(trained_on(cfg, source) for source in sources))
-    return before | {spec.parse(builders.static(text) or text)[0] for text in view_texts(cfg, name)}
+    found = {spec.parse(builders.static(text) or text)[0] for text in view_texts(cfg, name)}
+    return before | {ATTACKS[text].info.get("form_of", text) if text in ATTACKS else text for text in found}
 
 
 def batch_stats(cfg: Config, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Losses on the logits of every view: cross entropy with label smoothing, and TRADES.
+"""Losses on the logits of every view: cross entropy with label smoothing, TRADES and MART.
 
 Like the contrastive losses they map [B, V, ...] and labels [B] to [B, V], a row of which sums to the loss of its image.
 """
@@ -29,6 +29,16 @@ class TradesConfig:
     """`beta`: weight of the robust term; 6 on CIFAR-10 (arXiv 1901.08573, Sec. 5.3)."""
 
     beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        spec.check_ranges(self, beta="[0, inf)")
+
+
+@dataclass(frozen=True)
+class MartConfig:
+    """`beta`: weight of the divergence; 5 on CIFAR-10 (Wang et al., ICLR 2020, Sec. 4.1)."""
+
+    beta: float = 5.0
 
     def __post_init__(self) -> None:
         spec.check_ranges(self, beta="[0, inf)")
@@ -67,6 +77,30 @@ def trades(logits: Array, labels: Array, cfg: TradesConfig, where: Array | None 
     divergence = jnp.sum(jnp.exp(clean) * (clean - attacked), axis=-1)
     natural = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
     return _masked(jnp.concatenate([natural[:, None], cfg.beta * divergence / divergence.shape[1]], axis=1), where)
+
+
+@LOSSES.register("mart", MartConfig, uses_labels=True, of="logits")
+def mart(logits: Array, labels: Array, cfg: MartConfig, where: Array | None = None) -> Array:
+    """MART (Wang et al., ICLR 2020, Eq. 10-11): logits [B, V, K] of a clean view and V - 1 attacked ones.
+
+        mean over attacked views of  -log p'_y - log(1 - max_{k != y} p'_k) + beta * KL(p || p') * (1 - p_y)
+
+    with p of the clean view, p' of the attacked one; column 0 is 0. The attack maximises cross entropy. The small
+    numbers in logarithms are those of the authors' code, and gradients flow through both sides, as there. Raises
+    ValueError for fewer than two views.
+    """
+    if logits.shape[1] < 2:
+        raise ValueError(f"mart needs a clean and an attacked view, not {logits.shape[1]}: write views=clean,pgd")
+    logits = _masked(logits, where)
+    is_label = labels[:, None, None] == jnp.arange(logits.shape[-1])
+    log_p, log_attacked = jax.nn.log_softmax(logits[:, :1]), jax.nn.log_softmax(logits[:, 1:])
+    p, attacked = jnp.exp(log_p), jnp.exp(log_attacked)
+    rival = jnp.max(jnp.where(is_label, 0.0, attacked), axis=-1)
+    boosted = -jnp.sum(jnp.where(is_label, log_attacked, 0.0), axis=-1) - jnp.log(1.0001 - rival + 1e-12)
+    divergence = jnp.sum(p * (log_p - jnp.log(attacked + 1e-12)), axis=-1)
+    unsure = 1.0000001 - jnp.sum(jnp.where(is_label, p, 0.0), axis=-1)
+    losses = (boosted + cfg.beta * divergence * unsure) / boosted.shape[1]
+    return _masked(jnp.concatenate([jnp.zeros_like(unsure), losses], axis=1), where)
 
 
 def _masked(values: Array, where: Array | None) -> Array:

@@ -1,4 +1,4 @@
-"""Optimizers by name: SGD with momentum and coupled weight decay, Adam, AdamW, LARS; a cosine, constant or stepped rate."""
+"""Optimizers by name: SGD, Adam, AdamW and LARS; a cosine, a constant or a stepped rate."""
 
 import itertools
 from collections.abc import Callable

@@ -45,11 +45,21 @@ class Extra(NamedTuple):
     """State that a stage owns beside weights and optimizer; it is saved, sharded and resumed like them."""
 
     init: Callable[[PyTree], PyTree] = lambda params: {}  # params -> extra
-    update: Callable[[PyTree, TrainState], PyTree] = lambda extra, new: extra  # (extra, state after the step) -> extra
+    update: Callable[[PyTree, TrainState], PyTree] = lambda extra, new: {}  # (extra, state after the step) -> changes
     weights: Callable[[PyTree], dict[str, PyTree]] = lambda extra: {}  # extra -> {name: params to evaluate}
 
 
 NOTHING = Extra()
+
+
+def together(*parts: Extra) -> Extra:
+    """Several of them as one; no two may have an entry of the same name."""
+    joined = lambda values: {name: value for part in values for name, value in part.items()}
+    return Extra(
+        init=lambda params: joined(part.init(params) for part in parts),
+        update=lambda extra, new: joined(part.update(extra, new) for part in parts),
+        weights=lambda extra: joined(part.weights(extra) for part in parts),
+    )
 
 
 def split(variables: PyTree, trained: tuple[str, ...], moving: tuple[str, ...] = ()) -> tuple[PyTree, PyTree]:
@@ -85,7 +95,7 @@ def apply_gradients(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
-    return new.replace(extra=extra.update(state.extra, new))
+    return new.replace(extra=state.extra | extra.update(state.extra, new))
 
 
 def gathered(step: Callable) -> Callable:

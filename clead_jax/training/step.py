@@ -12,10 +12,12 @@ What a stage trains differs in views, terms and trained parts only:
     Margin SupCon               two views, cross entropy + SupCon + margin loss (arXiv 2412.19747)
     RoCL                        two clean views and an attacked one, InfoNCE over all pairs (arXiv 2006.07589)
     distillation                clean and attacked views held against a frozen teacher's embedding (arXiv 2207.10899)
+    AWP                         any of them, its gradient taken at perturbed weights (`perturbation`)
+    FAT, LAS-AT                 an attacked view, whose settings a strategy chooses (`strategies`)
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +26,36 @@ import optax
 from clead_jax.core.batches import example_keys
 from clead_jax.core.types import Array, Key, Metrics, PyTree, Step
 from clead_jax.training.encoding import Encode, Outputs, joined, outputs, together
+from clead_jax.training.perturbation import Perturb
 from clead_jax.training.state import NOTHING, Batch, Extra, Frozen, TrainState, apply_gradients, variables
 
 Term = Callable[[Array, Array, Array], Array]
 """(z [B, V, D], logits [B, V, K], labels [B]) -> scalar."""
 
-MakeViews = Callable[[PyTree, PyTree, Batch, Key], Array]
-"""(variables, reference, batch, keys [B]) -> views [B, V, H, W, C] in [0, 1]."""
+MakeViews = Callable[[TrainState, PyTree, PyTree, Batch, Key], Array]
+"""(state, variables, reference, batch, keys [B]) -> views [B, V, H, W, C] in [0, 1]."""
 
 Teacher = Callable[[PyTree, Array, Key], Array]
 """(the teacher's variables, images uint8 [B, H, W, C], keys [B]) -> its embeddings [B, D]."""
+
+
+class Seen(NamedTuple):
+    """What a step has seen and made: what else learns from it may read this."""
+
+    frozen: Frozen
+    batch: Batch
+    keys: Key  # [B]
+    logits: Array  # [B, V, K], before the update
+    grads: PyTree  # of the loss
+
+
+After = Callable[[TrainState, TrainState, Seen], tuple[TrainState, Metrics]]
+"""(state before a step, state after it, `Seen`) -> the state after it with what else has changed, and metrics of it."""
+
+
+def nothing_more(before: TrainState, new: TrainState, seen: Seen) -> tuple[TrainState, Metrics]:
+    """The `After` of a step after which nothing follows."""
+    return new, {}
 
 
 def make_step(
@@ -47,13 +69,15 @@ def make_step(
     encode: Encode = together,
     compared: Outputs | None = None,
     teacher: Teacher | None = None,
+    perturb: Perturb | None = None,
+    after: After = nothing_more,
 ) -> Step:
     """A `Step` over the parts in the state. BatchNorm uses and moves batch statistics if the backbone's weights, or its
     statistics alone, are in the state; else it stays in eval mode.
 
     With `online` the logits are gradient-stopped: the class head learns by a cross entropy of its own (reported as
     online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,
-    weight included; a term called "loss" is the whole of it.
+    weight included; a term called "loss" is the whole of it. `perturb` says at which weights the gradient is taken.
 
     z are the `compared` outputs, if not said the projections. A `teacher`'s embedding is a last view of z, without
     gradient: z is [B, V + 1, D] then.
@@ -64,7 +88,7 @@ def make_step(
     def step(state: TrainState, frozen: Frozen, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         now = variables(state.params, state.batch_stats, frozen.variables)
         keys = example_keys(key, batch.index)
-        views = make_views(now, frozen.reference, batch, keys)
+        views = make_views(state, now, frozen.reference, batch, keys)
         b, v = views.shape[:2]
         view_labels = jnp.repeat(batch.labels, v)
         train = "backbone" in state.params or "backbone" in state.batch_stats
@@ -82,13 +106,21 @@ def make_step(
             stats = {part: new[part] for part in state.batch_stats}
             return loss + beside, (loss, beside, added, logits, stats)
 
-        (_, (loss, beside, added, logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        at = state.params
+        if perturb:
+            at = perturb(lambda params: jax.grad(loss_fn, has_aux=True)(params)[0], at, state.step)
+        (_, (loss, beside, added, logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(at)
         count = jnp.float32(b)
         shown = {"loss": loss} | {f"term_{name}": share for name, share in added.items() if name != "loss"}
         shown |= {"online_loss": beside} if online else {}
         metrics = {name: (value * count, count) for name, value in shown.items()}
         hits = (logits.argmax(-1) == view_labels).sum() / v
         metrics["online_accuracy" if online else "train_accuracy"] = hits, count
-        return apply_gradients(state, tx, grads, stats, extra), metrics
+        new, more = after(
+            state,
+            apply_gradients(state, tx, grads, stats, extra),
+            Seen(frozen, batch, keys, logits.reshape(b, v, -1), grads),
+        )
+        return new, metrics | more
 
     return step

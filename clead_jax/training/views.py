@@ -22,11 +22,15 @@ import jax.numpy as jnp
 
 from clead_jax.core.types import Array, Forward, Key, PyTree
 from clead_jax.training.encoding import Outputs, joined
-from clead_jax.training.state import Batch
+from clead_jax.training.state import Batch, TrainState
 from clead_jax.training.step import MakeViews
 
-Attack = Callable[[Forward, Array, Array, Key], Array]
-"""(forward, x, target [B], keys [B]) -> x_adv: an attack with its objective and settings filled in."""
+Attack = Callable[..., Array]
+"""(forward, x, target [B], keys [B], **chosen) -> x_adv: an attack with its objective and settings filled in, but for
+those that a strategy has chosen."""
+
+Choose = Callable[[TrainState, Array, Key], dict[str, Any]]
+"""(state, clean images [B, H, W, C], keys [B]) -> settings of the attacks of this batch, single ones or [B]."""
 
 Augment = Callable[[Key, Array], Array]
 """(keys [B], uint8 [B, H, W, C]) -> floats in [0, 1]."""
@@ -101,12 +105,16 @@ def partner(network: Any, similarity: Callable[[Array, Array], Array], temperatu
     return target
 
 
-def online(network: Any) -> Target:
-    """The class head on the current encoder, in eval mode; uses the labels."""
-    return lambda variables, reference, base, labels: (
-        lambda images: network.apply(variables, images, False, method=network.logits),
-        labels,
-    )
+def online(network: Any, train: bool = False) -> Target:
+    """The class head on the current encoder; uses the labels. BatchNorm in eval mode, or with `train` on the statistics
+    of the attacked batch; the running ones, which the same switch moves in PyTorch, stay as they are.
+    """
+
+    def target(variables: PyTree, reference: PyTree, base: Base, labels: Array) -> tuple[Forward, Array]:
+        apply = lambda images: network.apply(variables, images, train, method=network.logits, mutable=["batch_stats"])
+        return lambda images: apply(images)[0], labels
+
+    return target
 
 
 def of_reference(network: Any) -> Target:
@@ -131,19 +139,29 @@ def distance(network: Any, outputs: Outputs, by_teacher: tuple[bool, ...]) -> Ta
     return target
 
 
+def fixed(state: TrainState, x: Array, keys: Key) -> dict[str, Any]:
+    """The `Choose` that leaves attacks as they are."""
+    return {}
+
+
 def make_views(
-    views: tuple[Attack | Draw | Stored | str, ...], target: Target, augment: Augment, attacked: float = 1.0
+    views: tuple[Attack | Draw | Stored | str, ...],
+    target: Target,
+    augment: Augment,
+    choose: Choose = fixed,
+    attacked: float = 1.0,
 ) -> MakeViews:
     """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own),
-    a `Draw`, an attack, or `Stored`. With `attacked` below 1 a batch is attacked with this probability, and clean
-    otherwise. Raises ValueError for another name.
+    a `Draw`, an attack with the settings that `choose` has chosen, or `Stored`. With `attacked` below 1 a batch is
+    attacked with this probability, and clean otherwise. Raises ValueError for another name.
     """
     for view in views:
         if isinstance(view, str) and view not in UNATTACKED:
             raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
 
-    def make(variables: PyTree, reference: PyTree, batch: Batch, keys: Key) -> Array:
+    def make(state: TrainState, variables: PyTree, reference: PyTree, batch: Batch, keys: Key) -> Array:
         plain = augment(keys, batch.images)
+        chosen = choose(state, plain, keys)
         own = [jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(1, len(views) + 1)]
 
         def drawn(view: Draw | str, keys: Key) -> Array:
@@ -154,7 +172,7 @@ def make_views(
             if isinstance(view, Stored):
                 made = augment(keys, jnp.asarray(batch.stored)[:, view.place])
             else:
-                made = view(forward, base.start, wanted, keys)
+                made = view(forward, base.start, wanted, keys, **chosen)
             return made if attacked == 1 else jnp.where(jax.random.bernoulli(keys[0], attacked), made, plain)
 
         friendly = {n: drawn(view, own[n]) for n, view in enumerate(views) if isinstance(view, Draw | str)}

@@ -131,12 +131,25 @@ def distillation_oracle(z, labels, cfg, where):
             else:
                 anchor = views[0] if cfg.anchor == "student" else teacher
                 losses[i, v] = cfg.attacked_weight * apart(view, anchor) / (len(views) - first)
+
+
+def mart_oracle(logits, labels, cfg, where):
+    losses = np.zeros(logits.shape[:2])
+    for i, v in ((i, v) for i in np.flatnonzero(where) for v in range(1, logits.shape[1])):
+        p, attacked = softmax(logits[i, 0]), softmax(logits[i, v])
+        rival = max(k for k in range(len(p)) if k != labels[i])
+        for k in range(len(p)):
+            rival = k if k != labels[i] and attacked[k] > attacked[rival] else rival
+        bce = -np.log(attacked[labels[i]]) - np.log(1.0001 - attacked[rival] + 1e-12)
+        kl = sum(p[k] * (np.log(p[k]) - np.log(attacked[k] + 1e-12)) for k in range(len(p)))
+        losses[i, v] = (bce + cfg.beta * kl * (1.0000001 - p[labels[i]])) / (losses.shape[1] - 1)
     return losses
 
 
 ORACLES = {
     "rocl": rocl_oracle,
     "distillation": distillation_oracle,
+    "mart": mart_oracle,
     "cross_entropy": cross_entropy_oracle,
     "trades": trades_oracle,
     "info_nce": contrastive_oracle,

@@ -130,7 +130,7 @@ def test_online_head_learns_and_never_moves_the_encoder(setting):
     sgd = optimizers.Settings(schedule="constant", lr=0.1, momentum=0.0, online_lr=0.1)
     tx = optimizers.make(sgd, 10, 1)
     s, frozen = begin(variables, ("backbone", "projector", "head"), tx, images, labels)
-    both = lambda v, reference, x, y, keys: jnp.stack([plain(None, x)] * 2, 1)
+    both = lambda v, reference, x, y, keys, state: jnp.stack([plain(None, x)] * 2, 1)
     nothing = online_step(network, tx, both, lambda z, labels: 0.0 * z.sum())
     new, _ = nothing(s, frozen, jnp.arange(8), jax.random.key(1))
     np.testing.assert_array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])
@@ -143,7 +143,7 @@ def test_views_are_batch_first_and_in_order(setting):
     network, variables, images, labels = setting
     darker = lambda forward, x, target, keys: x / 2
     make = views.make_views(("clean", darker, "augmented"), views.online(network), plain)
-    stack = make(variables, None, images, labels, example_keys(jax.random.key(0), jnp.arange(12)))
+    stack = make(variables, None, images, labels, example_keys(jax.random.key(0), jnp.arange(12)), None)
     assert stack.shape == (12, 3, 2, 2, 1)
     np.testing.assert_array_equal(stack[:, 1], stack[:, 0] / 2)
     np.testing.assert_array_equal(stack[:, 0], plain(None, images))
@@ -284,7 +284,7 @@ def test_the_attack_in_training_has_keys_of_its_own(setting):
     seen = []
     attack = lambda forward, x, target, keys: seen.append(keys) or x
     keys = example_keys(jax.random.key(0), jnp.arange(12))
-    views.make_views((attack,), views.online(network), plain)(variables, None, images, labels, keys)
+    views.make_views((attack,), views.online(network), plain)(variables, None, images, labels, keys, None)
     crop = jax.vmap(lambda key: jax.random.split(key, 4)[0])(keys)
     start = jax.vmap(lambda key: jax.random.fold_in(key, 0))(seen[0])
     different = jax.random.key_data(start) != jax.random.key_data(crop)

@@ -209,7 +209,8 @@ def view_texts(cfg: Config, name: str) -> tuple[str, ...]:
 
 def attacked(cfg: Config, name: str) -> list[str]:
     """Those of them that are attacks made in every step."""
-    return [text for text in view_texts(cfg, name) if spec.parse(text)[0] not in (*views.UNATTACKED, "static")]
+    made = (text for text in view_texts(cfg, name) if not builders.static(text))
+    return [text for text in made if spec.parse(text)[0] not in views.UNATTACKED]
 
 
 def stored(cfg: Config, name: str) -> list[str]:

@@ -42,8 +42,8 @@ LABELS = np.random.default_rng(1).integers(0, 3, 12).astype(np.int32)
 VARIABLES = NETWORK.init(jax.random.key(0), IMAGES[:1] / 255.0, False)
 
 
-def two_views(variables, reference, images, labels, keys, state):
-    x = images.astype(jnp.float32) / 255
+def two_views(state, variables, reference, batch, keys):
+    x = batch.images.astype(jnp.float32) / 255
     return jnp.stack([x, x / 2], axis=1)
 
 

@@ -130,7 +130,7 @@ def test_online_head_learns_and_never_moves_the_encoder(setting):
     sgd = optimizers.Settings(schedule="constant", lr=0.1, momentum=0.0, online_lr=0.1)
     tx = optimizers.make(sgd, 10, 1)
     s, frozen = begin(variables, ("backbone", "projector", "head"), tx, images, labels)
-    both = lambda v, reference, x, y, keys, state: jnp.stack([plain(None, x)] * 2, 1)
+    both = lambda state, v, reference, batch, keys: jnp.stack([plain(None, batch.images)] * 2, 1)
     nothing = online_step(network, tx, both, lambda z, labels: 0.0 * z.sum())
     new, _ = nothing(s, frozen, jnp.arange(8), jax.random.key(1))
     np.testing.assert_array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])
@@ -139,11 +139,16 @@ def test_online_head_learns_and_never_moves_the_encoder(setting):
     assert not jnp.array_equal(new.params["backbone"]["kernel"], s.params["backbone"]["kernel"])
 
 
+def batch_of(images, labels):
+    index = jnp.arange(len(images))
+    return state.Batch(images, labels, index), example_keys(jax.random.key(0), index)
+
+
 def test_views_are_batch_first_and_in_order(setting):
     network, variables, images, labels = setting
     darker = lambda forward, x, target, keys: x / 2
     make = views.make_views(("clean", darker, "augmented"), views.online(network), plain)
-    stack = make(variables, None, images, labels, example_keys(jax.random.key(0), jnp.arange(12)), None)
+    stack = make(None, variables, None, *batch_of(images, labels))
     assert stack.shape == (12, 3, 2, 2, 1)
     np.testing.assert_array_equal(stack[:, 1], stack[:, 0] / 2)
     np.testing.assert_array_equal(stack[:, 0], plain(None, images))
@@ -177,8 +182,8 @@ def test_attacks_start_from_the_first_view_that_is_none(setting):
     network, variables, images, labels = setting
     half = views.Draw(lambda keys, images: plain(keys, images) / 2)
     same = lambda forward, x, target, keys: x
-    make = lambda *of: views.make_views(of, views.online(network), plain)(variables, None, images, labels, keys)
-    keys, x = example_keys(jax.random.key(0), jnp.arange(12)), plain(None, images)
+    make = lambda *of: views.make_views(of, views.online(network), plain)(None, variables, None, batch, keys)
+    (batch, keys), x = batch_of(images, labels), plain(None, images)
     np.testing.assert_array_equal(make(same, half, "clean"), jnp.stack([x / 2, x / 2, x], 1))
     np.testing.assert_array_equal(make(same), x[:, None])
 
@@ -283,8 +288,8 @@ def test_the_attack_in_training_has_keys_of_its_own(setting):
     network, variables, images, labels = setting
     seen = []
     attack = lambda forward, x, target, keys: seen.append(keys) or x
-    keys = example_keys(jax.random.key(0), jnp.arange(12))
-    views.make_views((attack,), views.online(network), plain)(variables, None, images, labels, keys, None)
+    batch, keys = batch_of(images, labels)
+    views.make_views((attack,), views.online(network), plain)(None, variables, None, batch, keys)
     crop = jax.vmap(lambda key: jax.random.split(key, 4)[0])(keys)
     start = jax.vmap(lambda key: jax.random.fold_in(key, 0))(seen[0])
     different = jax.random.key_data(start) != jax.random.key_data(crop)

@@ -84,7 +84,8 @@ def _variants(path: Path) -> Iterable[Preset]:
 
 def lineage(cfg: Any, stage: str) -> list[str]:
     """The stages that a stage's weights come from or are attacked with, and itself, in their order."""
-    needed = [*(config.origin(cfg, stage) or ())[:1], *filter(None, [config.reference(cfg, stage)])]
+    read = [config.origin(cfg, stage), config.labelled_by(cfg, stage)]
+    needed = [*(source[0] for source in read if source), *filter(None, [config.reference(cfg, stage)])]
     before = [name for other in needed for name in lineage(cfg, other)]
     return list(dict.fromkeys([*before, stage]))
 

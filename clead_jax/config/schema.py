@@ -53,6 +53,7 @@ class Model(Section):
     projection_dim: int = 128  # Sec. 4
     projection_hidden: int = 0  # 0: as wide as the features (SimCLR, arXiv 2002.05709, Sec. 4.2)
     projection_layers: int = 2  # Sec. 4; 1: a linear map
+    projection_norm: bool = False  # BatchNorm after each of them
 
 
 @dataclass
@@ -76,14 +77,17 @@ class Stage(Section):
 
     kind: ClassVar[str] = ""
 
-    start: str = "scratch"  # initial weights: fresh, or those of a stage ("baseline"), its best ("pretrain:best")
+    # Initial weights: fresh, or those of a stage ("baseline"), its best ("pretrain:best"), its average ("acl:ema").
+    start: str = "scratch"
     fresh: str = ""  # parts of the network that do not come from `start`, e.g. "head"
     trains: str = "backbone,head"  # parts that are trained: backbone, projector, head; the rest stays as it is
     batch_stats: str = "frozen"  # of a backbone that is not trained; "reestimate": moved on, BatchNorm in train mode
-    # Whose loss the attacks maximise: contrastive, partner, online, or that of a stage, its weights frozen. Embeddings
-    # move away from the teacher's or the student's own, "teacher", "student", one word for each part of `compares`.
+    # Whose loss the attacks maximise: contrastive, partner, pairs, online, or that of a stage, its weights frozen. Or
+    # embeddings move away from the "teacher"'s or the "student"'s own, one word for each part of `compares`.
     ascend: str = "online"
     attack_batch_norm: str = "eval"  # while attacked: running statistics, or "train": those of the attacked batch
+    # Views are one batch to BatchNorm, or "apart", each its own, or "dual", attacked ones and others with an own copy.
+    encoding: str = "together"
     perturb: str = ""  # the weights at which gradients are taken: "awp(gamma=0.01)"; empty: the weights themselves
     average: str = ""  # averaged weights beside the last ones: "ema(decay=0.999)", "swa(start=0.75)"
     epochs: int = 100
@@ -118,6 +122,8 @@ class Supervised(Stage):
     strategy: str = ""  # chooses the settings of training_pgd in each step: "friendly(later=50:90)", "las_at"
     loss: str = "cross_entropy"  # any registered loss on logits: cross_entropy(smoothing=0.1), trades(beta=6)
     augment: bool = True  # crops and flips, or the plain images
+    # A stage whose features fall into as many clusters as there are classes, which are the labels: "dynacl:momentum".
+    pseudo_labels: str = ""
 
 
 @dataclass
@@ -140,7 +146,9 @@ class Contrastive(Stage):
     loss: str = "info_nce"  # any registered loss of embeddings: distillation(attacked_weight=8), rocl
     teacher: str = ""  # a stage whose frozen embedding of the image is one more view to the loss, the last
     compares: str = "projector"  # whose outputs the loss compares: projector, backbone (the features), or both
-    encoding: str = "together"  # views are one batch to BatchNorm, or "apart", each a batch of its own
+    starts: str = ""  # views that attacks start from and the network does not see: "augmented,augmented"
+    fade_every: int = 0  # epochs, after each of which augmentations of their own grow weaker (DynACL); 0: never
+    key_momentum: float = 0.0  # decay of a momentum encoder, whose embeddings are keys behind the views; 0: none
     temperature: float = 0.1  # Sec. 4
     similarity: str = "cosine"  # or "euclidean" (negative distance); the paper names both
     pairing: str = "anchor"  # Eq. 2: clean against each perturbed view; "simclr_anchor"; "all": every pair of views

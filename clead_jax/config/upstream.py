@@ -3,14 +3,34 @@
 from clead_jax.config.schema import Config
 from clead_jax.core import spec
 
-ASCENDS = ("contrastive", "partner", "online")  # what attacks may maximise, besides a stage's loss
+UNLABELLED = ("contrastive", "partner", "pairs")
+ASCENDS = (*UNLABELLED, "online")  # what attacks may maximise, besides a stage's loss
 DISTANCES = ("teacher", "student")  # and whose embeddings they may move away from
 
 
 def origin(cfg: Config, stage: str) -> tuple[str, str] | None:
-    """The checkpoint (stage, "latest" or "best") that a stage starts from, or None: from fresh weights."""
-    source, _, which = cfg[stage].start.partition(":")
-    return None if source == "scratch" else (source, which or "latest")
+    """The weights (stage, "latest", "best" or their name) that a stage starts from, or None: fresh ones."""
+    source, which = weights_of(cfg[stage].start)
+    return None if source == "scratch" else (source, which)
+
+
+def weights_of(text: str) -> tuple[str, str]:
+    """'dynacl:momentum' -> ('dynacl', 'momentum'); 'pretrain' -> ('pretrain', 'latest')."""
+    source, _, which = text.partition(":")
+    return source, which or "latest"
+
+
+def named_weights(cfg: Config, stage: str) -> tuple[str, ...]:
+    """What the weights of a stage are called: the last and the best ones, an average, those of a momentum encoder."""
+    own = cfg[stage]
+    beside = [own.average.partition("(")[0], "momentum" if getattr(own, "key_momentum", 0) else ""]
+    return ("latest", "best", *filter(None, beside))
+
+
+def labelled_by(cfg: Config, stage: str) -> tuple[str, str] | None:
+    """The weights whose features, in clusters, give a stage its labels, or None: true ones."""
+    text = getattr(cfg[stage], "pseudo_labels", "")
+    return weights_of(text) if text else None
 
 
 def distances(ascend: str) -> tuple[str, ...]:
@@ -34,4 +54,6 @@ def teacher(cfg: Config, stage: str) -> str | None:
 
 def needed(cfg: Config, stage: str) -> set[str]:
     """The other stages whose weights a stage reads."""
-    return {*(origin(cfg, stage) or ())[:1], *filter(None, [reference(cfg, stage), teacher(cfg, stage)])}
+    read = [origin(cfg, stage), labelled_by(cfg, stage)]
+    named = [source[0] for source in read if source] + [reference(cfg, stage), teacher(cfg, stage)]
+    return set(filter(None, named))

@@ -5,7 +5,7 @@ from typing import Any
 
 from clead_jax.config.schema import FILE_SOURCES, Config, stages_of
 from clead_jax.config.sections import flatten
-from clead_jax.config.upstream import ASCENDS, DISTANCES, distances, needed
+from clead_jax.config.upstream import ASCENDS, DISTANCES, distances, named_weights, needed, weights_of
 from clead_jax.core import spec
 
 LATER = ("evaluate", "report")  # stages that train nothing
@@ -78,9 +78,17 @@ def _stage(cfg: Config, name: str) -> None:
         raise ValueError(f"{name}.attacked is {own.attacked}; it is a probability, between 0 and 1")
     if own.batch_stats not in BATCH_STATS:
         raise ValueError(f"{name}.batch_stats is {own.batch_stats!r}; it can be {', '.join(BATCH_STATS)}")
-    source, _, which = own.start.partition(":")
-    if source not in ("scratch", *others) or which not in ("", "latest", "best"):
-        raise ValueError(f"{name}.start is {own.start!r}; it can be scratch, or one of {', '.join(others)} (:best)")
+    for field, also in (("start", ("scratch",)), ("pseudo_labels", ("",))):
+        source, which = weights_of(text := getattr(own, field, ""))
+        if source not in (*also, *others):
+            known = f"{also[0] or 'empty: true labels'}, or one of {', '.join(others)} (:best)"
+            raise ValueError(f"{name}.{field} is {text!r}; it can be {known}")
+        if which not in (there := named_weights(cfg, source) if source in others else ("latest",)):
+            raise ValueError(f"{name}.{field} is {text!r}; the weights of {source} are {', '.join(there)}")
+    if not 0 <= getattr(own, "key_momentum", 0) < 1:
+        raise ValueError(f"{name}.key_momentum is {own.key_momentum}; it lies in [0, 1)")
+    if getattr(own, "fade_every", 0) < 0:
+        raise ValueError(f"{name}.fade_every is {own.fade_every}; it must not be negative")
     if own.ascend not in (*ASCENDS, *others) and not distances(own.ascend):
         raise ValueError(f"{name}.ascend is {own.ascend!r}; it can be {', '.join((*ASCENDS, *DISTANCES, *others))}")
     if own.attack_batch_norm not in ("eval", "train"):

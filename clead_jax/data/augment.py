@@ -52,12 +52,16 @@ def to_float(images: Array) -> Array:
     return images.astype(jnp.float32) / 255
 
 
-def augment(keys: Key, images: Array, cfg: AugmentConfig) -> Array:
-    """keys [B], images uint8 [B, H, W, C] -> float32 [B, H, W, C] in [0, 1], each by its own key. C is 1 or 3."""
-    return jax.vmap(lambda key, image: _augment_one(key, image, cfg))(keys, images)
+def augment(keys: Key, images: Array, cfg: AugmentConfig, strength: Array | float = 1.0) -> Array:
+    """keys [B], images uint8 [B, H, W, C] -> float32 [B, H, W, C] in [0, 1], each by its own key. C is 1 or 3.
+
+    A `strength` s below 1 draws the window from a share of 1 - s (1 - resized_crop) of the area at least, and scales
+    the probabilities of colours and grey by s (DynACL, arXiv 2303.01289, Sec. 4.1); crop and flip stay.
+    """
+    return jax.vmap(lambda key, image: _augment_one(key, image, cfg, strength))(keys, images)
 
 
-def _augment_one(key: Key, image: Array, cfg: AugmentConfig) -> Array:
+def _augment_one(key: Key, image: Array, cfg: AugmentConfig, strength: Array | float) -> Array:
     crop_key, flip_key, jitter_key, gray_key = jax.random.split(key, 4)
     if cfg.crop_padding:
         image = _crop(crop_key, image, cfg.crop_padding, PADDINGS[cfg.padding])
@@ -65,11 +69,12 @@ def _augment_one(key: Key, image: Array, cfg: AugmentConfig) -> Array:
         image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
     image = to_float(image)
     if cfg.resized_crop:
-        image = _resized_crop(jax.random.fold_in(crop_key, 1), image, cfg.resized_crop)
+        least = cfg.resized_crop + (1 - cfg.resized_crop) * (1 - strength)
+        image = _resized_crop(jax.random.fold_in(crop_key, 1), image, least)
     if cfg.color_jitter or cfg.hue:
-        image = _jitter(jitter_key, image, cfg.color_jitter, cfg.hue)
+        image = _jitter(jitter_key, image, cfg, JITTER_PROBABILITY * strength)
     if cfg.grayscale:
-        image = jnp.where(jax.random.bernoulli(gray_key, cfg.grayscale), _luma(image), image)
+        image = jnp.where(jax.random.bernoulli(gray_key, cfg.grayscale * strength), _luma(image), image)
     return image
 
 
@@ -79,7 +84,7 @@ def _crop(key: Key, image: Array, padding: int, mode: str) -> Array:
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
-def _resized_crop(key: Key, image: Array, least: float) -> Array:
+def _resized_crop(key: Key, image: Array, least: Array | float) -> Array:
     """A window of share U(least, 1) of the area, its sides 3:4 to 4:3 where it fits, as large as the image (linear)."""
     area, ratio, place = jax.random.split(key, 3)
     share = jax.random.uniform(area, minval=least, maxval=1.0)
@@ -90,8 +95,9 @@ def _resized_crop(key: Key, image: Array, least: float) -> Array:
     return resize(image, image.shape, (0, 1), 1 / sides, -corner / sides, "linear", antialias=False)
 
 
-def _jitter(key: Key, image: Array, strength: float, hue: float) -> Array:
+def _jitter(key: Key, image: Array, cfg: AugmentConfig, probability: Array | float) -> Array:
     """SimCLR's colour distortion: brightness, contrast, saturation, each by a factor in 1 -+ 0.8 s; then the hue."""
+    strength, hue = cfg.color_jitter, cfg.hue
     apply_key, factor_key = jax.random.split(key)
     low, high = max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength
     brightness, contrast, saturation = jax.random.uniform(factor_key, (3,), minval=low, maxval=high)
@@ -101,7 +107,7 @@ def _jitter(key: Key, image: Array, strength: float, hue: float) -> Array:
     if hue and image.shape[-1] == 3:
         turn = jax.random.uniform(jax.random.fold_in(key, 1), minval=-hue, maxval=hue)
         jittered = _turned(jittered, turn)
-    return jnp.where(jax.random.bernoulli(apply_key, JITTER_PROBABILITY), jittered, image)
+    return jnp.where(jax.random.bernoulli(apply_key, probability), jittered, image)
 
 
 def _turned(image: Array, turn: Array) -> Array:

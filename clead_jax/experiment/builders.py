@@ -34,7 +34,7 @@ _NETWORK: dict[Any, Any] = {
     "std": _CHANNELS,
 }
 _NETWORK |= {"width?": _SIZE, "stem?": str, "dtype?": str, "projection_dim?": _SIZE, "projection_hidden?": _SIZE}
-_NETWORK |= {"projection_layers?": _SIZE}
+_NETWORK |= {"projection_layers?": _SIZE, "projection_norm?": bool}
 META: dict[Any, Any] = {"network": _NETWORK, "image_shape": 3 * [forms.Number(1, 1e5, whole=True)], "epoch": _SIZE}
 META |= {"fields": {str: object}, "stage?": str}
 NOT_READ = {"cifar10": 10, "cifar100": 100}  # data sets of 32 x 32 x 3 pixels, by number of classes
@@ -194,7 +194,7 @@ def draw(cfg: Config, text: str) -> Draw:
     if (name := spec.parse(text)[0]) != "augmented":
         raise ValueError(f"view {text!r}: {name!r} takes no settings; augmented does")
     augmentation = spec.settings(text, "view", data.AugmentConfig, dict(cfg.augment))
-    return Draw(lambda keys, images: data.augment(keys, images, augmentation))
+    return Draw(lambda keys, images, strength: data.augment(keys, images, augmentation, strength))
 
 
 def validation_attack(cfg: Config) -> NamedAttack:

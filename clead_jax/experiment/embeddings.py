@@ -10,24 +10,28 @@ from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array, Key, NamedAttack, PyTree
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
-from clead_jax.training import encoding, views
+from clead_jax.training import encoding, momentum, views
 
 
 def check(cfg: Config, name: str, attacks: list[NamedAttack], unattacked: int) -> None:
-    """Raises ValueError for a stage whose attacks, teacher or compared outputs do not fit together.
+    """Raises ValueError for a stage whose attacks, teacher, encoding or compared outputs do not fit together.
 
     `attacks` are its attacked views, `unattacked` is the number of the others.
     """
+    _check_encoding(cfg[name], name, len(attacks), unattacked)
     own, words = cfg[name], config.distances(cfg[name].ascend)
     for attack in attacks:
         if bool(words) != (attack.objective in OF_EMBEDDINGS):
             known = ", ".join(objective.__name__ for objective in OF_EMBEDDINGS)
             which = f"takes an objective of embeddings ({known})" if words else "takes an objective of logits"
             raise ValueError(f"{name}: {attack.name!r} cannot be maximised, for {name}.ascend={own.ascend} {which}")
-    if own.ascend == "partner" and unattacked < 2:
-        raise ValueError(f"{name}.ascend is 'partner': two views must not be attacked, as in clean,augmented,pgd")
+    beginnings = unattacked + len(spec.items(getattr(own, "starts", "")))
+    if own.ascend in ("partner", "pairs") and beginnings < 2:
+        raise ValueError(f"{name}.ascend is {own.ascend!r}: two views must not be attacked, as in clean,augmented,pgd")
+    if own.ascend == "pairs" and [attack.settings for attack in attacks] != 2 * [a.settings for a in attacks[:1]]:
+        raise ValueError(f"{name}.ascend is 'pairs': two views must be attacked, and alike, as in clean,clean,pgd,pgd")
     if not isinstance(own, Contrastive):
-        if words or own.ascend == "partner":
+        if words or own.ascend in ("partner", "pairs"):
             raise ValueError(f"{name}.ascend is {own.ascend!r}; a stage of kind {own.kind} compares no embeddings")
         return
     compares = spec.items(own.compares)
@@ -35,10 +39,35 @@ def check(cfg: Config, name: str, attacks: list[NamedAttack], unattacked: int) -
         raise ValueError(f"{name}.compares is {own.compares!r}; it can be {', '.join(encoding.PARTS)}, or both")
     if words and len(words) != len(compares):
         raise ValueError(f"{name}.ascend is {own.ascend!r}; it needs one word for each of {name}.compares")
-    if own.encoding not in encoding.ENCODERS:
-        raise ValueError(f"{name}.encoding is {own.encoding!r}; it can be {', '.join(encoding.ENCODERS)}")
     if LOSSES[spec.parse(own.loss)[0]].info.get("of") == "teacher" and not own.teacher:
         raise ValueError(f"{name}.loss is {own.loss!r}, which needs a teacher: {name}.teacher names a stage")
+
+
+def _check_encoding(own: Any, name: str, attacked: int, unattacked: int) -> None:
+    if own.encoding not in encoding.ENCODERS:
+        raise ValueError(f"{name}.encoding is {own.encoding!r}; it can be {', '.join(encoding.ENCODERS)}")
+    if own.encoding != "dual":
+        return
+    if not (attacked and unattacked):
+        raise ValueError(f"{name}.encoding is 'dual': some views must be attacked and some not, as in clean,pgd")
+    if "backbone" not in spec.items(own.trains):
+        raise ValueError(
+            f"{name}.encoding is 'dual', but {name}.trains is {own.trains!r}: the backbone is to be trained"
+        )
+    if own.average:
+        said = "batch statistics of averaged weights are estimated on clean images"
+        raise ValueError(f"{name}.average is {own.average!r} with encoding 'dual': {said}; leave it empty")
+
+
+def two_norms(cfg: Config, name: str) -> bool:
+    """Whether a stage's weights hold a second copy of every BatchNorm: it trains them, or has them from its start."""
+    source = config.origin(cfg, name)
+    return cfg[name].encoding == "dual" or bool(source and two_norms(cfg, source[0]))
+
+
+def trained(own: Any) -> tuple[str, ...]:
+    """The parts that a stage trains."""
+    return spec.items(own.trains) + ((encoding.NORMS,) if own.encoding == "dual" else ())
 
 
 def target(own: Any, net: Network) -> views.Target | None:
@@ -48,18 +77,25 @@ def target(own: Any, net: Network) -> views.Target | None:
         return views.distance(net, outputs, tuple(word == "teacher" for word in words))
     if own.ascend == "partner":
         return views.partner(net, SIMILARITIES[own.similarity], own.temperature)
+    if own.ascend == "pairs":
+        return views.pairs(net, SIMILARITIES[own.similarity], own.temperature)
     return None
 
 
-def settings(own: Any, net: Network, augment: views.Augment) -> dict[str, Any]:
-    """What the step of a stage is to do with embeddings, as arguments of `make_step`."""
+def settings(own: Any, net: Network, augment: views.Augment, attacked: tuple[bool, ...]) -> dict[str, Any]:
+    """What the step of a stage is to do with embeddings, as arguments of `make_step`. `attacked`: which views are."""
+    encode = encoding.ENCODERS[own.encoding](attacked)
     if not isinstance(own, Contrastive):
-        return {}
+        return {"encode": encode}
     outputs = encoding.outputs(net, spec.items(own.compares))
 
     def teach(variables: PyTree, images: Array, keys: Key) -> Array:
         features: Any = net.apply(variables, augment(keys, images), False, method=net.features)
-        return encoding.joined(outputs(variables, features))
+        return encoding.joined(outputs(variables, features, False)[0])
 
-    of_teacher = {"teacher": teach} if own.teacher else {}
-    return {"encode": encoding.ENCODERS[own.encoding], "compared": outputs} | of_teacher
+    found: dict[str, Any] = {"encode": encode, "compared": outputs}
+    if own.teacher:
+        found["teacher"] = teach
+    if own.key_momentum:
+        found["keys_of"] = momentum.keys(net, encode, outputs)
+    return found

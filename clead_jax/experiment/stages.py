@@ -23,7 +23,7 @@ from clead_jax.experiment import builders, choosing, embeddings
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.losses.parse import Term, named_loss
 from clead_jax.models import Network
-from clead_jax.training import averaging, optimizers, perturbation, views
+from clead_jax.training import averaging, momentum, optimizers, perturbation, views
 from clead_jax.training.loop import Plan
 from clead_jax.training.state import Extra, together
 from clead_jax.training.step import make_step
@@ -50,11 +50,13 @@ class Stage(NamedTuple):
     tx: optax.GradientTransformation
     extra: Extra
     trained: tuple[str, ...]  # parts of the network
+    two_norms: bool  # whether its variables hold a second copy of every BatchNorm
     moving: tuple[str, ...]  # parts whose batch statistics move on though they are not trained
     fresh: tuple[str, ...]  # parts that do not come from `origin`
     origin: tuple[str, str] | None  # (stage, "latest" or "best") whose weights it starts from
     reference: str | None  # the stage whose frozen weights its attacks look at
     teacher: str | None  # the stage whose frozen embeddings its loss reads
+    labelled_by: tuple[str, str] | None  # (stage, its weights) whose clusters are its labels
     plan: Plan
     stored: tuple[NamedAttack, ...]  # its static views: those that are made before training
     passes: int  # forward+backward passes per training image
@@ -78,7 +80,7 @@ def check(cfg: Config) -> None:
         optimizers.make(optimizer(cfg, name), 1, 1)
         averaging.extra(cfg[name].average, 1, 1)
         perturbation.perturbation(cfg[name].perturb, 1)
-        view_list(cfg, name)
+        view_list(cfg, name), start_list(cfg, name)
         attacks = attacks_of(cfg, name)
         embeddings.check(cfg, name, attacks, len(view_texts(cfg, name)) - len(attacks))
         named = partial(builders.named_training_attack, cfg)
@@ -109,7 +111,8 @@ def check_radii(cfg: Config, size: int) -> None:
 
 def _check_terms(cfg: Config, name: str) -> None:
     found, own, texts = terms(cfg, name), cfg[name], view_texts(cfg, name)
-    columns = len(texts) + bool(config.teacher(cfg, name))
+    keys = len(texts) if getattr(own, "key_momentum", 0) else 0
+    columns = len(texts) + bool(config.teacher(cfg, name)) + keys
     if name not in spec.items(cfg.stages):
         return
     builders.check_static(cfg, name, texts)
@@ -137,7 +140,7 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
         isinstance(own, Joint) and (own.weight_supcon or own.weight_margin)
     )
     by_class = isinstance(own, Joint) or "positives" in label_use(cfg, name)
-    if size < 2 and (pairs_up or own.ascend == "contrastive"):
+    if size < 2 and (pairs_up or own.ascend in config.UNLABELLED):
         raise ValueError(f"{name}.batch_size is {size}: there are no negatives in a batch of one image; take 2 or more")
     if pairs_up and by_class and classes < 2:
         raise ValueError(f"{name}: all images are of one class, so there are no negatives to a class; give two or more")
@@ -156,24 +159,34 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
     augment, key = _augment(cfg, getattr(own, "augment", True)), key_of(cfg.seed, name)
     named, attack = partial(builders.named_training_attack, cfg), partial(builders.training_attack, cfg)
     strategy = choosing.strategy(own, net, image_shape, plan, augment, key, attack, named)
-    extra = together(averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch), strategy.extra)
+    averages = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
+    extra = together(averages, strategy.extra, momentum.extra(getattr(own, "key_momentum", 0.0)))
     perturb = perturbation.perturbation(own.perturb, plan.steps_per_epoch)
     target, rate = _target(own, net), getattr(own, "attacked", 1.0)
-    made = views.make_views(view_list(cfg, name), target, augment, strategy.choose, rate)
+    strength = views.falling(getattr(own, "fade_every", 0), own.epochs, plan.steps_per_epoch)
+    pairs = own.ascend == "pairs"
+    made = views.make_views(
+        view_list(cfg, name), target, augment, strategy.choose, rate, start_list(cfg, name), strength, pairs
+    )
     beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": strategy.after}
-    beside |= embeddings.settings(own, net, augment)
+    unattacked = [spec.parse(text)[0] in views.UNATTACKED for text in view_texts(cfg, name)]
+    beside |= embeddings.settings(own, net, augment, tuple(not each for each in unattacked))
     cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes
     return Stage(
         name=name,
-        step=make_step(net, tx, made, terms(cfg, name), online=isinstance(own, Contrastive), **beside),
+        step=make_step(
+            net, tx, made, lambda step: terms(cfg, name, strength(step)), online=isinstance(own, Contrastive), **beside
+        ),
         tx=tx,
         extra=extra,
-        trained=spec.items(own.trains),
+        trained=embeddings.trained(own),
+        two_norms=embeddings.two_norms(cfg, name),
         moving=("backbone",) if own.batch_stats == "reestimate" else (),
         fresh=spec.items(own.fresh),
         origin=config.origin(cfg, name),
         reference=config.reference(cfg, name),
         teacher=config.teacher(cfg, name),
+        labelled_by=config.labelled_by(cfg, name),
         plan=plan,
         stored=tuple(named(text) for text in stored(cfg, name)),
         passes=cost + len(view_texts(cfg, name)) * (2 if perturb else 1),
@@ -220,16 +233,23 @@ def stored(cfg: Config, name: str) -> list[str]:
 
 def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | views.Stored | str, ...]:
     """The same: attacks as functions, draws with settings of their own and stored views as such, others by name."""
-    made_before = stored(cfg, name)
+    return tuple(map(partial(_view, cfg, name), view_texts(cfg, name)))
 
-    def made(text: str) -> views.Attack | views.Draw | views.Stored | str:
-        if text in views.UNATTACKED:
-            return text
-        if text in made_before:
-            return views.Stored(made_before.index(text))
-        return builders.training_attack(cfg, text) if text in attacked(cfg, name) else builders.draw(cfg, text)
 
-    return tuple(map(made, view_texts(cfg, name)))
+def start_list(cfg: Config, name: str) -> tuple[views.Draw | str, ...]:
+    """What attacks of a stage start from besides its views. ValueError for what is attacked itself."""
+    texts = spec.items(getattr(cfg[name], "starts", ""))
+    if wrong := [text for text in texts if spec.parse(text)[0] not in views.UNATTACKED]:
+        raise ValueError(f"{name}.starts: {wrong[0]!r} is not one of {', '.join(views.UNATTACKED)}")
+    return tuple(text if text in views.UNATTACKED else builders.draw(cfg, text) for text in texts)
+
+
+def _view(cfg: Config, name: str, text: str) -> views.Attack | views.Draw | views.Stored | str:
+    if text in views.UNATTACKED:
+        return text
+    if text in (made_before := stored(cfg, name)):
+        return views.Stored(made_before.index(text))
+    return builders.training_attack(cfg, text) if text in attacked(cfg, name) else builders.draw(cfg, text)
 
 
 def attacks_of(cfg: Config, name: str) -> list[NamedAttack]:
@@ -255,26 +275,28 @@ def _target(own: Any, net: Network) -> views.Target:
     return views.contrastive(net, SIMILARITIES[similarity], getattr(own, "temperature", 0.1), by_class)
 
 
-def terms(cfg: Config, name: str) -> Terms:
-    """The terms of a stage's loss with their weights; one of weight 0 is left out and costs nothing."""
-    found = TERMS[cfg[name].kind](name, cfg[name])
+def terms(cfg: Config, name: str, strength: Any = 1.0) -> Terms:
+    """The terms of a stage's loss with their weights; one of weight 0 is left out and costs nothing. `strength` is that
+    of the augmentation, which some losses follow.
+    """
+    found = TERMS[cfg[name].kind](name, cfg[name], strength)
     return {term: (weight, loss) for term, (weight, loss) in found.items() if weight}
 
 
-def _supervised(name: str, own: Any) -> Terms:
+def _supervised(name: str, own: Any, strength: Any) -> Terms:
     if LOSSES[spec.parse(own.loss)[0]].info.get("of") != "logits":
         known = ", ".join(loss for loss in LOSSES if LOSSES[loss].info.get("of") == "logits")
         raise ValueError(f"{name}.loss is {own.loss!r}, a loss of embeddings; of logits there are {known}")
     return {"loss": (1.0, named_loss(own.loss, {}))}
 
 
-def _contrastive(name: str, own: Any) -> Terms:
+def _contrastive(name: str, own: Any, strength: Any) -> Terms:
     weights = tuple(spec.number(w, f"{name}.weights") for w in spec.items(own.weights))
     common = {k: own[k] for k in ("temperature", "similarity", "pairing", "positives")}
-    return {"loss": (1.0, named_loss(own.loss, common | {"weights": weights}))}
+    return {"loss": (1.0, named_loss(own.loss, common | {"weights": weights}, strength))}
 
 
-def _joint(name: str, own: Any) -> Terms:
+def _joint(name: str, own: Any, strength: Any) -> Terms:
     weights = (own.weight_ce, own.weight_supcon, own.weight_margin)
     if not (own.weight_ce > 0 and all(0 <= weight < np.inf for weight in weights)):
         raise ValueError(
@@ -289,7 +311,7 @@ def _joint(name: str, own: Any) -> Terms:
     return dict(zip(("ce", "supcon", "margin"), zip(weights, losses, strict=True), strict=True))
 
 
-TERMS: dict[str, Callable[[str, Any], Terms]] = {
+TERMS: dict[str, Callable[[str, Any, Any], Terms]] = {
     "supervised": _supervised,
     "contrastive": _contrastive,
     "joint": _joint,
@@ -313,6 +335,8 @@ def label_use(cfg: Config, name: str) -> list[str]:
     """Where class labels entered a stage's model: training, probe, attacks, initial weights, positives."""
     own, source = cfg[name], config.origin(cfg, name)
     before = label_use(cfg, source[0]) if source else []
+    if clusters := config.labelled_by(cfg, name):
+        return list(dict.fromkeys([*before, *label_use(cfg, clusters[0])]))
     if "backbone" not in spec.items(own.trains):
         return list(dict.fromkeys(["probe", *before]))
     if not isinstance(own, Contrastive):
@@ -320,7 +344,7 @@ def label_use(cfg: Config, name: str) -> list[str]:
     loss, settings = spec.parse(own.loss)
     by_class = settings.get("positives", own.positives) == "class"
     found = {
-        "attacks": own.ascend not in ("contrastive", "partner") and not config.distances(own.ascend),
+        "attacks": own.ascend not in config.UNLABELLED and not config.distances(own.ascend),
         "initial weights": bool(before),
         "teacher": bool(own.teacher and label_use(cfg, own.teacher)),
         "positives": LOSSES[loss].info.get("uses_labels", by_class),

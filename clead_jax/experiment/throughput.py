@@ -20,6 +20,7 @@ from clead_jax.core.types import Examples, Key, NamedAttack, PyTree, Step
 from clead_jax.evaluation.classifier import Compiled
 from clead_jax.evaluation.runner import Finding, run_attacks
 from clead_jax.experiment.context import Run
+from clead_jax.experiment.train import begin
 from clead_jax.models import flops
 from clead_jax.training import state as states
 
@@ -158,7 +159,7 @@ def step_cases(run: Run) -> Iterator[Case]:
     init, replicated = initial(run), sharding.replicated(run.mesh)
     images, labels = run.dataset.train_images, run.dataset.train_labels
     for name, stage in run.every_stage.items():
-        state, rest = states.create(init(), stage.trained, stage.tx, stage.extra, stage.moving)
+        state, rest = begin(stage, init())
         frozen = states.Frozen(rest, *(init() if other else None for other in (stage.reference, stage.teacher)))
         stored = [np.stack([images] * len(stage.stored), axis=1)] if stage.stored else []
         resident = sharding.put((frozen, images, labels, *stored), replicated)

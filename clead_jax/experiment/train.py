@@ -10,11 +10,11 @@ from clead_jax import data
 from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
-from clead_jax.experiment import static_views
+from clead_jax.experiment import pseudo_labels, static_views
 from clead_jax.experiment.builders import checkpoint_dir, latest_meta
 from clead_jax.experiment.context import Run
 from clead_jax.experiment.stages import Stage
-from clead_jax.training import averaging, checkpoint
+from clead_jax.training import averaging, checkpoint, encoding
 from clead_jax.training import state as states
 from clead_jax.training.callbacks import Callbacks
 from clead_jax.training.loop import Diverged, fit
@@ -43,7 +43,10 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     writer = MetricWriter(folder / "metrics.jsonl", folder / "tensorboard", sharding.is_main())
     writer.drop_after(stage.name, first_step)
     examples, stored = run.splits.train, static_views.stored(run, stage, frozen.reference, writer)
-    resident = sharding.put((frozen, examples.images, examples.labels, *stored), replicated)
+    labels = examples.labels
+    if stage.labelled_by:
+        labels = pseudo_labels.clusters(run, stage.labelled_by[0], upstream_model(run, *stage.labelled_by))
+    resident = sharding.put((frozen, examples.images, labels, *stored), replicated)
     progress.start()
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")
@@ -80,6 +83,7 @@ def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | Non
 
 def begin(stage: Stage, variables: PyTree) -> tuple[TrainState, PyTree]:
     """A stage's state before its first step, and what it leaves alone."""
+    variables = encoding.with_norms(variables) if stage.two_norms else variables
     return states.create(variables, stage.trained, stage.tx, stage.extra, stage.moving)
 
 
@@ -96,14 +100,18 @@ def initial_variables(run: Run, stage: Stage) -> PyTree:
     return variables
 
 
-def upstream_model(run: Run, stage: str, which: int | str) -> PyTree:
-    """The variables of another stage. Raises ValueError if that stage has not been trained to its end."""
+def upstream_model(run: Run, stage: str, which: str) -> PyTree:
+    """The variables of another stage: its last, its best, or averaged ones by their name.
+
+    Raises ValueError if that stage has not been trained to its end.
+    """
     directory = checkpoint_dir(run.workdir, stage)
     meta, epochs = latest_meta(run.workdir, stage), run.epochs[stage]
     if meta is None or meta["epoch"] < epochs:
         done = f"is at epoch {meta['epoch']} of {epochs}" if meta else "has no checkpoint"
         raise ValueError(f"stage {stage!r} {done} in {run.workdir}: add it to config.stages")
-    return checkpoint.restore_model(directory, which)[0]
+    which, name = (which, "") if which in ("latest", "best") else ("latest", which)
+    return checkpoint.restore_model(directory, which, name)[0]
 
 
 def _callbacks(
@@ -116,8 +124,9 @@ def _callbacks(
     meta = run.meta(stage)
 
     def save(step: int, epoch: int, state: TrainState, score: float | None, **more: Any) -> None:
-        named = stage.extra.weights(state.extra).items()
-        sets = {name: whole(params, _statistics(run, stage, params, state, rest)) for name, params in named}
+        named, own = stage.extra.weights(state.extra).items(), stage.extra.statistics(state.extra)
+        statistics = lambda name, params: own[name] if name in own else _statistics(run, stage, params, state, rest)
+        sets = {name: whole(params, statistics(name, params)) for name, params in named}
         model = whole(state.params, state.batch_stats)
         checkpoint.save(directory, step, model, _for_training(state), meta | {"epoch": epoch} | more, score, sets)
 

@@ -5,7 +5,8 @@
     logits = network.apply(variables, images, train=False, method="logits")
 
 Normalisation is part of the model, so attacks and checkpoints always refer to pixels in [0, 1]. Every stage shares one
-tree of variables, {"params": {"backbone", "projector", "head"}, "batch_stats": {"backbone"}}.
+tree of variables, {"params": {"backbone", "projector", "head"}, "batch_stats": {"backbone"}}; with
+`projection_norm` the projector has batch statistics too.
 """
 
 import jax.numpy as jnp
@@ -14,25 +15,28 @@ from flax import linen as nn
 from clead_jax.core.registry import BACKBONES
 from clead_jax.core.spec import PRECISIONS
 from clead_jax.core.types import Array
+from clead_jax.models.layers import batch_norm
 
 
 class Projector(nn.Module):
     """An MLP in float32: of two layers in C-LEAD, section 4, and SimCLR, arXiv 2002.05709. With one it is linear.
 
-    `hidden` 0 means the feature width.
+    `hidden` 0 means the feature width. With `norm` BatchNorm follows every layer, as in ACL (arXiv 2010.13337).
     """
 
     dim: int = 128
     hidden: int = 0
     layers: int = 2
+    norm: bool = False
 
     @nn.compact
-    def __call__(self, features: Array) -> Array:
-        """Features [B, F] -> projections [B, dim], not normalised."""
+    def __call__(self, features: Array, train: bool = False) -> Array:
+        """Features [B, F] -> projections [B, dim], not normalised. `train` is for BatchNorm."""
         width, z = self.hidden or features.shape[-1], features
+        normed = lambda z: batch_norm(train, "float32")(z) if self.norm else z
         for _ in range(self.layers - 1):
-            z = nn.relu(nn.Dense(width)(z))
-        return nn.Dense(self.dim)(z)
+            z = nn.relu(normed(nn.Dense(width)(z)))
+        return normed(nn.Dense(self.dim)(z))
 
 
 class Network(nn.Module):
@@ -51,6 +55,7 @@ class Network(nn.Module):
     projection_dim: int = 128
     projection_hidden: int = 0
     projection_layers: int = 2
+    projection_norm: bool = False
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
@@ -60,16 +65,17 @@ class Network(nn.Module):
             raise ValueError(f"unknown dtype {self.dtype!r}: known: {', '.join(PRECISIONS)}")
         make_backbone = BACKBONES[self.backbone].value
         self.encoder = make_backbone(width=self.width, stem=self.stem, dtype=self.dtype, name="backbone")
-        self.projector = Projector(self.projection_dim, self.projection_hidden, self.projection_layers)
+        widths = self.projection_dim, self.projection_hidden, self.projection_layers
+        self.projector = Projector(*widths, norm=self.projection_norm)
         self.head = nn.Dense(self.num_classes)
 
     def features(self, x: Array, train: bool) -> Array:
         """Images [B, H, W, C] in [0, 1] -> features [B, F]. `train` uses and updates batch statistics."""
         return self.encoder(self.normalize(x), train)
 
-    def project(self, features: Array) -> Array:
+    def project(self, features: Array, train: bool = False) -> Array:
         """Features [B, F] -> projections [B, projection_dim]."""
-        return self.projector(features)
+        return self.projector(features, train)
 
     def classify(self, features: Array) -> Array:
         """Features [B, F] -> logits [B, num_classes]."""
@@ -81,12 +87,12 @@ class Network(nn.Module):
 
     def embed(self, x: Array, train: bool) -> Array:
         """Images [B, H, W, C] in [0, 1] -> projections [B, projection_dim]: what the contrastive losses compare."""
-        return self.project(self.features(x, train))
+        return self.project(self.features(x, train), train)
 
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
         """Images [B, H, W, C] in [0, 1] -> (features, projections, logits). For `init`: it uses every part."""
         features = self.features(x, train)
-        return features, self.project(features), self.classify(features)
+        return features, self.project(features, train), self.classify(features)
 
     @nn.nowrap
     def normalize(self, x: Array) -> Array:

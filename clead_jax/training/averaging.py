@@ -65,7 +65,7 @@ def extra(text: str, total_steps: int, steps_per_epoch: int) -> Extra:
         return {"mean": mean, "taken": old["taken"] + due}
 
     return Extra(
-        init=lambda params: {"mean": jax.tree.map(jnp.array, params), "taken": jnp.zeros((), jnp.int32)},
+        init=lambda params, batch_stats: {"mean": jax.tree.map(jnp.array, params), "taken": jnp.zeros((), jnp.int32)},
         update=update,
         weights=lambda kept: {name: kept["mean"]},
     )

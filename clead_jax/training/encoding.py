@@ -1,8 +1,10 @@
 """How a step gets from views to embeddings: who shares BatchNorm's statistics, and which outputs are compared.
 
-An `Encode` runs the backbone over all views of a batch. With "together" they are one batch to BatchNorm, with "apart"
-every view is a batch of its own, one after the other, as where clean and attacked images are forwarded separately. A
-network with several sets of statistics is one more `Encode`.
+An `Encode` runs the network over all views of a batch. With "together" they are one batch to BatchNorm, with "apart"
+every view is a batch of its own, one after the other, as where clean and attacked images are forwarded separately. With
+"dual" (ACL, arXiv 2010.13337, Sec. 3) attacked and other views are two batches, and every BatchNorm has a second copy
+of scale, bias and statistics for the others: a part of the variables beside the backbone, `NORMS`. The network's own
+copies are those of attacked images, so that attacks and evaluation, which know of no second copy, use them.
 """
 
 from collections.abc import Callable
@@ -10,45 +12,113 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from clead_jax.core.types import Array, PyTree
 
-Encode = Callable[[Any, PyTree, Array, bool], tuple[Array, PyTree]]
-"""(network, variables, views [B, V, H, W, C], train) -> (features [B * V, F], batch statistics afterwards)."""
+Outputs = Callable[[PyTree, Array, bool], tuple[list[Array], PyTree]]
+"""(variables, features [N, F], train) -> (what losses of embeddings compare, each [N, D]; batch statistics of the
+projector afterwards, if it has any). `joined` makes one of the list."""
 
-Outputs = Callable[[PyTree, Array], list[Array]]
-"""(variables, features [N, F]) -> what losses of embeddings compare, each [N, D]; `joined` makes one of them."""
+Encode = Callable[[Any, PyTree, Array, bool, Outputs], tuple[Array, Array, PyTree]]
+"""(network, variables, views [B, V, H, W, C], train, outputs) -> (features [B * V, F], joined outputs [B * V, D], batch
+statistics afterwards)."""
 
 PARTS = ("backbone", "projector")
+NORMS = "clean_norms"  # the part that holds the second copies, under the names of the parts that they belong to
 
 
-def together(network: Any, variables: PyTree, views: Array, train: bool) -> tuple[Array, PyTree]:
+def together(
+    network: Any, variables: PyTree, views: Array, train: bool, compared: Outputs
+) -> tuple[Array, Array, PyTree]:
     """All views in one batch."""
     flat = views.reshape(-1, *views.shape[2:])
     mutable = ["batch_stats"] if train else []
     features, new = network.apply(variables, flat, train, method=network.features, mutable=mutable)
-    return features, new.get("batch_stats", variables["batch_stats"])
+    found, more = compared(variables, features, train)
+    stats = {**variables["batch_stats"], **new.get("batch_stats", {}), **more} if train else variables["batch_stats"]
+    return features, joined(found), stats
 
 
-def apart(network: Any, variables: PyTree, views: Array, train: bool) -> tuple[Array, PyTree]:
+def apart(network: Any, variables: PyTree, views: Array, train: bool, compared: Outputs) -> tuple[Array, Array, PyTree]:
     """Every view is a batch of its own; the running statistics move once for each, in their order."""
     columns, stats = [], variables["batch_stats"]
     for number in range(views.shape[1]):
-        of_one, stats = together(network, {**variables, "batch_stats": stats}, views[:, number : number + 1], train)
+        now = {**variables, "batch_stats": stats}
+        *of_one, stats = together(network, now, views[:, number : number + 1], train, compared)
         columns.append(of_one)
-    return jnp.stack(columns, axis=1).reshape(-1, columns[0].shape[-1]), stats
+    features, z = (jnp.stack(of, axis=1) for of in zip(*columns, strict=True))
+    return _flat(features), _flat(z), stats
 
 
-ENCODERS: dict[str, Encode] = {"together": together, "apart": apart}
+def dual(attacked: tuple[bool, ...]) -> Encode:
+    """Attacked views in one batch, by the network's own BatchNorm, the others in one by the second copies (`NORMS`)."""
+    own, others = np.flatnonzero(attacked), np.flatnonzero(~np.asarray(attacked))
+    back = np.argsort(np.concatenate([own, others]))
+
+    def encode(
+        network: Any, variables: PyTree, views: Array, train: bool, compared: Outputs
+    ) -> tuple[Array, Array, PyTree]:
+        *of_own, stats = together(network, variables, views[:, own], train, compared)
+        *of_others, second = together(network, clean_route(variables), views[:, others], train, compared)
+        cut = lambda of, places: of.reshape(-1, len(places), of.shape[-1])
+        pairs = zip(of_own, of_others, strict=True)
+        features, z = (jnp.concatenate([cut(a, own), cut(b, others)], axis=1)[:, back] for a, b in pairs)
+        return _flat(features), _flat(z), {**stats, NORMS: second} if train else stats
+
+    return encode
+
+
+def _flat(columns: Array) -> Array:
+    """[B, V, F] -> [B * V, F]."""
+    return columns.reshape(-1, columns.shape[-1])
+
+
+ENCODERS: dict[str, Callable[[tuple[bool, ...]], Encode]] = {
+    "together": lambda attacked: together,
+    "apart": lambda attacked: apart,
+    "dual": dual,
+}
+"""By their name: (which views are attacked, [V]) -> `Encode`."""
+
+
+def with_norms(variables: PyTree) -> PyTree:
+    """The variables with a second copy of every BatchNorm, equal to the first; those that have one stay as they are."""
+    if NORMS in variables["params"]:
+        return variables
+    stats = variables["batch_stats"]
+    layers = {path[:-1] for path in flatten_dict(stats)}
+    params = {path: leaf for path, leaf in flatten_dict(variables["params"]).items() if path[:-1] in layers}
+    copies = {"params": unflatten_dict(params), "batch_stats": stats}
+    return {name: {**variables[name], NORMS: jax.tree.map(jnp.array, copies[name])} for name in copies}
+
+
+def clean_route(variables: PyTree) -> PyTree:
+    """The network by its second copies; one that has none stays as it is."""
+    if NORMS not in variables["params"]:
+        return variables
+    params = {part: leaves for part, leaves in variables["params"].items() if part != NORMS}
+    swapped = flatten_dict(params) | flatten_dict(variables["params"][NORMS])
+    return {"params": unflatten_dict(swapped), "batch_stats": variables["batch_stats"][NORMS]}
 
 
 def outputs(network: Any, parts: tuple[str, ...]) -> Outputs:
     """The outputs of these parts: of the backbone the features themselves, of the projector its projections."""
-    of_part = {
-        "backbone": lambda variables, features: features,
-        "projector": lambda variables, features: network.apply(variables, features, method=network.project),
-    }
-    return lambda variables, features: [of_part[part](variables, features) for part in parts]
+
+    def projected(variables: PyTree, features: Array, train: bool) -> tuple[Array, PyTree]:
+        if not train or "projector" not in variables["batch_stats"]:
+            return network.apply(variables, features, method=network.project), {}
+        z, new = network.apply(variables, features, True, method=network.project, mutable=["batch_stats"])
+        return z, {"projector": new["batch_stats"]["projector"]}
+
+    of_part = {"backbone": lambda variables, features, train: (features, {}), "projector": projected}
+
+    def of(variables: PyTree, features: Array, train: bool) -> tuple[list[Array], PyTree]:
+        found = [of_part[part](variables, features, train) for part in parts]
+        return [z for z, _ in found], {name: stats for _, more in found for name, stats in more.items()}
+
+    return of
 
 
 def joined(embeddings: list[Array]) -> Array:

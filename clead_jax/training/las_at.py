@@ -98,7 +98,7 @@ def las_at(cfg: LasAT, stage: Surroundings) -> Strategy:
     chooser, attack = policy(cfg, stage.network), stage.attack(cfg.attack)
     rate, target_rate = stage.rate(cfg.lr), stage.rate(stage.lr)
 
-    def init(params: PyTree) -> PyTree:
+    def init(params: PyTree, batch_stats: PyTree) -> PyTree:
         image = jnp.zeros((1, *stage.image_shape))
         return {"strategy": chooser.network.init(stage.key, image, True, method=chooser.network.logits)["params"]}
 

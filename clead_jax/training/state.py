@@ -44,9 +44,10 @@ class Batch(flax.struct.PyTreeNode):
 class Extra(NamedTuple):
     """State that a stage owns beside weights and optimizer; it is saved, sharded and resumed like them."""
 
-    init: Callable[[PyTree], PyTree] = lambda params: {}  # params -> extra
+    init: Callable[[PyTree, PyTree], PyTree] = lambda params, batch_stats: {}  # (params, batch statistics) -> extra
     update: Callable[[PyTree, TrainState], PyTree] = lambda extra, new: {}  # (extra, state after the step) -> changes
     weights: Callable[[PyTree], dict[str, PyTree]] = lambda extra: {}  # extra -> {name: params to evaluate}
+    statistics: Callable[[PyTree], dict[str, PyTree]] = lambda extra: {}  # extra -> their batch statistics, if kept
 
 
 NOTHING = Extra()
@@ -56,9 +57,10 @@ def together(*parts: Extra) -> Extra:
     """Several of them as one; no two may have an entry of the same name."""
     joined = lambda values: {name: value for part in values for name, value in part.items()}
     return Extra(
-        init=lambda params: joined(part.init(params) for part in parts),
+        init=lambda params, batch_stats: joined(part.init(params, batch_stats) for part in parts),
         update=lambda extra, new: joined(part.update(extra, new) for part in parts),
         weights=lambda extra: joined(part.weights(extra) for part in parts),
+        statistics=lambda extra: joined(part.statistics(extra) for part in parts),
     )
 
 
@@ -79,7 +81,8 @@ def create(
 ) -> tuple[TrainState, PyTree]:
     """Step 0 of a stage: a state over the `trained` parts of `variables`, and the frozen rest (see `split`)."""
     (mine, rest), zero = split(variables, trained, moving), jnp.zeros((), jnp.int32)
-    state = TrainState(zero, opt_state=tx.init(mine["params"]), extra=extra.init(mine["params"]), **mine)
+    kept = extra.init(mine["params"], mine["batch_stats"])
+    state = TrainState(zero, opt_state=tx.init(mine["params"]), extra=kept, **mine)
     return state, rest
 
 

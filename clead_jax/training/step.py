@@ -13,6 +13,8 @@ What a stage trains differs in views, terms and trained parts only:
     RoCL                        two clean views and an attacked one, InfoNCE over all pairs (arXiv 2006.07589)
     distillation                clean and attacked views held against a frozen teacher's embedding (arXiv 2207.10899)
     AWP                         any of them, its gradient taken at perturbed weights (`perturbation`)
+    ACL                         two clean and two attacked views, InfoNCE of either pair, two BatchNorms (2010.13337)
+    DynACL                      the same against the keys of a momentum encoder, weights by the step (arXiv 2303.01289)
     FAT, LAS-AT                 an attacked view, whose settings a strategy chooses (`strategies`)
 """
 
@@ -25,7 +27,7 @@ import optax
 
 from clead_jax.core.batches import example_keys
 from clead_jax.core.types import Array, Key, Metrics, PyTree, Step
-from clead_jax.training.encoding import Encode, Outputs, joined, outputs, together
+from clead_jax.training.encoding import Encode, Outputs, outputs, together
 from clead_jax.training.perturbation import Perturb
 from clead_jax.training.state import NOTHING, Batch, Extra, Frozen, TrainState, apply_gradients, variables
 
@@ -37,6 +39,12 @@ MakeViews = Callable[[TrainState, PyTree, PyTree, Batch, Key], Array]
 
 Teacher = Callable[[PyTree, Array, Key], Array]
 """(the teacher's variables, images uint8 [B, H, W, C], keys [B]) -> its embeddings [B, D]."""
+
+
+Keys = Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]]
+"""(extra, the untrained parts, views [B, V, H, W, C]) -> (keys [B, V, D] without gradient, extra afterwards)."""
+
+Terms = Mapping[str, tuple[float, Term]]
 
 
 class Seen(NamedTuple):
@@ -62,13 +70,14 @@ def make_step(
     network: Any,
     tx: optax.GradientTransformation,
     make_views: MakeViews,
-    terms: Mapping[str, tuple[float, Term]],
+    terms: Terms | Callable[[Array], Terms],
     *,
     online: bool = False,
     extra: Extra = NOTHING,
     encode: Encode = together,
     compared: Outputs | None = None,
     teacher: Teacher | None = None,
+    keys_of: Keys | None = None,
     perturb: Perturb | None = None,
     after: After = nothing_more,
 ) -> Step:
@@ -79,8 +88,9 @@ def make_step(
     online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,
     weight included; a term called "loss" is the whole of it. `perturb` says at which weights the gradient is taken.
 
-    z are the `compared` outputs, if not said the projections. A `teacher`'s embedding is a last view of z, without
-    gradient: z is [B, V + 1, D] then.
+    z are the `compared` outputs, if not said the projections. Behind them, without gradient, stand a `teacher`'s
+    embedding, z is [B, V + 1, D] then, and the keys that `keys_of` gives, one for each view. `terms` may depend on the
+    number of the step.
     """
     cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
     compared = compared or outputs(network, ("projector",))
@@ -92,15 +102,19 @@ def make_step(
         b, v = views.shape[:2]
         view_labels = jnp.repeat(batch.labels, v)
         train = "backbone" in state.params or "backbone" in state.batch_stats
-        taught = [jax.lax.stop_gradient(teacher(frozen.teacher, batch.images, keys))[:, None]] if teacher else []
+        behind = [jax.lax.stop_gradient(teacher(frozen.teacher, batch.images, keys))[:, None]] if teacher else []
+        found, kept = terms(state.step) if callable(terms) else terms, state.extra
+        if keys_of:
+            of_views, kept = keys_of(state.extra, frozen.variables, views)
+            behind.append(of_views)
 
         def loss_fn(params: PyTree) -> tuple[Array, tuple[Array, Array, dict[str, Array], Array, PyTree]]:
             merged = variables(params, state.batch_stats, frozen.variables)
-            features, new = encode(network, merged, views, train)
-            z = jnp.concatenate([joined(compared(merged, features)).reshape(b, v, -1), *taught], axis=1)
+            features, z, new = encode(network, merged, views, train, compared)
+            z = jnp.concatenate([z.reshape(b, v, -1), *behind], axis=1)
             seen = jax.lax.stop_gradient(features) if online else features
             logits = network.apply(merged, seen, method=network.classify)
-            added = {n: w * term(z, logits.reshape(b, v, -1), batch.labels) for n, (w, term) in terms.items()}
+            added = {n: w * term(z, logits.reshape(b, v, -1), batch.labels) for n, (w, term) in found.items()}
             loss = jnp.stack(list(added.values())).sum()
             beside = cross_entropy(logits, view_labels).mean() if online else jnp.zeros(())
             stats = {part: new[part] for part in state.batch_stats}
@@ -118,7 +132,7 @@ def make_step(
         metrics["online_accuracy" if online else "train_accuracy"] = hits, count
         new, more = after(
             state,
-            apply_gradients(state, tx, grads, stats, extra),
+            apply_gradients(state.replace(extra=kept), tx, grads, stats, extra),
             Seen(frozen, batch, keys, logits.reshape(b, v, -1), grads),
         )
         return new, metrics | more

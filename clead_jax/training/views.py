@@ -6,12 +6,15 @@ The paper does not say which loss attacks maximise; here it is a choice of class
                C&W margin is the gap to the nearest other image.
   partner      NT-Xent with the image's second view: the wrong answers are the second views of all other images and the
                perturbed images themselves, as keys without gradient (RoCL, arXiv 2006.07589, as its authors ran it)
+  pairs        NT-Xent between two attacked views, which are made at the same time from two others (ACL, arXiv
+               2010.13337)
   online       the class head on the current encoder
   reference    the frozen network of another stage
   distance     no classifier: the embedding is to move away from one that stays, the student's own or a teacher's, by an
                objective of embeddings, as in `pgd(objective=cosine_distance)`
 
-Attacks start from the first view that is not one, if there is none from the batch's own augmentation.
+Attacks start from the first view that is not one, if there is none from the batch's own augmentation; of a pair the
+first starts from the first and the second from the second. `starts` are views for attacks alone.
 """
 
 from collections.abc import Callable
@@ -35,11 +38,14 @@ Choose = Callable[[TrainState, Array, Key], dict[str, Any]]
 Augment = Callable[[Key, Array], Array]
 """(keys [B], uint8 [B, H, W, C]) -> floats in [0, 1]."""
 
+Strength = Callable[[Array], Array | float]
+"""Number of the step -> strength of augmentations of their own, from 1 down to 0, none."""
+
 
 class Draw(NamedTuple):
-    """A view by an augmentation of its own."""
+    """A view by an augmentation of its own: as `Augment`, with its strength behind."""
 
-    augment: Augment
+    augment: Callable[[Key, Array, Array | float], Array]
 
 
 class Base(NamedTuple):
@@ -105,6 +111,21 @@ def partner(network: Any, similarity: Callable[[Array, Array], Array], temperatu
     return target
 
 
+def pairs(network: Any, similarity: Callable[[Array, Array], Array], temperature: float) -> Target:
+    """NT-Xent of two attacked views of every image, row after row, in eval mode; gradient on both sides, no labels."""
+
+    def target(variables: PyTree, reference: PyTree, base: Base, labels: Array) -> tuple[Forward, Array]:
+        rows = jnp.arange(2 * len(labels))
+
+        def forward(images: Array) -> Array:
+            z = network.apply(variables, images, False, method=network.embed)
+            return jnp.where(rows[:, None] == rows, -jnp.inf, similarity(z, z) / temperature)
+
+        return forward, rows + 1 - 2 * (rows % 2)
+
+    return target
+
+
 def online(network: Any, train: bool = False) -> Target:
     """The class head on the current encoder; uses the labels. BatchNorm in eval mode, or with `train` on the statistics
     of the attacked batch; the running ones, which the same switch moves in PyTorch, stay as they are.
@@ -130,13 +151,22 @@ def distance(network: Any, outputs: Outputs, by_teacher: tuple[bool, ...]) -> Ta
     """
 
     def target(variables: PyTree, reference: PyTree, base: Base, labels: Array) -> tuple[Forward, Array]:
-        of = lambda whose, images: outputs(whose, network.apply(whose, images, False, method=network.features))
+        of = lambda whose, images: outputs(whose, network.apply(whose, images, False, method=network.features), False)[
+            0
+        ]
         own = of(variables, base.start)
         theirs = of(reference, base.plain) if any(by_teacher) else own
         stay = [b if teacher else a for a, b, teacher in zip(own, theirs, by_teacher, strict=True)]
         return lambda images: joined(of(variables, images)), jax.lax.stop_gradient(joined(stay))
 
     return target
+
+
+def falling(every: int, epochs: int, steps_per_epoch: int) -> Strength:
+    """1 - e / `epochs` in epoch e, in steps of `every` epochs (DynACL, arXiv 2303.01289, Eq. 5); with 0 it stays 1."""
+    if not every:
+        return lambda step: 1.0
+    return lambda step: 1 - (step // (every * steps_per_epoch)) * (every / epochs)
 
 
 def fixed(state: TrainState, x: Array, keys: Key) -> dict[str, Any]:
@@ -150,11 +180,16 @@ def make_views(
     augment: Augment,
     choose: Choose = fixed,
     attacked: float = 1.0,
+    starts: tuple[Draw | str, ...] = (),
+    strength: Strength = lambda step: 1.0,
+    in_pairs: bool = False,
 ) -> MakeViews:
     """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own),
     a `Draw`, an attack with the settings that `choose` has chosen, or `Stored`. With `attacked` below 1 a batch is
-    attacked with this probability, and clean otherwise. Raises ValueError for another name.
+    attacked with this probability, and clean otherwise. `in_pairs`: two attacks are one, of both images, for `pairs`.
+    Raises ValueError for another name.
     """
+    attacks = {n: view for n, view in enumerate(views) if not isinstance(view, Draw | str)}
     for view in views:
         if isinstance(view, str) and view not in UNATTACKED:
             raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
@@ -162,11 +197,13 @@ def make_views(
     def make(state: TrainState, variables: PyTree, reference: PyTree, batch: Batch, keys: Key) -> Array:
         plain = augment(keys, batch.images)
         chosen = choose(state, plain, keys)
-        own = [jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(1, len(views) + 1)]
+        of = lambda n: jax.vmap(lambda key: jax.random.fold_in(key, n))(keys)
+        own = [of(n) for n in range(1, len(views) + 1)]
 
         def drawn(view: Draw | str, keys: Key) -> Array:
-            drawing = view.augment if isinstance(view, Draw) else augment
-            return plain if view == "clean" else drawing(keys, batch.images)
+            if isinstance(view, Draw):
+                return view.augment(keys, batch.images, strength(state.step))
+            return plain if view == "clean" else augment(keys, batch.images)
 
         def hostile(view: Attack | Stored, keys: Key) -> Array:
             if isinstance(view, Stored):
@@ -175,10 +212,19 @@ def make_views(
                 made = view(forward, base.start, wanted, keys, **chosen)
             return made if attacked == 1 else jnp.where(jax.random.bernoulli(keys[0], attacked), made, plain)
 
-        friendly = {n: drawn(view, own[n]) for n, view in enumerate(views) if isinstance(view, Draw | str)}
-        base = Base(plain, tuple(friendly.values()))
+        def paired(view: Any) -> Array:
+            x, both = jnp.stack(base.views[:2], axis=1), jnp.stack([own[n] for n in attacks], axis=1)
+            made = view(forward, x.reshape(-1, *x.shape[2:]), wanted, both.reshape(-1), **chosen)
+            return jnp.moveaxis(made.reshape(x.shape), 1, 0)
+
+        found = {n: drawn(view, own[n]) for n, view in enumerate(views) if isinstance(view, Draw | str)}
+        before = [drawn(view, of(len(views) + n)) for n, view in enumerate(starts, start=1)]
+        base = Base(plain, (*before, *found.values()))
         forward, wanted = target(variables, reference, base, batch.labels)
-        found = [friendly[n] if isinstance(view, Draw | str) else hostile(view, own[n]) for n, view in enumerate(views)]
-        return jnp.stack(found, axis=1)
+        if in_pairs:
+            found |= dict(zip(attacks, paired(next(iter(attacks.values()))), strict=True))
+        else:
+            found |= {n: hostile(view, own[n]) for n, view in attacks.items()}
+        return jnp.stack([found[n] for n in range(len(views))], axis=1)
 
     return make

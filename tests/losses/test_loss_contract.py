@@ -17,6 +17,7 @@ from jax.test_util import check_grads
 
 import clead_jax.losses  # noqa: F401
 from clead_jax.core.registry import LOSSES
+from clead_jax.losses.acl import ACLConfig, AIRConfig
 from clead_jax.losses.contrastive import PAIRINGS, POSITIVES, SIMILARITIES, ContrastiveConfig, SupConConfig
 from clead_jax.losses.distillation import DistillationConfig
 from clead_jax.losses.margin import CosineConfig, HingeConfig, PairwiseConfig
@@ -146,7 +147,41 @@ def mart_oracle(logits, labels, cfg, where):
     return losses
 
 
+def acl_oracle(z, labels, cfg, where):
+    """NT-Xent of the first two and of the last two views, anchor by anchor; keys, if there are any, behind them."""
+    views = z.shape[1] // 2 if cfg.keys else z.shape[1]
+    moved, losses = cfg.shift * (1 - cfg.strength), np.zeros(z.shape[:2])
+    images = np.flatnonzero(where)
+    for share, pair in ((1 - moved, (0, 1)), (1 + moved, (views - 2, views - 1))):
+        for i, v in itertools.product(images, pair):
+            key = {(j, w): z[j, w + (views if cfg.keys else 0)] for j in images for w in pair if (j, w) != (i, v)}
+            scores = {c: oracle_similarity(z[i, v], k, "cosine") / cfg.temperature for c, k in key.items()}
+            partner = (i, pair[0] + pair[1] - v)
+            losses[i, v] = share / 4 * (np.log(np.sum(np.exp(list(scores.values())))) - scores[partner])
+    return losses
+
+
+def air_oracle(z, labels, cfg, where):
+    """Twice ACL, and both regularisers over the images of the batch."""
+    images, losses = (
+        np.flatnonzero(where),
+        2 * acl_oracle(z, labels, ACLConfig(cfg.temperature, cfg.shift, cfg.strength), where),
+    )
+    similar = lambda a, b: np.array([oracle_similarity(z[k, a], z[k, b], "cosine") / cfg.temperature for k in images])
+    q = lambda a, b: softmax(similar(a, b))
+    for weight, q1, q2 in ((cfg.standard, q(0, 2), q(1, 2)), (cfg.robust, q(3, 0) * q(3, 2), q(4, 1) * q(4, 2))):
+        if cfg.air_form == "paper":
+            q1, q2 = q1 / q1.sum(), q2 / q2.sum()
+        for n, k in enumerate(images):
+            losses[k, 2] += (
+                weight * len(images) * q2[n] * (np.log(q2[n]) - (np.log(q1[n]) if cfg.air_form == "paper" else q1[n]))
+            )
+    return losses
+
+
 ORACLES = {
+    "acl": acl_oracle,
+    "air": air_oracle,
     "rocl": rocl_oracle,
     "distillation": distillation_oracle,
     "mart": mart_oracle,
@@ -176,7 +211,17 @@ DISTANCES = [
     ("distillation", DistillationConfig("l2", 0, 3, "student")),
     ("distillation", DistillationConfig("cosine", 2, 0)),
 ]
-every_loss = pytest.mark.parametrize("name, cfg", DEFAULTS + VARIANTS + MARGINS + DISTANCES, ids=str)
+PAIRS = [
+    ("acl", ACLConfig(0.5, shift=2 / 3, strength=0.25)),
+    ("acl", ACLConfig(0.5, shift=1, strength=0.5, keys=True)),
+    ("air", AIRConfig(0.5, strength=0.5, air_form="paper", robust=2.0)),
+]
+every_loss = pytest.mark.parametrize("name, cfg", DEFAULTS + VARIANTS + MARGINS + DISTANCES + PAIRS, ids=str)
+
+
+def given(name, cfg, **more):
+    """Embeddings of as many views as a loss takes, and their keys, if it reads any."""
+    return embeddings(views=LOSSES[name].info.get("views", 3) * (1 + getattr(cfg, "keys", False)), **more)
 
 
 def embeddings(batch=8, views=3, dim=5, seed=0):
@@ -206,7 +251,7 @@ def compiled(name, cfg):
 
 @every_loss
 def test_equals_its_oracle(name, cfg):
-    z, where = embeddings(), np.arange(8) != 3
+    z, where = given(name, cfg), np.arange(8) != 3
     losses, _ = evaluate(name, cfg, z, LABELS, where)
     assert losses.shape == z.shape[:2] and losses.dtype == jnp.float32
     np.testing.assert_allclose(losses, oracle(name)(np.float64(z), LABELS, cfg, where), rtol=1e-5, atol=1e-5)
@@ -220,12 +265,12 @@ def test_a_loss_without_an_oracle_is_told_what_to_bring():
 @every_loss
 def test_gradient_is_that_of_finite_differences(name, cfg):
     loss = jax.jit(lambda z: jnp.sum(LOSSES[name].value(z, jnp.asarray(LABELS), cfg)))
-    check_grads(loss, (embeddings(),), order=1, modes="rev", rtol=2e-2, atol=2e-2, eps=1e-3)
+    check_grads(loss, (given(name, cfg),), order=1, modes="rev", rtol=2e-2, atol=2e-2, eps=1e-3)
 
 
 @every_loss
 def test_order_of_the_images_does_not_matter(name, cfg):
-    z, order = embeddings(), np.random.default_rng(1).permutation(8)
+    z, order = given(name, cfg), np.random.default_rng(1).permutation(8)
     straight, shuffled = evaluate(name, cfg, z, LABELS), evaluate(name, cfg, z[order], LABELS[order])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[order], b, rtol=1e-4, atol=1e-5), straight, shuffled)
 
@@ -233,7 +278,7 @@ def test_order_of_the_images_does_not_matter(name, cfg):
 @every_loss
 def test_masking_equals_slicing(name, cfg):
     where = np.array([1, 1, 0, 1, 1, 0, 0, 1], bool)
-    z = jnp.where(where[:, None, None], embeddings(), jnp.nan)
+    z = jnp.where(where[:, None, None], given(name, cfg), jnp.nan)
     masked, sliced = evaluate(name, cfg, z, LABELS, where), evaluate(name, cfg, z[where], LABELS[where])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[where], b, rtol=1e-4, atol=1e-5), masked, sliced)
     assert all((np.asarray(a)[~where] == 0).all() for a in masked)
@@ -246,14 +291,14 @@ def test_masking_equals_slicing(name, cfg):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_finite_on_odd_batches(name, cfg, labels, scale):
     classes = 8 if LOSSES[name].info.get("of") == "logits" else 5  # a label needs a logit
-    z = scale * embeddings(batch=len(labels), dim=classes)
+    z = scale * given(name, cfg, batch=len(labels), dim=classes)
     for where in (np.ones(len(labels), bool), np.zeros(len(labels), bool)):
         assert all(np.isfinite(a).all() for a in evaluate(name, cfg, z, labels, where))
 
 
 @every_loss
 def test_gradient_is_finite_where_embeddings_coincide(name, cfg):
-    z = jnp.repeat(embeddings(batch=2), 4, axis=0)  # of one class and of two
+    z = jnp.repeat(given(name, cfg, batch=2), 4, axis=0)  # of one class and of two
     assert all(np.isfinite(a).all() for a in evaluate(name, cfg, z.at[:, 1].set(z[:, 0]), LABELS))
 
 
@@ -263,8 +308,8 @@ def test_temperatures(name, cfg, temperature):
     if not hasattr(cfg, "temperature"):
         pytest.skip("this loss has no temperature")
     cfg = dataclasses.replace(cfg, temperature=temperature)
-    losses, gradient = evaluate(name, cfg, embeddings(), LABELS)
-    expected = oracle(name)(np.float64(embeddings()), LABELS, cfg, np.ones(8, bool))
+    losses, gradient = evaluate(name, cfg, given(name, cfg), LABELS)
+    expected = oracle(name)(np.float64(given(name, cfg)), LABELS, cfg, np.ones(8, bool))
     np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
     assert np.isfinite(gradient).all()
 
@@ -272,7 +317,7 @@ def test_temperatures(name, cfg, temperature):
 @every_loss
 def test_eight_devices_give_the_loss_of_one(name, cfg):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    z, labels, where = embeddings(batch=16), np.tile(LABELS, 2), np.arange(16) < 13
+    z, labels, where = given(name, cfg, batch=16), np.tile(LABELS, 2), np.arange(16) < 13
     one = evaluate(name, cfg, z, labels, where)
     eight = evaluate(name, cfg, *jax.device_put((z, labels, where), NamedSharding(mesh, PartitionSpec("data"))))
     assert len(eight[1].sharding.device_set) == 8

@@ -15,7 +15,7 @@ WEIGHTS = np.random.default_rng(0).normal(size=(13, 3)).astype(np.float32)  # af
 def averaged(text, total_steps=12, steps_per_epoch=3):
     """The average after all steps, and its name."""
     extra = averaging.extra(text, total_steps, steps_per_epoch)
-    kept = extra.init({"w": jnp.asarray(WEIGHTS[0])})
+    kept = extra.init({"w": jnp.asarray(WEIGHTS[0])}, {})
     for step in range(1, total_steps + 1):
         new = TrainState(jnp.int32(step), {"w": jnp.asarray(WEIGHTS[step])}, {}, (), kept)
         kept = extra.update(kept, new)
@@ -46,7 +46,7 @@ def test_swa_before_its_start_is_the_weights_themselves():
 
 def test_no_average_keeps_nothing():
     extra = averaging.extra("", 10, 5)
-    assert extra.init({"w": jnp.ones(3)}) == {} and extra.weights({}) == {}
+    assert extra.init({"w": jnp.ones(3)}, {}) == {} and extra.weights({}) == {}
 
 
 @pytest.mark.parametrize(

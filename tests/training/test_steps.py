@@ -180,9 +180,10 @@ def test_contrastive_target_is_instance_discrimination(setting):
 
 def test_attacks_start_from_the_first_view_that_is_none(setting):
     network, variables, images, labels = setting
-    half = views.Draw(lambda keys, images: plain(keys, images) / 2)
+    half = views.Draw(lambda keys, images, strength: plain(keys, images) / 2)
     same = lambda forward, x, target, keys: x
-    make = lambda *of: views.make_views(of, views.online(network), plain)(None, variables, None, batch, keys)
+    begun, _ = state.create(variables, ("backbone",), optax.sgd(0.1))
+    make = lambda *of: views.make_views(of, views.online(network), plain)(begun, variables, None, batch, keys)
     (batch, keys), x = batch_of(images, labels), plain(None, images)
     np.testing.assert_array_equal(make(same, half, "clean"), jnp.stack([x / 2, x / 2, x], 1))
     np.testing.assert_array_equal(make(same), x[:, None])

@@ -15,14 +15,15 @@ from clead_jax.experiment.context import Run
 from clead_jax.training import encoding
 
 TRIES = 10  # starts of k-means, the best of which counts; ours
+BATCH = 256
 
 
 def clusters(run: Run, stage: str, variables: PyTree) -> np.ndarray:
     """The cluster of every training image, int32 [N], a function of the weights and the seed of the run alone."""
     features, images = networks.features(run.network_fields), run.splits.train.images
-    clean, size, k = encoding.clean_route(variables), run.cfg.evaluation.batch_size or 256, run.network.num_classes
-    starts = range(0, len(images), size)
-    found = np.concatenate([features(clean, pixels(images[start : start + size])) for start in starts])
+    clean, k = encoding.clean_route(variables), run.network.num_classes
+    starts = range(0, len(images), BATCH)
+    found = np.concatenate([features(clean, pixels(images[start : start + BATCH])) for start in starts])
     labels = KMeans(k, n_init=TRIES, random_state=run.seed).fit_predict(found.astype(np.float64)).astype(np.int32)
     counts = np.bincount(labels, minlength=k)
     log.info(f"labels: {k} clusters of {stage}'s features, of {counts.min():,} to {counts.max():,} images")

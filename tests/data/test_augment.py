@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -120,6 +121,21 @@ def test_an_example_is_augmented_by_its_own_key_alone():
     np.testing.assert_allclose(run(k[order], images[order], ALL), together[order], atol=1e-6)
     np.testing.assert_allclose(augment(k, images, ALL), together, atol=1e-6)  # eager
     assert np.abs(run(keys(6, seed=1), images, ALL) - together).max() > 0.1
+
+
+def test_strength_takes_crops_colours_and_grey_away():
+    """At 0 all of them are gone, at 1/2 half of the grey; at 1 nothing has changed."""
+    images, fields = (
+        np.broadcast_to(pictures(1), (400, 8, 8, 3)),
+        {"color_jitter": 0.5, "hue": 0.1, "resized_crop": 0.3},
+    )
+    cfg = dataclasses.replace(OFF, **fields, grayscale=0.5)
+    at = lambda strength: np.asarray(run(keys(400), images, cfg, jnp.float32(strength)))
+    np.testing.assert_allclose(at(0), to_float(images), atol=1e-5)
+    np.testing.assert_array_equal(at(1), run(keys(400), images, cfg))
+    grey = dataclasses.replace(OFF, grayscale=0.5)
+    is_grey = np.ptp(np.asarray(run(keys(400), images, grey, jnp.float32(0.5))), axis=-1).max((1, 2)) < 1e-6
+    assert 0.18 < is_grey.mean() < 0.32
 
 
 @pytest.mark.parametrize(

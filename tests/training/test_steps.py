@@ -208,6 +208,50 @@ def test_the_partner_target_is_nt_xent_of_the_attacked_row(setting):
         views.partner(network, dot, 0.5)(variables, None, views.Base(x, (x,)), labels)
 
 
+def test_the_pairs_target_is_nt_xent_of_both_attacked_views_with_gradient_on_both_sides(setting):
+    """Row 2 i and 2 i + 1 are the views of image i (ACL), candidate by candidate."""
+    network, variables, images, labels = setting
+    x, dot = plain(None, jnp.concatenate([images, images[::-1]])), lambda a, b: a @ b.T
+    logits, target = views.pairs(network, dot, 0.5)(variables, None, views.Base(x[:12], (x[:12], x[12:])), labels)
+    losses = lambda x: optax.losses.softmax_cross_entropy_with_integer_labels(logits(x), target)
+    z = np.asarray(network.apply(variables, x, False, method="embed"))
+    for i in range(24):
+        partner = i + 1 if i % 2 == 0 else i - 1
+        scores = {j: z[i] @ z[j] / 0.5 for j in range(24) if j != i}
+        expected = np.log(np.sum(np.exp(list(scores.values())))) - scores[partner]
+        assert float(losses(x)[i]) == pytest.approx(expected, rel=1e-4)
+    assert np.abs(jax.grad(lambda x: losses(x)[0])(x)[1:]).max() > 0
+
+
+def test_two_attacks_are_one_where_they_are_made_in_pairs(setting):
+    """The attack sees both images of every pair, begins at the views before it, and what it makes keeps its place."""
+    network, variables, images, labels = setting
+    seen, x = [], plain(None, images)
+    shifted = lambda by: views.Draw(lambda keys, images, strength: plain(keys, images) * by * strength)
+    attack = lambda forward, x, target, keys: (
+        seen.append((x, target, keys)) or x + jnp.arange(len(x))[:, None, None, None]
+    )
+    target = views.pairs(network, lambda a, b: a @ b.T, 0.5)
+    begun, _ = state.create(variables, ("backbone",), optax.sgd(0.1))
+    batch, keys = batch_of(images, labels)
+    strength = views.falling(every=2, epochs=8, steps_per_epoch=5)
+    make = views.make_views(
+        ("clean", attack, attack), target, plain, starts=(shifted(0.5), shifted(0.25)), strength=strength, in_pairs=True
+    )
+    made = make(begun.replace(step=jnp.int32(25)), variables, None, batch, keys)  # epoch 5: strength 1/2
+    np.testing.assert_allclose(seen[0][0].reshape(12, 2, 2, 2, 1), jnp.stack([x / 4, x / 8], axis=1), rtol=1e-6)
+    assert len(np.unique(jax.random.key_data(seen[0][2]), axis=0)) == 24
+    np.testing.assert_allclose(made[:, 0], x)
+    np.testing.assert_allclose(made[3, 1], x[3] / 4 + 6, rtol=1e-6)
+    np.testing.assert_allclose(made[3, 2], x[3] / 8 + 7, rtol=1e-6)
+
+
+def test_strength_falls_by_steps_from_1_and_never_reaches_0():
+    strength = views.falling(every=50, epochs=1000, steps_per_epoch=3)
+    assert [float(strength(np.int32(3 * epoch))) for epoch in (0, 49, 50, 999)] == pytest.approx([1, 1, 0.95, 0.05])
+    assert views.falling(0, 10, 3)(29) == 1.0
+
+
 def test_the_distance_target_is_the_teachers_or_the_students_own_embedding(setting):
     network, variables, images, labels = setting
     plain_, start = plain(None, images), plain(None, images) / 2

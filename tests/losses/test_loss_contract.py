@@ -132,6 +132,7 @@ def distillation_oracle(z, labels, cfg, where):
             else:
                 anchor = views[0] if cfg.anchor == "student" else teacher
                 losses[i, v] = cfg.attacked_weight * apart(view, anchor) / (len(views) - first)
+    return losses
 
 
 def mart_oracle(logits, labels, cfg, where):

@@ -124,17 +124,19 @@ def test_an_example_is_augmented_by_its_own_key_alone():
 
 
 def test_strength_takes_crops_colours_and_grey_away():
-    """At 0 all of them are gone, at 1/2 half of the grey; at 1 nothing has changed."""
-    images, fields = (
-        np.broadcast_to(pictures(1), (400, 8, 8, 3)),
-        {"color_jitter": 0.5, "hue": 0.1, "resized_crop": 0.3},
+    """At 0 there are no colours and no grey, and windows of the whole area; at 1 nothing has changed."""
+    images = np.broadcast_to(pictures(1), (400, 8, 8, 3))
+    colours = dataclasses.replace(OFF, color_jitter=0.5, hue=0.1, grayscale=0.5)
+    crops = dataclasses.replace(OFF, resized_crop=0.3)
+    at = lambda cfg, strength: np.asarray(run(keys(400), images, cfg, jnp.float32(strength)))
+    np.testing.assert_allclose(at(colours, 0), to_float(images), atol=1e-6)
+    np.testing.assert_allclose(
+        at(crops, 0), run(keys(400), images, dataclasses.replace(OFF, resized_crop=1.0)), atol=1e-5
     )
-    cfg = dataclasses.replace(OFF, **fields, grayscale=0.5)
-    at = lambda strength: np.asarray(run(keys(400), images, cfg, jnp.float32(strength)))
-    np.testing.assert_allclose(at(0), to_float(images), atol=1e-5)
-    np.testing.assert_array_equal(at(1), run(keys(400), images, cfg))
+    for cfg in (colours, crops):
+        np.testing.assert_allclose(at(cfg, 1), run(keys(400), images, cfg), atol=1e-5)
     grey = dataclasses.replace(OFF, grayscale=0.5)
-    is_grey = np.ptp(np.asarray(run(keys(400), images, grey, jnp.float32(0.5))), axis=-1).max((1, 2)) < 1e-6
+    is_grey = np.ptp(at(grey, 0.5), axis=-1).max((1, 2)) < 1e-6
     assert 0.18 < is_grey.mean() < 0.32
 
 

@@ -13,7 +13,6 @@ yet.
 """
 
 from clead_jax import config
-from clead_jax.core import spec
 
 PUBLISHED = {"plus": "SLF AutoAttack 46.99 (arXiv 2305.00374)"}
 PLAIN = "augmented(crop_padding=0,flip=false)"
@@ -26,10 +25,9 @@ def get_config(variant="released"):
         raise ValueError(f"configs/air.py:{variant}: it can be {', '.join(VARIANTS)}, digits, each with -digits")
     plus = {False: "plus", True: "plus-digits"} if name == "plus" else {False: "plain", True: "digits"}
     cfg = config.preset(__file__, "dynacl.py", plus[digits])
-    view, _, *attacks = spec.items(cfg.dynacl.views)
     form = "paper" if name == "paper" else "released"
     cfg.air = config.Contrastive(**dict(cfg.dynacl))
-    cfg.air.update({"views": ",".join([view, view, PLAIN, *attacks]), "loss": f"air(air_form={form})"})
+    cfg.air.update({"views": cfg.air.views.replace(",pgd", f",{PLAIN},pgd", 1), "loss": f"air(air_form={form})"})
     cfg.air.key_momentum = 0.0
     cfg.stages = cfg.stages.replace("dynacl", "air")
     if name == "plus":

@@ -1,4 +1,4 @@
-"""Labels that nobody gave: the k-means clusters of an encoder's features, as many as there are classes.
+"""Pseudo-labels: the k-means clusters of an encoder's features, as many as there are classes.
 
 As DynACL's post-stage has them (arXiv 2303.01289, Sec. 4.3). The features are of images not augmented; an encoder with
 a second copy of BatchNorm for clean images uses that.

@@ -91,7 +91,7 @@ def initial_variables(run: Run, stage: Stage) -> PyTree:
     variables = upstream_model(run, *stage.origin)
     for part in stage.fresh:
         for collection in variables:
-            if part in fresh[collection]:
+            if part in fresh.get(collection, {}):
                 variables[collection][part] = fresh[collection][part]
     return variables
 

@@ -53,6 +53,13 @@ def from_pretrained(pretrained, tmp_path):
     return run
 
 
+def test_a_backbone_without_batch_statistics_is_trained_and_gets_a_fresh_head(tmp_path):
+    more = {"stages": "baseline,sff", "sff__start": "baseline", "model__stem": "imagenet"}
+    run = start(tmp_path / "run", "configs/finetune.py:sff-digits", sff__epochs=1, sff__batch_size=16, **more)
+    before, after = (weights(run, stage)["params"] for stage in ("baseline", "sff"))
+    assert not same(before["backbone"], after["backbone"]) and not same(before["head"], after["head"])
+
+
 # --- fine-tuning: four stages that are nothing but configs ------------------------------------------------------------
 
 

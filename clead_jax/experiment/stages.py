@@ -204,7 +204,8 @@ def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | str, 
     def made(text: str) -> views.Attack | views.Draw | str:
         if text in views.UNATTACKED:
             return text
-        return builders.draw(cfg, text) if text not in attacked(cfg, name) else builders.training_attack(cfg, text)
+        drawn = spec.parse(text)[0] in views.UNATTACKED
+        return builders.draw(cfg, text) if drawn else builders.training_attack(cfg, text)
 
     return tuple(map(made, view_texts(cfg, name)))
 

@@ -175,7 +175,7 @@ def test_a_supervised_teacher_is_told():
         ("deacl__encoding", "dual", "deacl.encoding is 'dual'; it can be together, apart"),
         ("baseline__ascend", "partner", "baseline.ascend is 'partner'"),
         ("simclr__loss", "distillation", "simclr.loss is 'distillation', which needs a teacher"),
-        ("simclr__start", "deacl", "simclr.start, .ascend or .teacher leads back to simclr: simclr <- deacl <- simclr"),
+        ("simclr__start", "deacl", "deacl.start, .ascend or .teacher leads back to deacl: deacl <- simclr <- deacl"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(tmp_path, field, value, said):

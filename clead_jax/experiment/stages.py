@@ -227,7 +227,8 @@ def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | views
             return text
         if text in made_before:
             return views.Stored(made_before.index(text))
-        return builders.training_attack(cfg, text) if text in attacked(cfg, name) else builders.draw(cfg, text)
+        drawn = spec.parse(text)[0] in views.UNATTACKED
+        return builders.draw(cfg, text) if drawn else builders.training_attack(cfg, text)
 
     return tuple(map(made, view_texts(cfg, name)))
 

@@ -79,11 +79,9 @@ def restore(workdir: str) -> tuple[Config, str]:
 def _elsewhere(source: str, change: Callable[[str], str]) -> str:
     """A transfer source with its work directory changed; a stage of the run, or a wrapper, stays as it is."""
     directory, colon, stage = source.partition(":")
-    return (
-        source
-        if "(" in source or not (colon or "/" in source)
-        else f"{change(directory)}{colon or ':'}{stage or 'baseline'}"
-    )
+    if "(" in source or not (colon or "/" in source):
+        return source
+    return f"{change(directory)}:{stage or 'baseline'}"
 
 
 def _checked(cfg: Config) -> Config:

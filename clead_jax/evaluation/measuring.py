@@ -109,6 +109,7 @@ class Measuring:
         """The entry of a model under transfer attacks, without what was made on another source before."""
         own = self.store.protocol("paper").setdefault(label, {"source": source.label, "made_by": {}})
         own["source"] = source.label
+        own.setdefault("made_by", {})
         for attack in [name for name, made in own["made_by"].items() if made["fingerprint"] != source.identity]:
             del own["made_by"][attack]
             for known in (self.store.records, self.store.results["measured"]):

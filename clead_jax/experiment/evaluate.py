@@ -1,6 +1,7 @@
 """Evaluates saved models as the config says: opens the store of the work directory, measures, adds where from."""
 
 import dataclasses
+import os
 import re
 import shutil
 from pathlib import Path
@@ -60,13 +61,22 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
 
 def check_source(run: Run) -> None:
     """Raises ValueError, before anything is trained, for a transfer source elsewhere that is absent or does not fit."""
-    if (source := run.plan.transfer_from) and source not in run.epochs:
+    if (source := _source_name(run)) and source not in run.epochs:
         _source(run, source)
 
 
-def _source(run: Run, text: str) -> Classifier:
-    """The model that transfer images are made on: a stage, one of another work directory, or the baseline of that."""
-    name = text if text in run.epochs or set(":(") & set(text) else f"{text}:baseline"
+def _source_name(run: Run) -> str:
+    """The transfer source as `models.resolve` has it: a stage by its name, a work directory by its baseline."""
+    text = run.plan.transfer_from
+    directory, _, stage = text.partition(":")
+    if not text or text in run.epochs or "(" in text:
+        return text
+    here = os.path.abspath(directory) == os.path.abspath(run.workdir)
+    return f"{'' if here else f'{directory}:'}{stage or 'baseline'}"
+
+
+def _source(run: Run, name: str) -> Classifier:
+    """The model that transfer images are made on."""
     try:
         return _fitting(run, name, models.resolve(name, run.workdir))
     except ValueError as error:
@@ -75,14 +85,15 @@ def _source(run: Run, text: str) -> Classifier:
 
 def _with_source(run: Run, plan: Plan, found: dict[str, Classifier]) -> tuple[Plan, list[Subject]]:
     """The plan with the source of transfer images by its label, and that source if it is not measured itself."""
-    if not (text := plan.transfer_from) or text in found:
-        return plan, []
+    text = _source_name(run)
+    if not text or text in found:
+        return dataclasses.replace(plan, transfer_from=text), []
     if text == "baseline":
         log.info("evaluate: no transfer attacks, for there is no model 'baseline' to make images on")
         if not run.asks_beyond_transfer:
             raise ValueError(f"protocol paper needs the stage baseline, which {run.workdir} has not trained")
         return dataclasses.replace(plan, transfer_from=""), []
-    model, (label, _) = _source(run, text), _labelled(text.rstrip("/"))
+    model, label = _source(run, text), re.sub(r"[^(+,]*/", "", text)
     source = Subject(label, run.compiled(model), model.metadata["checkpoint"])
     return dataclasses.replace(plan, transfer_from=label), [source]
 

@@ -42,12 +42,12 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     folder = Path(run.workdir)
     writer = MetricWriter(folder / "metrics.jsonl", folder / "tensorboard", sharding.is_main())
     writer.drop_after(stage.name, first_step)
-    examples, stored = run.splits.train, static_views.stored(run, stage, frozen.reference, writer)
-    resident = sharding.put((frozen, examples.images, examples.labels, *stored), replicated)
     progress.start()
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")
     try:
+        examples, stored = run.splits.train, static_views.stored(run, stage, frozen.reference, writer)
+        resident = sharding.put((frozen, examples.images, examples.labels, *stored), replicated)
         fit(
             jax.jit(states.gathered(stage.step), donate_argnums=0, out_shardings=replicated),
             sharding.put(state, replicated),

@@ -4,8 +4,10 @@ All on eight fake devices, as every test.
 """
 
 import functools
+import importlib
 import runpy
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ import speck
 
 from clead_jax import config, main
 from clead_jax.core import numerics
+from clead_jax.core.registry import BACKBONES
 from clead_jax.experiment import builders, stages
 from clead_jax.experiment.context import open_random
 from clead_jax.training import checkpoint
@@ -24,11 +27,30 @@ PRESETS = ["mart", "fat:digits", "fat:trades-digits", "fat:mart-digits", "las_at
 PRESETS += ["awp:digits", "awp:trades-digits", "pgd_at_rice:digits"]
 
 
+@BACKBONES.register("flat")
+class Flat(nn.Module):
+    """Images [B, H, W, C] -> features [B, width], without convolutions: loops may stay rolled, and compile at once."""
+
+    width: int
+    stem: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(self.width)(x.reshape(len(x), -1))
+        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+
+
+@pytest.fixture(autouse=True)
+def rolled_loops(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("clead_jax.attacks.run"), "MOST_UNROLLED", 0)
+
+
 @functools.cache
 def after_a_step(number=0, **settings):
     """The parameters after one step of a supervised stage on random digits."""
     cfg = config.preset("configs/", "quickstart.py")
-    cfg.model.update({"backbone": "speck", "width": 4})
+    cfg.model.update({"backbone": "flat", "width": 4})
     cfg.train_attack.steps = 2
     cfg.supervised.update({"batch_size": 16, "attack": "training_pgd(steps=2)"} | settings)
     run = open_random(cfg, 16)
@@ -71,7 +93,12 @@ def test_perturbation_and_patience_follow_the_epoch():
 
 
 def test_strategy_network_and_average_survive_a_kill_to_the_bit(tmp_path, monkeypatch):
-    settings = {"stages": "supervised", "supervised__strategy": LAS_AT, "supervised__average": "ema(decay=0.5)"}
+    settings = {
+        "stages": "supervised",
+        "model__backbone": "flat",
+        "supervised__strategy": LAS_AT,
+        "supervised__average": "ema(decay=0.5)",
+    }
     settings |= {"supervised__attack": "training_pgd(steps=2)", "supervised__perturb": "awp"}
     start = lambda name: main.main(speck.command(tmp_path / name, **settings))
     start("straight")

@@ -1,5 +1,7 @@
 """FAT's schedule and LAS-AT's network: what they choose, what the network learns, and when they are PGD training."""
 
+import functools
+import importlib
 import itertools
 
 import jax
@@ -52,6 +54,12 @@ ONE_ACTION = "las_at(eps=0.2:0.2:1,step_size=0.05:0.05:1,steps=4:4,attack=pgd(st
 PLAIN = ATTACKS["training_pgd"].config(eps=0.2, step_size=0.05, steps=4)
 
 
+@pytest.fixture(autouse=True)
+def rolled_loops(monkeypatch):
+    """The model here has no convolutions: loops stay rolled, and compile ten times faster."""
+    monkeypatch.setattr(importlib.import_module("clead_jax.attacks.run"), "MOST_UNROLLED", 0)
+
+
 def attack_of(text):
     _, settings = text.removesuffix(")").split("(")
     cfg = ATTACKS["pgd"].config(eps=0.1, step_size=0.05, steps=int(settings.removeprefix("steps=")))
@@ -77,12 +85,13 @@ def built(text):
     return strategies.strategy(text, around), augment
 
 
-def step_of(text, steps=4, number=0):
+@functools.cache
+def step_of(text, number=0):
     """-> the state before and after a step of training under a strategy, and the metrics."""
     strategy, augment = built(text) if text else (strategies.Strategy(lambda *given: {}), built("friendly")[1])
 
     def attack(forward, x, target, keys, **chosen):
-        cfg = PLAIN.__class__(**{**vars(PLAIN), "steps": steps, **chosen})
+        cfg = PLAIN.__class__(**{**vars(PLAIN), **chosen})
         return attacks.run(
             ATTACKS["training_pgd"].value, forward, attacks.OBJECTIVES["cross_entropy"], x, target, keys, cfg
         )
@@ -153,12 +162,12 @@ def test_the_network_follows_the_policy_gradient_of_the_reward(clip):
     settings = PLAIN.__class__(**{**vars(PLAIN), **chosen, "counts": "steps"})
     entropy = attacks.OBJECTIVES["cross_entropy"]
     target = lambda images: forward(VARIABLES["params"], images)
-    x_adv = attacks.run(ATTACKS["training_pgd"].value, target, entropy, x, LABELS, start, settings)
+    x_adv = jax.jit(lambda: attacks.run(ATTACKS["training_pgd"].value, target, entropy, x, LABELS, start, settings))()
     loss = lambda params: entropy(forward(params, x_adv), LABELS).mean()
-    gradient = jax.grad(loss)(VARIABLES["params"])
+    gradient = jax.jit(jax.grad(loss))(VARIABLES["params"])
     ahead = jax.tree.map(lambda w, g: w - LR * (g + DECAY * w), VARIABLES["params"], gradient)
     score_keys = jax.vmap(lambda key: jax.random.fold_in(key, las_at._SCORE))(keys)
-    attacked = attack_of(cfg.attack)(lambda images: forward(ahead, images), x, LABELS, score_keys)
+    attacked = jax.jit(lambda: attack_of(cfg.attack)(lambda images: forward(ahead, images), x, LABELS, score_keys))()
     right = lambda images: np.mean(np.argmax(forward(ahead, images), -1) == np.asarray(LABELS))
     reward = float(loss(VARIABLES["params"])) + 4 * right(attacked) + 2 * right(x)
 
@@ -172,7 +181,7 @@ def test_the_network_follows_the_policy_gradient_of_the_reward(clip):
             total -= head[drawn[name][image]] - jnp.log(jnp.exp(head).sum())
         return total / 8
 
-    gradient = jax.tree.map(lambda g: reward * g, jax.grad(surprise)(before))
+    gradient = jax.tree.map(lambda g: reward * g, jax.jit(jax.grad(surprise))(before))
     length = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(gradient)))
     factor = 0.7 * min(1.0, clip / length)
     expected = jax.tree.map(lambda w, g: w - factor * g, before, gradient)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 import clead_jax.training.las_at  # noqa: F401  importing it registers the strategy
 from clead_jax.core.types import Key, NamedAttack
 from clead_jax.training import optimizers, strategies
@@ -36,7 +38,7 @@ def strategy(
         lr=own.lr,
         weight_decay=own.weight_decay,
         steps_per_epoch=per_epoch,
-        key=key,
+        key=jax.random.fold_in(key, 2),  # 1 are the initial weights
     )
     return strategies.strategy(getattr(own, "strategy", ""), stage) or FIXED
 

@@ -53,9 +53,9 @@ def check(text: str, attacks: list[NamedAttack], named: Callable[[str], NamedAtt
     most = getattr(settings, "most_steps", 0)
     if score := getattr(settings, "attack", ""):
         named(score)
-    if not attacks or not all(hasattr(attack.cfg, "counts") for attack in attacks):
+    if not attacks or not all("counts" in attack.settings for attack in attacks):
         raise ValueError(f"{where} is {text!r}, which sets training_pgd alone: write attack=training_pgd(steps=10)")
     for attack in attacks:
-        if attack.cfg.steps < most:
-            said = f"may ask for {most} steps, but the attack {attack.name} makes {attack.cfg.steps}"
+        if (steps := attack.settings["steps"]) < most:
+            said = f"may ask for {most} steps, but the attack {attack.name} makes {steps}"
             raise ValueError(f"{where} is {text!r}: it {said}; write training_pgd(steps={most})")

@@ -22,6 +22,7 @@ from clead_jax.core import names, numerics, spec
 from clead_jax.core.batches import sizes
 from clead_jax.core.types import Array, Classifier, NamedAttack, PyTree, ThreatModel
 from clead_jax.evaluation import classifier as classifiers
+from clead_jax.evaluation import corruptions as common
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.batch_size import fastest_batch
 from clead_jax.evaluation.budget import Budget
@@ -83,6 +84,7 @@ def audit(
     training_attacks: tuple[str, ...] | None = None,
     published: tuple[str, str] | None = None,
     checks: bool = True,
+    corruptions: bool = False,
     keep_images: bool = False,
     precision: str = "float32",
     batch_size: int | None = None,
@@ -109,6 +111,8 @@ def audit(
       training_attacks: names of the attacks the model was trained on, if they are known.
       published: (data set, architecture), to compare with the best published figure.
       checks: whether to make sanity checks; they cost some attacks on at most 128 examples.
+      corruptions: whether to measure accuracy under the 15 common corruptions (arXiv 1903.12261) at 5 severities, on at
+        most 1,000 images; `results["corruptions"]` has it. Needs the extra "corruptions", and 32 pixels a side.
       keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct.
       precision: "bfloat16" attacks a copy of the model in bfloat16 (needs `variables`); success counts in float32 only.
       batch_size: images per batch; None: the fastest, found by trying.
@@ -128,6 +132,8 @@ def audit(
     threat = ThreatModel(norm, spec.unit(eps, "eps", norm, examples.images[0].size))
     seed = spec.whole(seed, "seed", 0, 2**32 - 1)
     batch_size = None if batch_size is None else spec.whole(batch_size, "batch_size", 1)
+    if corruptions:
+        common.check(shape)
     classifier = _classifier(forward, variables, randomized, precision)
     if (expected := tuple(classifier.image_shape or shape)) != shape:
         raise ValueError(f"the model takes images {expected}, these are {shape}")
@@ -157,6 +163,7 @@ def audit(
         direct=tuple(direct),
         suite=suite,
         checks=checks,
+        corruptions=corruptions,
         save_images=keep_images,
         training_attacks=training_attacks,
         undefended="twin",

@@ -209,6 +209,12 @@ def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Sp
     )
 
 
+def under(run: Run, cfg: Config) -> Run:
+    """The same run with a config that differs in `evaluation` alone. Raises ValueError for a radius beyond its cube."""
+    stages.check_radii(cfg, math.prod(run.dataset.image_shape))
+    return dataclasses.replace(run, cfg=cfg)
+
+
 @numerics.defaults()
 def open_random(cfg: Config, batch_size: int = 0) -> Run:
     """A run on random images, enough for one batch of every stage; batch sizes become `batch_size` if that is above 0,

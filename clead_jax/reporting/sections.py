@@ -28,6 +28,7 @@ def compose(inputs: Inputs) -> list[Block]:
     sections = {
         "Checks": checks,
         "Robust accuracy by protocol": by_protocol,
+        "All norms together": union,
         "Accuracy before and after": accuracy,
         "Accuracy as the attack grows": over_eps,
         "What the attack changes": images,
@@ -41,6 +42,7 @@ def compose(inputs: Inputs) -> list[Block]:
         sections = {
             "Checks": checks,
             "Robust accuracy by protocol": by_protocol,
+            "All norms together": union,
             "Accuracy under every attack": accuracy,
             "How to get these numbers again": origin,
         }
@@ -85,6 +87,17 @@ def by_protocol(inputs: Inputs) -> list[Block]:
     if measured.keys() - {"whitebox"}:  # those are the next table
         blocks.append(headline.table(results))
     return [*blocks, Bullets(headline.notes(results))] if measured else blocks
+
+
+def union(inputs: Inputs) -> list[Block]:
+    """Accuracy where an image counts only if it withstands the attacks in several norms; nothing without several."""
+    if inputs.union is None:
+        return []
+    rule = (
+        "In each norm an image counts only if it is still right after every attack that was made there, and in the "
+        "last row only if it counts in every norm."
+    )
+    return [tables.union(inputs.union, inputs.results), Text(rule)]
 
 
 def accuracy(inputs: Inputs) -> list[Block]:
@@ -168,6 +181,7 @@ def over_eps(inputs: Inputs) -> list[Block]:
     caption = "Under an attack that works accuracy falls to guessing, or below, as the radius grows."
     if curves["attack"].startswith("fgsm"):
         caption = "One step need not do more the longer it is: read PGD and AutoAttack beside it."
+    caption += f" The attack: {labels.attack_title(curves['attack'], inputs.results)}."
     figure, alt = charts.accuracy_over_eps(inputs.results), "Accuracy of every model over the radius of the attack."
     return [Picture("accuracy_over_eps", figure, alt, f"{caption} {_BARS}")]
 

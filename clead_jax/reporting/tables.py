@@ -82,6 +82,17 @@ def measured(results: dict[str, Any]) -> str:
     )
 
 
+def union(found: dict[str, Any], results: dict[str, Any]) -> Table:
+    """Accuracy in % with its interval under all attacks in each norm, and in all norms together, a column per model."""
+    models = {label: model for label, model in found["models"].items() if label in results["models"]}
+    titles = {threat["norm"]: labels.radius(**threat) for threat in found["threat_models"]}
+    titles = {"clean": labels.attack_title("clean", results), **titles, "union": "All of these norms"}
+    rows: list[list[Cell]] = [
+        [title, *(labels.accuracy(name, model) for model in models.values())] for name, title in titles.items()
+    ]
+    return Table(["Norm", *(labels.model_title(model, results) for model in models)], rows)
+
+
 def distances(results: dict[str, Any]) -> Table:
     """How far minimal-norm attacks had to move an image, per attack and model."""
     rows: list[list[Cell]] = []

@@ -187,6 +187,8 @@ def shown(result: Result | Union, unmet: list[str], style: str) -> str:
         return str(result)
     numbers = {"accuracy": result.accuracy, "interval95": result.interval95, "norm": result.norm, "eps": result.eps}
     told = numbers | {"complete": result.complete, "notes": result.notes, "checks": result.checks}
+    if result.corruptions:
+        told["corruptions"] = result.corruptions
     if isinstance(result, Union):
         told["by_norm"] = {
             norm: {"accuracy": of.accuracy, "interval95": of.interval95} for norm, of in result.by_norm.items()

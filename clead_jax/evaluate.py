@@ -68,6 +68,8 @@ def main(argv: list[str]) -> None:
     threats = names.threats(options.norm or cfg.evaluation.norm, options.eps or cfg.evaluation.eps)
     several = [config.restore(options.workdir)[0] for _ in threats]
     scaled = [_override(each, options, *threat) for each, threat in zip(several, threats, strict=True)]
+    for each in several[1:]:
+        each.evaluation.corruptions = False  # they know no norm
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
     from clead_jax.experiment import builders, context, stages
     from clead_jax.experiment.evaluate import evaluate

@@ -23,7 +23,13 @@ NOT_EMPTY = {
     "evaluation.protocol": f"some of {', '.join(PROTOCOLS)}",
 }
 POSITIVE = (
-    *("evaluation.curve_examples", "evaluation.corruption_examples", "evaluation.distance_examples", "evaluation.steps", "evaluation.restarts"),
+    *(
+        "evaluation.curve_examples",
+        "evaluation.corruption_examples",
+        "evaluation.distance_examples",
+        "evaluation.steps",
+        "evaluation.restarts",
+    ),
     *("model.width", "model.projection_dim", "pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
     *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
 )

@@ -57,11 +57,19 @@ def accuracies(model: Compiled, examples: Examples, seed: int, key: Key) -> dict
     "num_examples"}. `key` is of the noise of a randomized model.
     """
     shares = {
-        name: [float((model.predict(corrupted(examples, name, s, seed), key) == examples.labels).mean()) for s in SEVERITIES]
+        name: [
+            float((model.predict(corrupted(examples, name, s, seed), key) == examples.labels).mean())
+            for s in SEVERITIES
+        ]
         for name in NAMES
     }
     means = [float(np.mean(each)) for each in shares.values()]
-    return {"accuracy": shares, "mean": float(np.mean(means)), "worst": min(means), "num_examples": len(examples.labels)}
+    return {
+        "accuracy": shares,
+        "mean": float(np.mean(means)),
+        "worst": min(means),
+        "num_examples": len(examples.labels),
+    }
 
 
 def _one(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarray:

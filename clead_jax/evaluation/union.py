@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from clead_jax.attacks import norms
 from clead_jax.core import names, spec
 from clead_jax.core.types import Array, Classifier
 from clead_jax.evaluation import inputs
-from clead_jax.evaluation.audit import Result, audit
-from clead_jax.results.intervals import interval95
+from clead_jax.evaluation.audit import Result, audit, lines
+from clead_jax.results.store import accuracies
 from clead_jax.results.union import in_all
 
 
@@ -36,12 +37,12 @@ class Union:
     @property
     def accuracy(self) -> dict[str, float]:
         """The shares in [0, 1] of `correct`."""
-        return {name: float(hits.mean()) for name, hits in self.correct.items()}
+        return accuracies(self.correct)["accuracy"]
 
     @property
-    def interval95(self) -> dict[str, tuple[float, float]]:
+    def interval95(self) -> dict[str, list[float]]:
         """The 95 % interval of each accuracy."""
-        return {name: interval95(hits.sum(), len(hits)) for name, hits in self.correct.items()}
+        return accuracies(self.correct)["interval95"]
 
     @property
     def norm(self) -> str:
@@ -69,11 +70,14 @@ class Union:
         """False: a budget ended first, and what was not attacked counts as correct."""
         return all(result.complete for result in self.by_norm.values())
 
+    @property
+    def corruptions(self) -> dict[str, Any]:
+        """Accuracy under common corruptions, as in `Result`."""
+        return next(iter(self.by_norm.values())).corruptions
+
     def __str__(self) -> str:
-        line = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format
-        rows = [line(n, *(100 * v for v in (a, *self.interval95[n]))) for n, a in self.accuracy.items()]
         head = "all norms together; an image counts only if it withstands every attack of a norm, in the union of all"
-        return "\n\n".join([*map(str, self.by_norm.values()), "\n".join([head, *rows])])
+        return "\n\n".join([*map(str, self.by_norm.values()), "\n".join([head, *lines(self.correct)])])
 
 
 def union(
@@ -82,6 +86,7 @@ def union(
     labels: np.ndarray,
     norm: Sequence[str] | str = "linf,l2,l1",
     eps: Sequence[str | float] | str = "8/255,0.5,12",
+    attacks: Sequence[str] | str = ("autoattack",),
     *,
     path: str | Path | None = None,
     **settings: Any,
@@ -92,6 +97,7 @@ def union(
       forward, images, labels: as `audit` takes them.
       norm: norms, each once.
       eps: as many radii, in the same order. The defaults are those usual on images of 32 x 32 x 3 pixels.
+      attacks: as `audit` takes them, the same in each norm.
       path: a file where autoattack keeps its progress, one for each norm: FILE becomes FILE-linf and so on.
       settings: any other of `audit`; a budget in time is that of each norm.
 
@@ -100,6 +106,11 @@ def union(
     norm, eps = (given if isinstance(given, str) else ",".join(map(str, given)) for given in (norm, eps))
     threats, size = names.threats(norm, eps), inputs.checked_examples(images, labels).images[0].size
     for name, radius in threats:
+        norms.check(name)
         spec.unit(radius, "eps", name, size)
     paths = {name: f"{path}-{name}" if path else None for name, _ in threats}
-    return Union({n: audit(forward, images, labels, n, radius, path=paths[n], **settings) for n, radius in threats})
+    found: dict[str, Result] = {}
+    for name, radius in threats:
+        found[name] = audit(forward, images, labels, name, radius, attacks, path=paths[name], **settings)
+        settings["corruptions"] = False  # they know no norm
+    return Union(found)

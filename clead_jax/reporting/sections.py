@@ -34,6 +34,7 @@ def compose(inputs: Inputs) -> list[Block]:
         "What the attack changes": images,
         "Features before and after": features,
         "Distance to the nearest error": distances,
+        "Common corruptions": corruptions,
         "Other evaluations of this run": elsewhere,
         "Training": training,
         "How to get these numbers again": origin,
@@ -44,6 +45,7 @@ def compose(inputs: Inputs) -> list[Block]:
             "Robust accuracy by protocol": by_protocol,
             "All norms together": union,
             "Accuracy under every attack": accuracy,
+            "Common corruptions": corruptions,
             "How to get these numbers again": origin,
         }
     page: list[Block] = [Text(tables.measured(inputs.results))]
@@ -93,10 +95,7 @@ def union(inputs: Inputs) -> list[Block]:
     """Accuracy where an image counts only if it withstands the attacks in several norms; nothing without several."""
     if inputs.union is None:
         return []
-    rule = (
-        "In each norm an image counts only if it is still right after every attack that was made there, and in the "
-        "last row only if it counts in every norm."
-    )
+    rule = "An image counts only if it is right after every attack in that norm, in the last row in all these norms."
     return [tables.union(inputs.union, inputs.results), Text(rule)]
 
 
@@ -250,6 +249,18 @@ def distances(inputs: Inputs) -> list[Block]:
         "misclassified as it is counts as found at distance 0: it lowers median and mean."
     )
     return [Text(unit), tables.distances(inputs.results), Text(counted)]
+
+
+def corruptions(inputs: Inputs) -> list[Block]:
+    """Accuracy where nobody attacks, but images are noisy, blurred, under fog or badly compressed."""
+    if not (found := inputs.results.get("corruptions")):
+        return []
+    count = next(iter(found.values()))["num_examples"]
+    said = (
+        f"Accuracy in %, the mean over five severities, of {count:,} images under the corruptions of Hendrycks and "
+        "Dietterich (2019) with the strengths of ImageNet-C; the data set CIFAR-10-C is milder."
+    )
+    return [Text(said), tables.corruptions(inputs.results)]
 
 
 def elsewhere(inputs: Inputs) -> list[Block]:

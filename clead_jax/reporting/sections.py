@@ -95,6 +95,10 @@ def union(inputs: Inputs) -> list[Block]:
     """Accuracy where an image counts only if it withstands the attacks in several norms; nothing without several."""
     if inputs.union is None:
         return []
+    if not inputs.union["models"]:
+        return [
+            Text("Not shown: an evaluation is missing, unfinished, or of another model. Evaluate in all norms again.")
+        ]
     rule = "An image counts only if it is right after every attack in that norm, in the last row in all these norms."
     return [tables.union(inputs.union, inputs.results), Text(rule)]
 

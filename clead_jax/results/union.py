@@ -38,11 +38,11 @@ def write(base: Path, evaluations: Evaluations, of: Sequence[str]) -> None:
 def stored(base: Path, evaluations: Evaluations) -> dict[str, Any] | None:
     """The union that was written, of the records as they are now: {"of", "threat_models", "models"}; None without one.
 
-    Raises ValueError if one of its evaluations is not there, or is of other images by now.
+    If one of its evaluations is not there, or not finished, the union has no models.
     """
     asked = files.load_json(base / FILE, _FORM)
-    if missing := [name for name in asked.get("of", ()) if name not in evaluations]:
-        raise ValueError(f"{base / FILE} needs the evaluation {missing[0]!r}, which is not there: evaluate again")
+    if asked and not {*asked["of"]} <= evaluations.keys():
+        return {"of": asked["of"], "threat_models": [], "models": {}}
     return _union(evaluations, asked["of"])[0] if asked else None
 
 

@@ -6,37 +6,43 @@ import pytest
 
 import clead_jax
 
-N = 40
-RNG = np.random.default_rng(0)
-IMAGES = RNG.uniform(0.3, 0.7, (N, 4, 4, 1)).astype(np.float32)
-W = RNG.normal(size=(16, 2)).astype(np.float32)
-GAP = (IMAGES.reshape(N, -1) - 0.5) @ (W[:, 1] - W[:, 0])
-LABELS = np.where(np.arange(N) < 3, GAP <= 0, GAP > 0).astype(np.int32)  # the first three are wrong
-EPS = {"linf": 0.02, "l2": 0.11, "l1": 0.3}
+# The boundary to each of three classes has its own kind of normal, of length 1 in L2: all pixels, four, or one.
+DENSE, FOUR, ONE = np.full(16, 0.25), np.zeros(16), np.zeros(16)
+DENSE[[1, 2, 15]], FOUR[:4], ONE[15] = -0.25, 0.5, 1.0
+NORMALS = np.stack([DENSE, FOUR, ONE], axis=1).astype(np.float32)
+GAP = np.tile(0.014 + 0.02 * np.arange(8), 3)  # of the logits of label 0 and of the one class that is near
+NEAR = np.repeat(np.arange(3), 8)
+IMAGES = (0.5 + (0.3 - GAP[:, None]) * NORMALS[:, NEAR].T).reshape(24, 4, 4, 1).astype(np.float32)
+LABELS = np.zeros(24, np.int32)
+LABELS[7] = 1  # wrong
+EPS = {"linf": 0.03, "l2": 0.08, "l1": 0.12}
 
 
 def forward(x):
-    return (x.reshape(len(x), -1) - 0.5) @ jnp.asarray(W)
+    others = (x.reshape(len(x), -1) - 0.5) @ NORMALS - 0.3
+    return jnp.concatenate([jnp.zeros((len(x), 1)), others], -1)
 
 
 def robust(norm):
-    """Right, and the boundary further away than eps: no pixel is within that of the edge of the box."""
+    """Right, and the boundary further away than eps."""
     dual = {"linf": 1, "l2": 2, "l1": np.inf}[norm]
-    return (np.abs(GAP) / np.linalg.norm(W[:, 1] - W[:, 0], ord=dual) > EPS[norm]) & (np.arange(N) >= 3)
+    reach = EPS[norm] * np.linalg.norm(NORMALS, ord=dual, axis=0)
+    return (reach[NEAR] < GAP) & (LABELS == 0)
 
 
 def test_an_image_counts_only_if_it_withstands_all():
     norms, eps = list(EPS), list(EPS.values())
-    found = clead_jax.union(forward, IMAGES, LABELS, norms, eps, "pgd(steps=20)", batch_size=48, checks=False)
+    found = clead_jax.union(forward, IMAGES, LABELS, norms, eps, "cw(steps=20)", batch_size=32, checks=False)
     every = {norm: robust(norm) for norm in EPS}
     together = np.logical_and.reduce(list(every.values()))
-    assert all(together.sum() < hits.sum() < N - 3 for hits in every.values()) and together.any()  # each takes some
+    assert all(0 < together.sum() < hits.sum() < 23 for hits in every.values())
+    assert all((every[norm] & ~every[other]).any() for norm in EPS for other in EPS if norm != other)
     for name, hits in (every | {"union": together}).items():
         np.testing.assert_array_equal(found.correct[name], hits)
-    assert found.accuracy["clean"] == (N - 3) / N and found.accuracy["union"] == together.mean()
+    assert found.accuracy["clean"] == 23 / 24 and found.accuracy["union"] == together.mean()
     assert found.interval95["union"][0] < together.mean() < found.interval95["union"][1]
-    assert set(found.by_norm) == set(EPS) and found.by_norm["l2"].eps == 0.11 and found.complete
-    assert "union" in str(found) and str(found).count("pgd") == 3
+    assert set(found.by_norm) == set(EPS) and found.by_norm["l2"].eps == 0.08 and found.complete
+    assert str(found).count("cw(steps=20)") == 3 and str(found).count("union") == 2
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     several = [config.restore(options.workdir)[0] for _ in threats]
     scaled = [_override(each, options, *threat) for each, threat in zip(several, threats, strict=True)]
     for each in several[1:]:
-        each.evaluation.corruptions = False  # they know no norm
+        each.evaluation.corruptions, each.plugins = False, options.plugins  # measured, and said, with the first
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
     from clead_jax.experiment import builders, context, stages
     from clead_jax.experiment.evaluate import evaluate

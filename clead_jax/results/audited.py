@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clead_jax.core import names
 from clead_jax.results import read, union
 from clead_jax.results.forms import Arrays
 from clead_jax.results.intervals import interval95
@@ -43,12 +44,7 @@ class Record(NamedTuple):
             )
 
     def differences(self, norm: str, records: Arrays) -> list[str]:
-        """What of the record does not hold in a norm, measured again: one sentence for each attack; none if all holds.
-
-        Raises ValueError if it has no such norm.
-        """
-        if norm not in self.per_example:
-            raise ValueError(f"{self.directory} has lost what was measured in {norm}")
+        """What of the record does not hold, measured again in a norm: one sentence for each attack; none if all holds."""
         found, within = [], f" in {norm}" if len(self.per_example) > 1 else ""
         for name, hits in records.items():
             before = self.per_example[norm][f"{LABEL}/{name}"]
@@ -66,7 +62,11 @@ def load(directory: str) -> Record:
     if "audit" not in found.results["environment"] or found.per_example is None:
         raise ValueError(f"{directory} is not the record of an audit (python -m clead_jax.audit --output=DIR)")
     every = read.evaluations(directory).values()
-    return Record(directory, found.results, {e.results["threat_model"]["norm"]: e.per_example or {} for e in every})
+    record = Record(directory, found.results, {e.results["threat_model"]["norm"]: e.per_example or {} for e in every})
+    for norm, _ in names.threats(record.settings["norm"], record.settings["eps"]):
+        if norm not in record.per_example:
+            raise ValueError(f"{directory} has lost what was measured in {norm}")
+    return record
 
 
 def save(

@@ -40,10 +40,10 @@ def stored(base: Path, evaluations: Evaluations) -> dict[str, Any] | None:
 
     If one of its evaluations is not there, or not finished, the union has no models.
     """
-    asked = files.load_json(base / FILE, _FORM)
-    if asked and not {*asked["of"]} <= evaluations.keys():
-        return {"of": asked["of"], "threat_models": [], "models": {}}
-    return _union(evaluations, asked["of"])[0] if asked else None
+    of = files.load_json(base / FILE, _FORM).get("of", [])
+    if not {*of} <= evaluations.keys():
+        return {"of": of, "threat_models": [], "models": {}}
+    return _union(evaluations, of)[0] if of else None
 
 
 def _union(evaluations: Evaluations, of: Sequence[str]) -> tuple[dict[str, Any], Arrays]:

@@ -44,7 +44,7 @@ class Record(NamedTuple):
             )
 
     def differences(self, norm: str, records: Arrays) -> list[str]:
-        """What of the record does not hold, measured again in a norm: one sentence for each attack; none if all holds."""
+        """What does not hold of the record in a norm, measured again: a sentence for each attack; none if all holds."""
         found, within = [], f" in {norm}" if len(self.per_example) > 1 else ""
         for name, hits in records.items():
             before = self.per_example[norm][f"{LABEL}/{name}"]

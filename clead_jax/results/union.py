@@ -55,8 +55,9 @@ def _union(evaluations: Evaluations, of: Sequence[str]) -> tuple[dict[str, Any],
         )
     models, arrays = dict[str, Any](), Arrays()
     for label, model in results["models"].items():
-        if any(r["models"].get(label, {}).get("checkpoint") != model["checkpoint"] for r, _ in others):
-            continue  # another model by now
+        same = all(r["models"].get(label, {}).get("checkpoint") == model["checkpoint"] for r, _ in others)
+        if not same or any(f"{label}/clean" not in (records or {}) for _, records in chosen.values()):
+            continue  # another model by now, or one without records
         own = in_all({norm: _records(label, records or {}) for norm, (_, records) in chosen.items()})
         stopped = [norm for norm, (found, _) in chosen.items() if _stopped(label, found)]
         bounds = {"incomplete": [*stopped, UNION]} if stopped else {}

@@ -25,29 +25,18 @@ def _audited(results: dict[str, Any]) -> bool:
 
 def compose(inputs: Inputs) -> list[Block]:
     """All blocks of the report, in order."""
-    sections = {
-        "Checks": checks,
-        "Robust accuracy by protocol": by_protocol,
-        "All norms together": union,
+    first = {"Checks": checks, "Robust accuracy by protocol": by_protocol, "All norms together": union}
+    of_a_run = {
         "Accuracy before and after": accuracy,
         "Accuracy as the attack grows": over_eps,
         "What the attack changes": images,
         "Features before and after": features,
         "Distance to the nearest error": distances,
-        "Common corruptions": corruptions,
-        "Other evaluations of this run": elsewhere,
-        "Training": training,
-        "How to get these numbers again": origin,
     }
-    if _audited(inputs.results):
-        sections = {
-            "Checks": checks,
-            "Robust accuracy by protocol": by_protocol,
-            "All norms together": union,
-            "Accuracy under every attack": accuracy,
-            "Common corruptions": corruptions,
-            "How to get these numbers again": origin,
-        }
+    own = {"Accuracy under every attack": accuracy} if _audited(inputs.results) else of_a_run
+    sections = first | own | {"Common corruptions": corruptions, "Other evaluations": elsewhere}
+    sections |= {} if _audited(inputs.results) else {"Training": training}
+    sections["How to get these numbers again"] = origin
     page: list[Block] = [Text(tables.measured(inputs.results))]
     for heading, section in sections.items():
         if blocks := section(inputs):

@@ -245,7 +245,7 @@ def distances(inputs: Inputs) -> list[Block]:
 
 
 def corruptions(inputs: Inputs) -> list[Block]:
-    """Accuracy where nobody attacks, but images are noisy, blurred, under fog or badly compressed."""
+    """Accuracy without an attack, on images that are noisy, blurred, under fog or badly compressed."""
     if not (found := inputs.results.get("corruptions")):
         return []
     count = next(iter(found.values()))["num_examples"]

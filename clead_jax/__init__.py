@@ -3,6 +3,7 @@
     model = clead_jax.load("runs/quickstart")              # a Classifier: forward, variables = model
     model = clead_jax.from_torch(module, (32, 32, 3))      # the same of a PyTorch module
     result = clead_jax.audit(model, images, labels)        # any Classifier, or a function to logits
+    result = clead_jax.union(model, images, labels)        # the same in Linf, L2 and L1 together
 
 Public names load on first use, so that `import clead_jax` imports no jax.
 """
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": "experiment.models",
     "audit": "audit",
+    "union": "evaluation.union",
     "Classifier": "core.types",
     "from_torch": "interop.torch_module",
 }

@@ -2,6 +2,7 @@
 
     python -m clead_jax.audit --model=package.module:function --images=npz:FILE [--eps=8/255] [--attacks=autoattack] ...
     python -m clead_jax.audit --model=... --images=... --output=DIR     # evaluation/results.json, report/index.html
+    python -m clead_jax.audit --model=... --images=... --norm=linf,l2,l1 --eps=8/255,0.5,12    # each, and their union
     python -m clead_jax.audit --model=... --images=... --verify=DIR     # measures again: does that record still hold?
 
 `function` takes pixels [B, H, W, C] in [0, 1] and returns logits [B, K]; or it is a `clead_jax.Classifier`; or it takes
@@ -27,6 +28,7 @@ from clead_jax.core.types import Classifier, Examples, fingerprint
 from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.audit import Result, audit
+from clead_jax.evaluation.union import Union, union
 from clead_jax.results import audited
 
 if TYPE_CHECKING:
@@ -35,10 +37,10 @@ if TYPE_CHECKING:
 FORMATS = ("text", "json", "sarif")
 UNMET = 3  # exit status
 SETTINGS = {
-    "norm": ("linf", "linf, l2 or l1"),
-    "eps": ("8/255", "radius, in units of the [0, 1] pixel range"),
+    "norm": ("linf", "linf, l2 or l1; several, as linf,l2,l1, with their union: images that withstand all"),
+    "eps": ("8/255", "radius, in units of the [0, 1] pixel range; one for each norm"),
     "attacks": ("autoattack", "attacks, e.g. pgd(steps=100),autoattack(version=plus)"),
-    "budget": ("", "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks"),
+    "budget": ("", "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks, in each norm"),
     "precision": ("float32", "in which attacks differentiate: float32 or bfloat16; float32 judges"),
 }
 MEASURED = (*SETTINGS, "split", "num_examples", "seed")  # what decides the numbers, beside model and images
@@ -64,6 +66,8 @@ def _define(values: "flags.FlagValues") -> None:
     flags.DEFINE_integer("batch_size", 0, "images per batch; 0: the fastest", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("randomized", False, "the function takes a key as its last argument", flag_values=values)
+    common = "accuracy under the 15 common corruptions too, on at most 1,000 images"
+    flags.DEFINE_bool("corruptions", False, common, flag_values=values)
     flags.DEFINE_bool("checks", True, "sanity checks, on at most 128 images", flag_values=values)
     lowest = "exit with status 3 if the 95 % interval of the robust accuracy begins below this, in %"
     flags.DEFINE_float("fail_below", None, lowest, 0, 100, flag_values=values)
@@ -92,20 +96,17 @@ def main(argv: list[str]) -> None:
     if record:
         record.refuse_others(images, first_outputs)
     asked: dict[str, Any] = {name: settings[name] for name in (*SETTINGS, "seed")}
-    asked |= {"checks": given.checks, "batch_size": given.batch_size or None}
-    result = audit(classifier, examples.images, examples.labels, **asked, say=progress.log.info)
-    unmet = audited.below(result.correct, given.fail_below) + (record.differences(result.correct) if record else [])
+    asked |= {"checks": given.checks, "batch_size": given.batch_size or None, "corruptions": given.corruptions}
+    found = union(classifier, examples.images, examples.labels, **asked, say=progress.log.info)
+    parts, result = found.by_norm, found if len(found.by_norm) > 1 else found.by_norm[found.norm]
+    unmet = audited.below(result.correct, given.fail_below)
+    unmet += [line for norm, part in parts.items() if record for line in record.differences(norm, part.correct)]
     if given.output:
         origin = {"command": command(argv[1:]), "audit": settings}
         environment = origin | {"images": images, "outputs": first_outputs} | sharding.machine()
-        audited.save(
-            given.output,
-            examples.index,
-            examples.labels,
-            result.results,
-            result.correct,
-            header(result, dataset, environment),
-        )
+        headers = [header(part, dataset, environment) for part in parts.values()]
+        measured = [(part.results, part.correct) for part in parts.values()]
+        audited.save(given.output, examples.index, examples.labels, measured, headers)
         page.build(given.output)
     print(shown(result, unmet, given.format))
     for sentence in unmet:
@@ -180,12 +181,18 @@ def header(result: Result, dataset: dict[str, Any], environment: dict[str, Any])
     return {"dataset": dataset, "threat_model": threat, **known, "environment": environment}
 
 
-def shown(result: Result, unmet: list[str], style: str) -> str:
+def shown(result: Result | Union, unmet: list[str], style: str) -> str:
     """The result as text, JSON or SARIF."""
     if style == "text":
         return str(result)
     numbers = {"accuracy": result.accuracy, "interval95": result.interval95, "norm": result.norm, "eps": result.eps}
     told = numbers | {"complete": result.complete, "notes": result.notes, "checks": result.checks}
+    if result.corruptions:
+        told["corruptions"] = result.corruptions
+    if isinstance(result, Union):
+        told["by_norm"] = {
+            norm: {"accuracy": of.accuracy, "interval95": of.interval95} for norm, of in result.by_norm.items()
+        }
     return {"json": audited.as_json, "sarif": audited.as_sarif}[style](told, unmet)
 
 

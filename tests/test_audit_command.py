@@ -71,6 +71,30 @@ def test_a_record_holds_and_is_a_work_directory(capsys, monkeypatch, tmp_path):
     assert run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--output=out")[0] == 2
 
 
+def test_several_norms_and_their_union(capsys, monkeypatch, tmp_path):
+    words = [word for word in COMMON if not word.startswith("--eps")]
+    words += ["--model=linear_model:logits", "--norm=linf,l2", "--eps=0.1,0.5"]
+    status, said, _ = run(capsys, monkeypatch, *words, "--output=out", "--format=json")
+    told = json.loads(said)
+    records = [np.load(tmp_path / "out/evaluation" / tag / "per_example.npz") for tag in ("", "l2-0.5")]
+    every = [np.logical_and(record["model/clean"], record["model/fgsm"]) for record in records]
+    assert status == 0 and told["eps"] == [0.1, 0.5]
+    assert told["accuracy"]["union"] == np.logical_and(*every).mean() < min(hits.mean() for hits in every)
+    assert told["accuracy"]["l2"] == every[1].mean() == told["by_norm"]["l2"]["accuracy"]["fgsm"]
+    kept = np.load(tmp_path / "out/evaluation/union.npz")
+    np.testing.assert_array_equal(kept["model/union"], np.logical_and(*every))
+    union = json.loads((tmp_path / "out/evaluation/union.json").read_text())["models"]["model"]
+    assert union["accuracy"] == told["accuracy"] and set(union["interval95"]) == {"clean", "linf", "l2", "union"}
+    page = (tmp_path / "out/report/report.md").read_text()
+    assert "## All norms together" in page and f"{100 * told['accuracy']['union']:.1f}" in page
+
+    status, said, _ = run(capsys, monkeypatch, "--model=linear_model:logits", *NO_SETTINGS, "--verify=out")
+    assert status == 0 and "out holds" in said
+    (tmp_path / "out/evaluation/l2-0.5/results.json").unlink()
+    status, _, error = run(capsys, monkeypatch, "--model=linear_model:logits", *NO_SETTINGS, "--verify=out")
+    assert status == 2 and "l2" in error and error.count("\n") == 1
+
+
 def test_a_record_that_does_not_hold(capsys, monkeypatch, tmp_path):
     run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--output=out")
     file = tmp_path / "out/evaluation/per_example.npz"
@@ -122,6 +146,9 @@ def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
         ([], "which model"),
         (["--model=linear_model:logits", "--images=npz:none.npz"], "no file"),
         (["--model=linear_model:logits", "--fail_below=450"], "fail_below"),
+        (["--model=linear_model:logits", "--norm=linf,l2"], "one radius for each norm"),
+        (["--model=linear_model:logits", "--norm=linf,l2", "--eps=0.1,9"], "[0, 8]"),
+        (["--model=linear_model:logits", "--corruptions"], "corruptions"),
         (["--model=linear_model:logits", "--verify=none"], "none"),
         (["--model=linear_model:logits", "--format=xml"], "format"),
     ],

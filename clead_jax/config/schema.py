@@ -212,6 +212,8 @@ class Evaluation(Section):
     curve_examples: int = 1000
     distances: str = ""  # minimal-norm attacks to report distances of, e.g. "cw_l2"
     distance_examples: int = 100
+    corruptions: bool = False  # the 15 common corruptions at 5 severities (arXiv 1903.12261); needs that extra
+    corruption_examples: int = 1000  # ours: 75 versions of each
 
 
 @dataclass

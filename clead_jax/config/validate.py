@@ -26,8 +26,8 @@ NOT_EMPTY = {
     "evaluation.protocol": f"some of {', '.join(PROTOCOLS)}",
 }
 POSITIVE = (
-    *("evaluation.curve_examples", "evaluation.distance_examples", "evaluation.steps", "evaluation.restarts"),
-    *("model.width", "model.projection_dim", "model.projection_layers"),
+    *("evaluation.curve_examples", "evaluation.corruption_examples", "evaluation.distance_examples"),
+    *("evaluation.steps", "evaluation.restarts", "model.width", "model.projection_dim", "model.projection_layers"),
     *("pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
     *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
 )

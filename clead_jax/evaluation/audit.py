@@ -22,13 +22,14 @@ from clead_jax.core import names, numerics, spec
 from clead_jax.core.batches import sizes
 from clead_jax.core.types import Array, Classifier, NamedAttack, PyTree, ThreatModel
 from clead_jax.evaluation import classifier as classifiers
+from clead_jax.evaluation import corruptions as common
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.batch_size import fastest_batch
 from clead_jax.evaluation.budget import Budget
 from clead_jax.evaluation.measurements import measure
 from clead_jax.evaluation.plan import Plan, Subject, Suite
 from clead_jax.results.intervals import interval95
-from clead_jax.results.store import Store
+from clead_jax.results.store import Store, accuracies
 
 
 @dataclasses.dataclass
@@ -47,6 +48,11 @@ class Result:
     results: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)  # as results.json has them
 
     @property
+    def corruptions(self) -> dict[str, Any]:
+        """Accuracy under common corruptions: "accuracy" of each by severity, "mean", "worst"; empty if not measured."""
+        return self.results.get("corruptions", {}).get("model", {})
+
+    @property
     def accuracy(self) -> dict[str, float]:
         """For "clean" and every attack the share in [0, 1] still classified correctly."""
         return {name: float(hits.mean()) for name, hits in self.correct.items()}
@@ -57,14 +63,21 @@ class Result:
         return {name: interval95(hits.sum(), len(hits)) for name, hits in self.correct.items()}
 
     def __str__(self) -> str:
-        line = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format
-        rows = [line(n, *(100 * v for v in (a, *self.interval95[n]))) for n, a in self.accuracy.items()]
+        rows = lines(self.correct)
         head = f"{len(self.correct['clean'])} images, {self.norm}, eps {self.eps:.4g}; accuracy in %, 95 % intervals"
         stopped = [] if self.complete else ["the budget ended before the attacks did: upper bounds"]
         loud = [c for status in ("fail", "warn") for c in self.checks if c["status"] == status]
         raised = [f"{c['status'].upper()} {c['name']}: {c['hint']}" for c in loud]
+        found = self.corruptions
+        rows += [f"{'corruptions':16} {100 * found['mean']:5.1f} worst {100 * found['worst']:.1f}"] if found else []
         quiet = [f"{sum(c['status'] == 'ok' for c in self.checks)} checks ok"] if self.checks else []
         return "\n".join([head, *rows, *stopped, *self.notes, *raised, *quiet])
+
+
+def lines(correct: dict[str, np.ndarray]) -> list[str]:
+    """Names, accuracies in % and their intervals, for the terminal."""
+    line, found = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format, accuracies(correct)
+    return [line(n, *(100 * v for v in (a, *found["interval95"][n]))) for n, a in found["accuracy"].items()]
 
 
 @inputs.one_line("forward cannot be run twice", jax.errors.UnexpectedTracerError)
@@ -83,6 +96,7 @@ def audit(
     training_attacks: tuple[str, ...] | None = None,
     published: tuple[str, str] | None = None,
     checks: bool = True,
+    corruptions: bool = False,
     keep_images: bool = False,
     precision: str = "float32",
     batch_size: int | None = None,
@@ -109,6 +123,8 @@ def audit(
       training_attacks: names of the attacks the model was trained on, if they are known.
       published: (data set, architecture), to compare with the best published figure.
       checks: whether to make sanity checks; they cost some attacks on at most 128 examples.
+      corruptions: whether to measure accuracy under the 15 common corruptions (arXiv 1903.12261) at 5 severities, on at
+        most 1,000 images; the result's `corruptions`. Needs the extra "corruptions", and 32 pixels a side.
       keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct.
       precision: "bfloat16" attacks a copy of the model in bfloat16 (needs `variables`); success counts in float32 only.
       batch_size: images per batch; None: the fastest, found by trying.
@@ -128,6 +144,8 @@ def audit(
     threat = ThreatModel(norm, spec.unit(eps, "eps", norm, examples.images[0].size))
     seed = spec.whole(seed, "seed", 0, 2**32 - 1)
     batch_size = None if batch_size is None else spec.whole(batch_size, "batch_size", 1)
+    if corruptions:
+        common.check(shape)
     classifier = _classifier(forward, variables, randomized, precision)
     if (expected := tuple(classifier.image_shape or shape)) != shape:
         raise ValueError(f"the model takes images {expected}, these are {shape}")
@@ -157,6 +175,7 @@ def audit(
         direct=tuple(direct),
         suite=suite,
         checks=checks,
+        corruptions=corruptions,
         save_images=keep_images,
         training_attacks=training_attacks,
         undefended="twin",

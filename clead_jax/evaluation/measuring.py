@@ -11,6 +11,7 @@ from clead_jax.attacks.parse import at_radius, attack_at
 from clead_jax.core import numerics
 from clead_jax.core.batches import pixels, sizes
 from clead_jax.core.types import Examples, NamedAttack
+from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.batch_size import fastest_batch
 from clead_jax.evaluation.budget import UNLIMITED, Budget, lines
 from clead_jax.evaluation.checks.context import CheckContext
@@ -18,6 +19,7 @@ from clead_jax.evaluation.checks.run import run_checks
 from clead_jax.evaluation.features import clusters
 from clead_jax.evaluation.plan import Plan, Subject
 from clead_jax.evaluation.runner import Finding, run_attacks
+from clead_jax.evaluation.verify import rounded_up
 from clead_jax.results.store import Store, accuracies
 
 SHOWN, EMBEDDED, CHECKED = 8, 512, 128  # images in the report's grid, in its projection, and under the checks
@@ -123,10 +125,16 @@ class Measuring:
         return {"attack": named.name, "settings": named.settings, "eps": list(self.plan.curve), "num_examples": few}
 
     def curve(self, subject: Subject) -> bool:
-        """Robust accuracy over eps, the attack's step size scaled along."""
-        named, few = self.plan.curve_attack, self._few(self.plan.curve_examples)
+        """Robust accuracy over eps: of an attack without a ball by one run, else by one for each radius, the step size
+        scaled along.
+        """
+        named, few, radii = self.plan.curve_attack, self._few(self.plan.curve_examples), self.plan.curve
         assert named is not None
-        shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in self.plan.curve]
+        if np.isinf(named.radius):
+            far = self._nearest_error(subject, named, few)
+            shares = [float((far > rounded_up(eps)).mean()) for eps in radii]
+        else:
+            shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in radii]
         self.plan.say(f"{subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
         plan, found = self.curve_plan(), self.store.results.get("curves", {})
         before = found.get("accuracy", {}) if {key: found.get(key) for key in plan} == plan else {}
@@ -136,15 +144,29 @@ class Measuring:
     def distance(self, subject: Subject, named: NamedAttack) -> bool:
         """How far the nearest error is, for attacks that look for it (0 where the clean image is wrong)."""
         few = self._few(self.plan.distance_examples)
-        finding = self.attacked(subject, [named], few, len(few.labels), early_stop=False, name=f"{subject.label}/")
-        found = finding.prediction != few.labels
+        distance = self._nearest_error(subject, named, few)
+        found = np.isfinite(distance)
         of_attack = self.store.results.setdefault("distances", {}).setdefault(named.name, {})
-        far = finding.distance[found]
+        far = distance[found]
         averages = dict.fromkeys(("median", "mean"))
         if found.any():
             averages = {"median": float(np.median(far)), "mean": float(np.mean(far))}
         known = {"settings": named.settings, "num_examples": len(few.labels), "norm": named.cfg.norm}
         of_attack[subject.label] = known | {"success": float(found.mean())} | averages
+        return True
+
+    def _nearest_error(self, subject: Subject, named: NamedAttack, examples: Examples) -> np.ndarray:
+        """How far the nearest error is that the attack finds, float [N]: 0 for images that are wrong, inf for none."""
+        count = len(examples.labels)
+        finding = self.attacked(subject, [named], examples, count, early_stop=False, name=f"{subject.label}/")
+        return np.where(finding.prediction != examples.labels, finding.distance, np.inf)
+
+    def corruptions(self, subject: Subject) -> bool:
+        """Accuracy under common corruptions."""
+        few = self._few(self.plan.corruption_examples)
+        self.plan.say(f"{subject.label} under {len(corruptions.NAMES)} corruptions of {len(few.labels)} images")
+        found = corruptions.accuracies(subject.model, few, self.plan.seed, self.key)
+        self.store.results.setdefault("corruptions", {})[subject.label] = found
         return True
 
     def features(self, subject: Subject) -> bool:

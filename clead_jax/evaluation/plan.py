@@ -1,5 +1,6 @@
 """What an evaluation is asked to measure, of which models: plain values, and attacks ready to run."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -54,11 +55,13 @@ class Plan:
     transfer: tuple[NamedAttack, ...] = ()  # those whose images are made on one model and shown to all
     transfer_from: str = ""  # label of the model that transfer images are made on; empty: no transfer attacks
     suite: Suite | None = None
-    curve_attack: NamedAttack | None = None
+    curve_attack: NamedAttack | None = None  # with an infinite radius: its distances give the whole curve
     curve: tuple[float, ...] = ()  # radii
     curve_examples: int = 1000
     distances: tuple[NamedAttack, ...] = ()  # minimal-norm attacks
     distance_examples: int = 100
+    corruptions: bool = False  # accuracy under common corruptions
+    corruption_examples: int = 1000
     pictures: bool = False  # keep the first images and features for the report
     save_images: bool = False
     checks: bool = True
@@ -79,7 +82,8 @@ class Plan:
         alone = [*self.direct, *(named for named in self.transfer if named not in self.direct)]
         found = images * sum(map(cost, [*alone, *(self.suite.attacks if self.suite else [])]))
         if self.curve_attack:
-            found += len(self.curve) * min(self.curve_examples, images) * cost(self.curve_attack)
+            runs = 1 if self.curve_attack.radius == math.inf else len(self.curve)
+            found += runs * min(self.curve_examples, images) * cost(self.curve_attack)
         return found + min(self.distance_examples, images) * sum(map(cost, self.distances))
 
     @property

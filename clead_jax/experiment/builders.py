@@ -209,22 +209,37 @@ def evaluation_attack(cfg: Config, text: str) -> NamedAttack:
 
 
 def curve_attack(cfg: Config) -> NamedAttack:
-    """The attack behind robust accuracy over eps. ValueError if it has no step size to scale along."""
-    named = evaluation_attack(cfg, cfg.evaluation.curve_attack)
+    """The attack behind robust accuracy over eps: one that looks for the nearest error, whose one run gives the whole
+    curve, or one with a step size to scale along. ValueError for another, and for one that measures in another norm.
+    """
+    own, text = cfg.evaluation, cfg.evaluation.curve_attack
+    if text and _looks_for_the_nearest(text):
+        if "eps" in spec.parse(text)[1]:
+            raise ValueError(f"evaluation.curve_attack: {text!r}: the curve is over eps; leave it out")
+        return parse.within(distance_attack(cfg, text), own.norm, float("inf"))
+    named = evaluation_attack(cfg, text)
     if not hasattr(named.cfg, "step_size"):
-        raise ValueError(f"evaluation.curve_attack: {named.name!r} has no step size; take fgsm, pgd or cw")
+        known = f"fgsm, pgd or cw, or what looks for the nearest error: {_known_nearest()}"
+        raise ValueError(f"evaluation.curve_attack: {named.name!r} has no step size; take {known}")
     return named
 
 
 def distance_attack(cfg: Config, text: str) -> NamedAttack:
     """An attack that looks for the nearest error, however far that is. ValueError if this one does not."""
-    name, _ = spec.parse(text)
-    if not ATTACKS[name].info.get("nearest"):
-        known = ", ".join(n for n in ATTACKS if ATTACKS[n].info.get("nearest"))
-        problem = f"attack {name!r} does not look for the nearest error; these do: {known}"
+    if not _looks_for_the_nearest(text):
+        name = spec.parse(text)[0]
+        problem = f"attack {name!r} does not look for the nearest error; these do: {_known_nearest()}"
         raise ValueError(f"evaluation.distances: {problem}")
     norm = cfg.evaluation.norm
     return parse.named_attack(text, {"norm": norm, "eps": 1.0 if norm == "linf" else 1e6}, {})
+
+
+def _looks_for_the_nearest(text: str) -> bool:
+    return ATTACKS[spec.parse(text)[0]].info.get("nearest", False)
+
+
+def _known_nearest() -> str:
+    return ", ".join(name for name in ATTACKS if _looks_for_the_nearest(name))
 
 
 def _threat(section: Any, common: tuple[str, ...], **more: Any) -> tuple[dict, dict]:
@@ -290,6 +305,8 @@ def evaluation_plan(cfg: Config, dataset: data.Dataset, trained_on: set[str]) ->
         curve_examples=own.curve_examples,
         distances=tuple(distance_attack(cfg, text) for text in spec.items(own.distances)),
         distance_examples=own.distance_examples,
+        corruptions=own.corruptions,
+        corruption_examples=own.corruption_examples,
         pictures=True,
         save_images=own.save_images,
         checks=own.checks,

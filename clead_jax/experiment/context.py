@@ -17,6 +17,7 @@ from clead_jax.config import Config
 from clead_jax.core import cluster, numerics, sharding, spec
 from clead_jax.core.batches import rounded_up
 from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree
+from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.classifier import Compiled, compiled
 from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
@@ -192,7 +193,7 @@ def open_run(cfg: Config, workdir: str, name: str, find_data: bool = False) -> R
 
 
 def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Splits, fields: dict[str, Any]) -> Run:
-    stages.check_radii(cfg, math.prod(dataset.image_shape))
+    _check_images(cfg, dataset)
     return Run(
         cfg,
         workdir,
@@ -209,6 +210,19 @@ def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Sp
         defended=cfg.defended,
         which=(cfg.evaluation.which, cfg.evaluation.weights),
     )
+
+
+def _check_images(cfg: Config, dataset: data.Dataset) -> None:
+    """Raises ValueError for what cannot be done with images of this shape."""
+    stages.check_radii(cfg, math.prod(dataset.image_shape))
+    if cfg.evaluation.corruptions:
+        corruptions.check(dataset.image_shape)
+
+
+def under(run: Run, cfg: Config) -> Run:
+    """The same run with a config that differs in `evaluation` alone. Raises ValueError for a radius beyond its cube."""
+    _check_images(cfg, run.dataset)
+    return dataclasses.replace(run, cfg=cfg)
 
 
 @numerics.defaults()

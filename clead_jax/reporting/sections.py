@@ -25,25 +25,18 @@ def _audited(results: dict[str, Any]) -> bool:
 
 def compose(inputs: Inputs) -> list[Block]:
     """All blocks of the report, in order."""
-    sections = {
-        "Checks": checks,
-        "Robust accuracy by protocol": by_protocol,
+    first = {"Checks": checks, "Robust accuracy by protocol": by_protocol, "All norms together": union}
+    of_a_run = {
         "Accuracy before and after": accuracy,
         "Accuracy as the attack grows": over_eps,
         "What the attack changes": images,
         "Features before and after": features,
         "Distance to the nearest error": distances,
-        "Other evaluations of this run": elsewhere,
-        "Training": training,
-        "How to get these numbers again": origin,
     }
-    if _audited(inputs.results):
-        sections = {
-            "Checks": checks,
-            "Robust accuracy by protocol": by_protocol,
-            "Accuracy under every attack": accuracy,
-            "How to get these numbers again": origin,
-        }
+    own = {"Accuracy under every attack": accuracy} if _audited(inputs.results) else of_a_run
+    sections = first | own | {"Common corruptions": corruptions, "Other evaluations": elsewhere}
+    sections |= {} if _audited(inputs.results) else {"Training": training}
+    sections["How to get these numbers again"] = origin
     page: list[Block] = [Text(tables.measured(inputs.results))]
     for heading, section in sections.items():
         if blocks := section(inputs):
@@ -85,6 +78,18 @@ def by_protocol(inputs: Inputs) -> list[Block]:
     if measured.keys() - {"whitebox"}:  # those are the next table
         blocks.append(headline.table(results))
     return [*blocks, Bullets(headline.notes(results))] if measured else blocks
+
+
+def union(inputs: Inputs) -> list[Block]:
+    """Accuracy where an image counts only if it withstands the attacks in several norms; nothing without several."""
+    if inputs.union is None:
+        return []
+    if not inputs.union["models"]:
+        return [
+            Text("Not shown: an evaluation is missing, unfinished, or of another model. Evaluate in all norms again.")
+        ]
+    rule = "An image counts only if it is right after every attack in that norm, in the last row in all these norms."
+    return [tables.union(inputs.union, inputs.results), Text(rule)]
 
 
 def accuracy(inputs: Inputs) -> list[Block]:
@@ -168,6 +173,7 @@ def over_eps(inputs: Inputs) -> list[Block]:
     caption = "Under an attack that works accuracy falls to guessing, or below, as the radius grows."
     if curves["attack"].startswith("fgsm"):
         caption = "One step need not do more the longer it is: read PGD and AutoAttack beside it."
+    caption += f" The attack: {labels.attack_title(curves['attack'], inputs.results)}."
     figure, alt = charts.accuracy_over_eps(inputs.results), "Accuracy of every model over the radius of the attack."
     return [Picture("accuracy_over_eps", figure, alt, f"{caption} {_BARS}")]
 
@@ -236,6 +242,18 @@ def distances(inputs: Inputs) -> list[Block]:
         "misclassified as it is counts as found at distance 0: it lowers median and mean."
     )
     return [Text(unit), tables.distances(inputs.results), Text(counted)]
+
+
+def corruptions(inputs: Inputs) -> list[Block]:
+    """Accuracy without an attack, on images that are noisy, blurred, under fog or badly compressed."""
+    if not (found := inputs.results.get("corruptions")):
+        return []
+    count = next(iter(found.values()))["num_examples"]
+    said = (
+        f"Accuracy in %, the mean over five severities, of {count:,} images under the corruptions of Hendrycks and "
+        "Dietterich (2019) with the strengths of ImageNet-C; the data set CIFAR-10-C is milder."
+    )
+    return [Text(said), tables.corruptions(inputs.results)]
 
 
 def elsewhere(inputs: Inputs) -> list[Block]:

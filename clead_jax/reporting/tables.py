@@ -82,6 +82,29 @@ def measured(results: dict[str, Any]) -> str:
     )
 
 
+def union(found: dict[str, Any], results: dict[str, Any]) -> Table:
+    """Accuracy in % with its interval under all attacks in each norm, and in all norms together, a column per model."""
+    models = {label: model for label, model in found["models"].items() if label in results["models"]}
+    titles = {threat["norm"]: labels.radius(**threat) for threat in found["threat_models"]}
+    titles = {"clean": labels.attack_title("clean", results), **titles, "union": "All of these norms"}
+    rows: list[list[Cell]] = [
+        [title, *(labels.accuracy(name, model) for model in models.values())] for name, title in titles.items()
+    ]
+    return Table(["Norm", *(labels.model_title(model, results) for model in models)], rows)
+
+
+def corruptions(results: dict[str, Any]) -> Table:
+    """Accuracy in % under each common corruption, the mean of all severities with the strongest below, and over all."""
+    found, rows = results["corruptions"], list[list[Cell]]()
+    for name in next(iter(found.values()))["accuracy"]:
+        shares = [model["accuracy"].get(name) for model in found.values()]
+        mean = lambda of: (labels.percent(sum(of) / len(of)), f"(severity 5: {labels.percent(of[-1])})")
+        rows.append([name.replace("_", " "), *("not measured" if of is None else mean(of) for of in shares)])
+    for title, field in (("Mean of all", "mean"), ("Worst of these", "worst")):
+        rows.append([title, *(labels.percent(model[field]) for model in found.values())])
+    return Table(["Corruption", *(labels.model_title(model, results) for model in found)], rows)
+
+
 def distances(results: dict[str, Any]) -> Table:
     """How far minimal-norm attacks had to move an image, per attack and model."""
     rows: list[list[Cell]] = []

@@ -41,7 +41,7 @@ def contradictions(results: dict[str, Any], records: Arrays | None) -> Iterator[
 def _of_results(results: dict[str, Any]) -> Iterator[str]:
     models, protocols = results["models"], results.get("protocols", {}).values()
     curves = {"eps": [], "accuracy": {}} | results.get("curves", {})
-    others = (results.get(kind, {}) for kind in ("clusters", "label_use"))
+    others = (results.get(kind, {}) for kind in ("clusters", "label_use", "corruptions"))
     for by_model in (*protocols, *results.get("distances", {}).values(), *others, curves["accuracy"]):
         if unknown := by_model.keys() - models.keys():
             yield f"it has numbers of {min(unknown)!r}, which is no model"

@@ -85,7 +85,8 @@ class Store:
             for key in [k for k in arrays if k.split("/")[0] == label]:
                 del arrays[key]
         apart = (by_model for kind in ("distances", "protocols") for by_model in self.results.get(kind, {}).values())
-        for by_model in (self.results.get("curves", {}).get("accuracy", {}), *apart):
+        whole = (self.results.get("curves", {}).get("accuracy", {}), self.results.get("corruptions", {}))
+        for by_model in (*whole, *apart):
             by_model.pop(label, None)
         if self.writes and self.directory:
             shutil.rmtree(self.directory / "adversarial" / label, ignore_errors=True)

@@ -9,7 +9,7 @@ import pytest
 import speck
 
 import clead_jax
-from clead_jax import config, evaluate, main
+from clead_jax import config, evaluate, main, report
 from clead_jax.attacks import autoattack
 from clead_jax.attacks.parse import named_attack
 from clead_jax.evaluation import measuring
@@ -366,3 +366,38 @@ def test_bad_input(finished, flags, message):
     with pytest.raises(ValueError) as error:
         evaluate.main(["evaluate", f"--workdir={finished}", *flags])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_several_norms_their_union_and_curves_from_distances(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    for flags, told in (
+        (["--norm=linf,l2", "--eps=0.1"], "one radius for each norm"),
+        (["--norm=linf,l2", "--eps=0.1,9"], r"\[0, 8\]"),
+        (["--corruptions"], "no corruptions of images 8x8x1"),
+        (["--curve=0,1", "--curve_attack=ddn"], "ddn.* measures in l2"),
+        (["--curve=0,1", "--curve_attack=fmn(eps=0.1)"], "leave it out"),
+        (["--curve=0,1", "--curve_attack=square"], "no step size; take fgsm, pgd or cw, or .*fmn"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            again(run, "--attacks=fgsm", *flags)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+
+    words = ["--attacks=fgsm", "--protocol=whitebox", "--norm=linf,l2", "--eps=0.1,0.5", "--curve=0,0.1,0.3"]
+    evaluate.main(["evaluate", f"--workdir={run}", *words, "--curve_attack=fmn(steps=5,targets=1)"])
+    assert "All of these norms" in capsys.readouterr().out
+    union = json.loads((run / "evaluation/union.json").read_text())
+    assert union["of"] == ["", "l2-0.5-test-32"] and [t["norm"] for t in union["threat_models"]] == ["linf", "l2"]
+    folders, kept = [run / "evaluation" / tag for tag in union["of"]], arrays(run / "evaluation/union.npz")
+    for label in ("baseline", "defended"):
+        records = [arrays(folder / "per_example.npz") for folder in folders]
+        every = [np.logical_and.reduce([r[k] for k in r if k.startswith(f"{label}/")]) for r in records]
+        np.testing.assert_array_equal(kept[f"{label}/union"], np.logical_and(*every))
+        assert union["models"][label]["accuracy"]["union"] == np.logical_and(*every).mean()
+    for folder in folders:
+        curves = json.loads((folder / "results.json").read_text())["curves"]
+        assert curves["attack"] == "fmn(steps=5,targets=1)"
+        for label, shares in curves["accuracy"].items():
+            assert shares[0] >= shares[1] >= shares[2], label
+    report.main(["report", f"--workdir={run}"])
+    page = (run / "report/report.md").read_text()
+    assert "## All norms together" in page and "The attack: FMN (steps 5, targets 1)" in page

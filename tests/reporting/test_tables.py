@@ -91,6 +91,34 @@ def test_distances_that_do_not_exist_are_not_numbers(results):
     assert tables.distances(results).rows[1] == row
 
 
+def test_corruptions_with_their_mean_the_strongest_and_the_worst(results):
+    shares = {"fog": [0.9, 0.8, 0.7, 0.6, 0.5], "jpeg_compression": [1.0] * 5}
+    one = {"accuracy": shares, "mean": 0.85, "worst": 0.7, "num_examples": 100}
+    results["corruptions"] = {"defended": one}
+    found = tables.corruptions(results)
+    assert found.header == ["Corruption", "With C-LEAD"]
+    assert found.rows == [
+        ["fog", ("70.0", "(severity 5: 50.0)")],
+        ["jpeg compression", ("100.0", "(severity 5: 100.0)")],
+        ["Mean of all", "85.0"],
+        ["Worst of these", "70.0"],
+    ]
+
+
+def test_the_union_has_a_row_for_each_norm_and_one_for_all(results):
+    threats = [{"norm": "linf", "eps": 8 / 255}, {"norm": "l2", "eps": 0.5}]
+    accuracy = {"clean": 0.9, "linf": 0.5, "l2": 0.6, "union": 0.4}
+    models = {"defended": {"accuracy": accuracy, "interval95": {}, "incomplete": ["l2", "union"]}}
+    found = tables.union({"of": ["", "l2-0.5"], "threat_models": threats, "models": models}, results)
+    assert [row[0] for row in found.rows] == [
+        "Clean images",
+        "L∞, ε = 8/255 (0.0314)",
+        "L2, ε = 0.5",
+        "All of these norms",
+    ]
+    assert [row[1][0] for row in found.rows] == ["90.0", "50.0", "≤ 60.0", "≤ 40.0"]
+
+
 def test_words():
     assert labels.radius("linf", 8 / 255) == "L∞, ε = 8/255 (0.0314)"
     assert labels.radius("l2", 0.5) == "L2, ε = 0.5"

@@ -56,9 +56,17 @@ class Result:
         """The 95 % interval of each accuracy."""
         return {name: interval95(hits.sum(), len(hits)) for name, hits in self.correct.items()}
 
+    @property
+    def draws(self) -> dict[str, dict[str, float]]:
+        """Of a randomized model, for "clean" and every attack: mean accuracy over "n" fresh draws, and in all of them."""
+        return self.results.get("models", {}).get("model", {}).get("draws", {})
+
     def __str__(self) -> str:
         line = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format
-        rows = [line(n, *(100 * v for v in (a, *self.interval95[n]))) for n, a in self.accuracy.items()]
+        fresh = {k: f"  fresh draws: mean {100 * d['mean']:.1f}, worst of {d['n']} {100 * d['worst']:.1f}"
+                 for k, d in self.draws.items()}  # fmt: skip
+        share = {n: line(n, *(100 * v for v in (a, *self.interval95[n]))) for n, a in self.accuracy.items()}
+        rows = [row + fresh.get(name, "") for name, row in share.items()]
         head = f"{len(self.correct['clean'])} images, {self.norm}, eps {self.eps:.4g}; accuracy in %, 95 % intervals"
         stopped = [] if self.complete else ["the budget ended before the attacks did: upper bounds"]
         loud = [c for status in ("fail", "warn") for c in self.checks if c["status"] == status]
@@ -109,7 +117,8 @@ def audit(
       training_attacks: names of the attacks the model was trained on, if they are known.
       published: (data set, architecture), to compare with the best published figure.
       checks: whether to make sanity checks; they cost some attacks on at most 128 examples.
-      keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct.
+      keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct,
+        of a randomized model the last ones tried.
       precision: "bfloat16" attacks a copy of the model in bfloat16 (needs `variables`); success counts in float32 only.
       batch_size: images per batch; None: the fastest, found by trying.
       budget: most time of the attacks in this call ("90s", "10m", "2h") or most passes per image ("2000passes").

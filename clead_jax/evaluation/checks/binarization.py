@@ -8,7 +8,6 @@ finds none was weak. Points drawn at random are the control: a problem that they
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -86,9 +85,7 @@ def _problem(context: CheckContext, image: np.ndarray, rng: np.random.Generator)
     return *(np.asarray(each, np.float32) for each in outputs), np.asarray(exists), np.asarray(by_chance)
 
 
-def _around(
-    context: CheckContext, image: np.ndarray, count: int, share: float, rng: np.random.Generator
-) -> np.ndarray:
+def _around(context: CheckContext, image: np.ndarray, count: int, share: float, rng: np.random.Generator) -> np.ndarray:
     """Random points float32 [count, H, W, C] at a distance of share * eps, and in [0, 1]; in Linf corners."""
     away = rng.normal(size=(count, *image.shape))
     away = np.sign(away) if context.norm == "linf" else away

@@ -184,13 +184,9 @@ def shown(result: Result, unmet: list[str], style: str) -> str:
     """The result as text, JSON or SARIF."""
     if style == "text":
         return str(result)
-    numbers = {"accuracy": result.accuracy, "interval95": result.interval95, "norm": result.norm, "eps": result.eps}
-    told = numbers | {
-        "draws": result.draws,
-        "complete": result.complete,
-        "notes": result.notes,
-        "checks": result.checks,
-    }
+    numbers = {"accuracy": result.accuracy, "interval95": result.interval95, "draws": result.draws}
+    numbers |= {"norm": result.norm, "eps": result.eps}
+    told = numbers | {"complete": result.complete, "notes": result.notes, "checks": result.checks}
     return {"json": audited.as_json, "sarif": audited.as_sarif}[style](told, unmet)
 
 

@@ -58,15 +58,15 @@ class Result:
 
     @property
     def draws(self) -> dict[str, dict[str, float]]:
-        """Of a randomized model, for "clean" and every attack: mean accuracy over "n" fresh draws, and in all of them."""
+        """Of a randomized model, for "clean" and every attack: accuracy over "n" fresh draws, "mean" and "worst"."""
         return self.results.get("models", {}).get("model", {}).get("draws", {})
 
     def __str__(self) -> str:
         line = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format
-        fresh = {k: f"  fresh draws: mean {100 * d['mean']:.1f}, worst of {d['n']} {100 * d['worst']:.1f}"
-                 for k, d in self.draws.items()}  # fmt: skip
-        share = {n: line(n, *(100 * v for v in (a, *self.interval95[n]))) for n, a in self.accuracy.items()}
-        rows = [row + fresh.get(name, "") for name, row in share.items()]
+        fresh = "  fresh draws: mean {:.1f}, worst of {} {:.1f}".format
+        drawn = {name: fresh(100 * d["mean"], d["n"], 100 * d["worst"]) for name, d in self.draws.items()}
+        shares = {name: (a, *self.interval95[name]) for name, a in self.accuracy.items()}
+        rows = [line(name, *(100 * v for v in of)) + drawn.get(name, "") for name, of in shares.items()]
         head = f"{len(self.correct['clean'])} images, {self.norm}, eps {self.eps:.4g}; accuracy in %, 95 % intervals"
         stopped = [] if self.complete else ["the budget ended before the attacks did: upper bounds"]
         loud = [c for status in ("fail", "warn") for c in self.checks if c["status"] == status]

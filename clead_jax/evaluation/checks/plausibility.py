@@ -41,9 +41,7 @@ def robust_above_clean(context: CheckContext) -> dict[str, Any]:
     worst = max(above, key=lambda name: above[name] / len(pairs[name][0]))
     hits, clean = pairs[worst]
     value = {"attack": worst, "clean": float(clean.mean()), "attacked": float(hits.mean())}
-    hint = (
-        f"{hits.mean():.1%} under {worst}, {clean.mean():.1%} clean: scaled or labelled otherwise, or no attack at all"
-    )
+    hint = f"{hits.mean():.1%} under {worst}, {clean.mean():.1%} clean: other scales or labels, or no attack at all"
     status = "ok" if above[worst] <= 0 else "warn" if above[worst] <= slack(len(hits), 0.01) else "fail"
     return check("robust_above_clean", status, value, hint)
 

@@ -21,12 +21,8 @@ CHECKS: tuple[Check, ...] = (
     *(attack_strength.iterative_vs_one_step, attack_strength.noise_vs_gradient, attack_strength.blackbox_vs_whitebox),
     *(attack_strength.steps_enough, attack_strength.restarts_enough, attack_strength.loss_still_rising),
     *(attack_strength.falls_to_chance, attack_strength.undefended_falls, binarization.finds_planted_points),
-    *(
-        plausibility.robust_above_clean,
-        plausibility.only_training_attacks,
-        plausibility.sample_size,
-        plausibility.extraordinary,
-    ),
+    *(plausibility.robust_above_clean, plausibility.only_training_attacks),
+    *(plausibility.sample_size, plausibility.extraordinary),
 )
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weak_inputs  # noqa: F401  fills the list
+import weak_networks  # noqa: F401
 from check_contexts import context_of, convolutional, digits, halves, pairs, trained
 from weak_defences import DEFENCES, MISTAKE
 

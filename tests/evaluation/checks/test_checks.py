@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import weak_defences
+import weak_inputs
+import weak_networks
 from check_contexts import EPS, blind, context_of, linear, linear_context
 
 from clead_jax.core.types import Examples
@@ -108,18 +109,18 @@ LOUD = [
         "warn",
     ),
     (outputs.nan_outputs, lambda: linear_context(TO_NAN), "fail"),
-    (outputs.probabilities_output, lambda: linear_context(weak_defences.probabilities(linear)), "fail"),
+    (outputs.probabilities_output, lambda: linear_context(weak_networks.probabilities(linear)), "fail"),
     (outputs.probabilities_output, lambda: linear_context(lambda v, x: jax.nn.sigmoid(linear(v, x) + 1)), "warn"),
-    (outputs.deterministic, lambda: linear_context(weak_defences.noise_of_python(linear)), "fail"),
-    (outputs.deterministic, lambda: linear_context(weak_defences.noise_of_content(linear)), "fail"),
+    (outputs.deterministic, lambda: linear_context(weak_inputs.noise_of_python(linear)), "fail"),
+    (outputs.deterministic, lambda: linear_context(weak_inputs.noise_of_content(linear)), "fail"),
     (outputs.deterministic, lambda: linear_context(lambda v, x, key: linear(v, x), randomized=True), "warn"),
     (outputs.batch_statistics, forgetful, "fail"),
-    (outputs.batch_composition, lambda: linear_context(weak_defences.batch_normalised(linear)), "fail"),
-    (outputs.batch_composition, lambda: linear_context(weak_defences.noise_by_place(linear)), "fail"),
+    (outputs.batch_composition, lambda: linear_context(weak_inputs.batch_normalised(linear)), "fail"),
+    (outputs.batch_composition, lambda: linear_context(weak_inputs.noise_by_place(linear)), "fail"),
     (gradient_masking.gradient_zero_or_nan, lambda: linear_context(blind), "fail"),
-    (gradient_masking.gradient_zero_or_nan, lambda: linear_context(weak_defences.scaled(linear)), "fail"),
+    (gradient_masking.gradient_zero_or_nan, lambda: linear_context(weak_networks.scaled(linear)), "fail"),
     (gradient_masking.gradient_direction, lambda: linear_context(blind), "fail"),
-    (gradient_masking.gradient_direction, lambda: linear_context(weak_defences.rippled(linear)), "fail"),
+    (gradient_masking.gradient_direction, lambda: linear_context(weak_networks.rippled(linear)), "fail"),
     (gradient_masking.gradient_foretells, lambda: linear_context(blind), "fail"),
     (gradient_masking.gradient_foretells, lambda: linear_context(half_hidden(linear)), "fail"),
     (gradient_masking.gradient_foretells, lambda: linear_context(dithered(linear), randomized=True), "fail"),
@@ -138,12 +139,12 @@ LOUD = [
         "warn",
     ),
     (binarization.finds_planted_points, lambda: linear_context(blind), "fail"),
-    (binarization.finds_planted_points, lambda: ten_directions(weak_defences.flipped_gradient), "fail"),
+    (binarization.finds_planted_points, lambda: ten_directions(weak_networks.flipped_gradient), "fail"),
     (binarization.finds_planted_points, lambda: ten_directions(lambda f: f, settings={"steps": 1, **FEEBLE}), "fail"),
     (plausibility.robust_above_clean, lambda: above_clean("records", 400), "fail"),
     (plausibility.robust_above_clean, lambda: above_clean("transferred", 400), "fail"),
     (plausibility.robust_above_clean, lambda: above_clean("transferred", 1), "warn"),
-    (plausibility.robust_above_clean, lambda: half_wrong(weak_defences.flipped_gradient(linear)), "fail"),
+    (plausibility.robust_above_clean, lambda: half_wrong(weak_networks.flipped_gradient(linear)), "fail"),
     (plausibility.only_training_attacks, lambda: recorded(0.5, training_attacks=("autoattack",)), "warn"),
     (plausibility.sample_size, lambda: recorded(0.5, n=999), "warn"),
     (plausibility.extraordinary, lambda: recorded(0.9, published=("cifar10", "resnet18")), "warn"),
@@ -162,7 +163,7 @@ QUIET = [
     (plausibility.only_training_attacks, lambda: recorded(0.5, training_attacks=("pgd",))),
     (plausibility.sample_size, lambda: recorded(0.5)),
     (plausibility.extraordinary, lambda: recorded(0.5, published=("cifar10", "resnet18"), eps=8 / 255)),
-    (outputs.deterministic, lambda: linear_context(weak_defences.resized_and_padded(linear), randomized=True)),
+    (outputs.deterministic, lambda: linear_context(weak_inputs.resized_and_padded(linear), randomized=True)),
 ]
 
 

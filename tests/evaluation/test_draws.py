@@ -46,12 +46,13 @@ def audited(**more):
 
 def test_an_audit_of_a_randomised_model_has_them_side_by_side():
     result, images = audited(keep_images=True)
-    assert set(result.draws) == {"clean", *(name for name in result.correct if name != "clean")}
+    assert set(result.draws) == {"clean", "apgd_ce(steps=4)", "autoattack"}
     for name, found in result.draws.items():
         assert found["worst"] <= result.accuracy[name] + 0.1 and found["worst"] < found["mean"]
         assert f"mean {100 * found['mean']:.1f}, worst of {FRESH} {100 * found['worst']:.1f}" in str(result)
     moved = np.abs(result.adversarial["autoattack"] - images).max((1, 2, 3))
-    assert (moved > 0.09).all()  # survivors too: another draw may go wrong there
+    survivors = result.correct["autoattack"]
+    assert survivors.any() and (moved[survivors] > 0.05).all()  # another draw may go wrong there
     forms.check(result.results["models"]["model"]["draws"], forms.RESULTS["models"][str]["draws?"])
 
 

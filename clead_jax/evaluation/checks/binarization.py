@@ -19,7 +19,8 @@ from clead_jax.evaluation.verify import norm_of
 
 PROBLEMS = 32  # a batch; the paper has 512 images, 999 points inside, 1 at the edge, the same gap
 INSIDE, EDGE, CONTROL, GAP = 199, 100, 100, 0.05
-RIDGE = 1e-3  # of the features' mean variance, added to every variance
+NEAR = 0.1  # where the head divides, on the way from the points inside to the one at the edge
+RIDGE = 1e-2  # of the features' mean variance, added to every variance
 FEWEST = 8  # problems, for a share of them to mean anything
 
 
@@ -28,9 +29,8 @@ class Problems(NamedTuple):
 
     images: np.ndarray  # float32 [P, H, W, C]
     adversarial: np.ndarray  # float32 [P, H, W, C], one point each on the other side of the head
-    centre: np.ndarray  # float32 [P, F], the head: its second logit is (features - centre) . weights - offset
+    centre: np.ndarray  # float32 [P, F], the head: its second logit is (features - centre) . weights - 1
     weights: np.ndarray  # float32 [P, F]
-    offset: np.ndarray  # float32 [P]
     exists: np.ndarray  # bool [P], whether the head separates the two classes
     by_chance: np.ndarray  # bool [P], whether one of `CONTROL` random points is on the other side
 
@@ -65,7 +65,7 @@ def _problems(context: CheckContext) -> Problems:
     return Problems(*map(np.stack, zip(*(_problem(context, image, rng) for image in images), strict=True)))
 
 
-def _problem(context: CheckContext, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _problem(context: CheckContext, image: np.ndarray, rng: np.random.Generator) -> tuple[Any, ...]:
     """The fields of `Problems` for one image [H, W, C]: of the points at its edge the one that stands out most."""
     edge = _around(context, image, EDGE + CONTROL, 1.0, rng)
     inside = np.concatenate([image[None], _around(context, image, INSIDE - 1, 1 - GAP, rng)])
@@ -77,12 +77,10 @@ def _problem(context: CheckContext, image: np.ndarray, rng: np.random.Generator)
     ridge = RIDGE * np.trace(variances) / len(variances) + np.finfo(np.float64).tiny
     heads = np.linalg.solve(variances + ridge * np.eye(len(variances)), outside.T)  # [F, EDGE]
     nearest, reached = (within @ heads).max(0), (outside.T * heads).sum(0)
-    best = int((np.nan_to_num(reached - nearest) / np.sqrt(np.maximum(reached, 1e-300))).argmax())
-    offset = (nearest[best] + reached[best]) / 2  # of the centre itself: as a scale it makes the head's logits near 1
-    weights = heads[:, best] / max(offset, 1e-300)
-    outputs = image, edge[best], centre, weights, np.ones(())
+    best = int(np.nan_to_num(reached / np.maximum(nearest, 1e-300)).argmax())
+    weights = heads[:, best] / max(nearest[best] + NEAR * (reached[best] - nearest[best]), 1e-300)
     exists, by_chance = reached[best] > nearest[best], (control @ weights > 1).any()
-    return *(np.asarray(each, np.float32) for each in outputs), np.asarray(exists), np.asarray(by_chance)
+    return image, edge[best], centre.astype(np.float32), weights.astype(np.float32), exists, by_chance
 
 
 def _around(context: CheckContext, image: np.ndarray, count: int, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,14 +97,14 @@ def _with_heads(context: CheckContext, problems: Problems) -> Compiled:
 
     def headed(forward: Any) -> Any:
         def logits(variables: PyTree, x: Array) -> Array:
-            own, centre, weights, offset = variables
-            score = ((forward(own, x).astype(jnp.float32) - centre) * weights).sum(-1) - offset
+            own, centre, weights = variables
+            score = ((forward(own, x).astype(jnp.float32) - centre) * weights).sum(-1) - 1
             return jnp.stack([-score, score], -1)
 
         return logits
 
     attacked = headed(model.attack_forward) if features is None and model.attack_forward else None
-    variables = context.model.variables, problems.centre, problems.weights, problems.offset
+    variables = context.model.variables, problems.centre, problems.weights
     planted = Classifier(headed(features or model.forward), variables, num_classes=2, attack_forward=attacked)
     return compiled(planted, context.model.mesh, len(problems.images))
 

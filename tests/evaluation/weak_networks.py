@@ -64,7 +64,11 @@ def nearest_neighbours(net, near=5):
     return defended
 
 
-@defence("radial basis functions, Goodfellow et al. 2015, 1412.6572", "in logarithms, as distillation", of_digits=True)
+@defence(
+    "radial basis functions, Goodfellow et al. 2015, 1412.6572",
+    "nowhere that we know; see distillation",
+    of_digits=True,
+)
 def radial_basis(net, width=1.0):
     """How near the features are to each class's mean; they vanish far from all, and so do their gradients."""
     images, labels = digits()[0]
@@ -110,7 +114,7 @@ def detector(net):
     return defended
 
 
-@defence("a mistake that Tramer et al. 2020, 2002.08347, find in evaluations: an attack of its own", "use the gradient")
+@defence(MISTAKE, "a derivative that agrees with differences of the outputs")
 def flipped_gradient(net):
     """A custom derivative of the wrong sign."""
 

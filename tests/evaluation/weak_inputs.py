@@ -73,7 +73,7 @@ def mean(net):
 
 
 @defence("MagNet, Meng and Chen 2017, 1705.09064", "gradients through the autoencoder, 1711.08478", of_digits=True)
-def purified(net, kept=24):
+def purified(net, kept=32):
     """A linear autoencoder before the network: the principal components of the training images."""
     flat = digits()[0][0].reshape(-1, 64)
     centre, parts = flat.mean(0), np.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:kept]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clead_jax.attacks.parse import at_radius, attack_at
@@ -258,7 +259,7 @@ class Measuring:
     def _features(self, subject: Subject, images: np.ndarray) -> np.ndarray:
         """Features [n, F] of images [n, H, W, C]."""
         assert subject.features is not None
-        return sharding.to_host(subject.features(subject.model.variables, pixels(images)))
+        return sharding.to_host(subject.features(subject.model.variables, jnp.asarray(pixels(images))))
 
     def _few(self, wanted: int) -> Examples:
         return self.plan.subset(self.examples, wanted) if wanted < len(self.examples.labels) else self.examples

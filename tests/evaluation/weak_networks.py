@@ -98,7 +98,7 @@ def error_correcting(net, sharpness=20):
     codes = 1.0 - 2.0 * (np.vectorize(lambda n: bin(n).count("1"))(row) % 2)  # ten rows of a Hadamard matrix
 
     def defended(v, x):
-        bits = jnp.tanh(sharpness * jax.nn.log_softmax(net(v, x)) @ codes)
+        bits = jnp.tanh(sharpness * jax.nn.softmax(net(v, x)) @ codes)
         return bits @ codes.T
 
     return defended

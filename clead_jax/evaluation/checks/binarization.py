@@ -48,11 +48,10 @@ def finds_planted_points(context: CheckContext) -> dict[str, Any]:
     model = _with_heads(context, problems)
     judged = [model.predict(images) == kind for kind, images in enumerate((problems.images, problems.adversarial))]
     exists = problems.exists & np.logical_and(*judged)
-    value: dict[str, Any] = {
-        "score": None,
-        "random": float(problems.by_chance[exists].mean()) if exists.any() else None,
-    }
-    value |= {"problems": int(exists.sum()), "features": "logits" if context.features is None else "penultimate layer"}
+    value: dict[str, Any] = {"score": None, "random": None, "problems": int(exists.sum())}
+    value["features"] = "logits" if context.features is None else "penultimate layer"
+    if exists.any():
+        value["random"] = float(problems.by_chance[exists].mean())
     if (hard := exists & ~problems.by_chance).sum() < FEWEST:
         hint = f"a point that is hard to find could be planted for fewer than {FEWEST} images: features too few or flat"
         return check(name, "skipped", value, hint)

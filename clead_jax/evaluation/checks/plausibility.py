@@ -29,20 +29,19 @@ def only_training_attacks(context: CheckContext) -> dict[str, Any]:
 def robust_above_clean(context: CheckContext) -> dict[str, Any]:
     """No accuracy under an attack is above the clean one of the same images, on transferred images neither.
 
-    A published log has 57.6 % beside a clean accuracy of 9.4 %: its two loaders scaled images differently. What PGD
-    returns is judged anew: a gradient of the wrong sign repairs images. Of transferred images a few may be, by chance.
+    A published log has 57.6 % beside a clean accuracy of 9.4 %: its two loaders scaled images differently. Transferred
+    images may repair a few, by chance.
     """
-    right = context.predict(context.images) == context.labels
-    pgd = context.predict(context.attack("pgd").images) == context.labels
-    pairs = {name: (hits, context.records["clean"]) for name, hits in context.records.items() if name != "clean"}
-    pairs |= {f"transferred/{name}": (hits, context.records["clean"]) for name, hits in context.transferred.items()}
-    pairs["checks/pgd"] = pgd, right
-    above = {name: int(hits.sum()) - int(clean.sum()) for name, (hits, clean) in pairs.items()}
-    worst = max(above, key=lambda name: above[name] / len(pairs[name][0]))
-    hits, clean = pairs[worst]
+    attacked = {name: hits for name, hits in context.records.items() if name != "clean"}
+    attacked |= {f"transferred/{name}": hits for name, hits in context.transferred.items()}
+    if not attacked:
+        return check("robust_above_clean", "skipped", None, "no attack was recorded")
+    clean, worst = context.records["clean"], max(attacked, key=lambda name: attacked[name].sum())
+    hits = attacked[worst]
+    above = int(hits.sum()) - int(clean.sum())
     value = {"attack": worst, "clean": float(clean.mean()), "attacked": float(hits.mean())}
     hint = f"{hits.mean():.1%} under {worst}, {clean.mean():.1%} clean: other scales or labels, or no attack at all"
-    status = "ok" if above[worst] <= 0 else "warn" if above[worst] <= slack(len(hits), 0.01) else "fail"
+    status = "ok" if above <= 0 else "warn" if above <= slack(len(hits), 0.01) else "fail"
     return check("robust_above_clean", status, value, hint)
 
 

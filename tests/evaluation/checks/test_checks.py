@@ -44,13 +44,6 @@ def above_clean(where, gained):
     return linear_context(**{"records": records, where: {**records, "pgd": right(90 + gained)}})
 
 
-def half_wrong(forward):
-    """Every second label is wrong, and a point with the right one is near."""
-    plain = linear_context(forward)
-    labels = np.where(np.arange(len(plain.labels)) % 4 < 2, plain.labels, 1 - plain.labels).astype(np.int32)
-    return dataclasses.replace(plain, examples=dataclasses.replace(plain.examples, labels=labels))
-
-
 class Forgetful(CheckContext):
     """Its variables change as it is used."""
 
@@ -144,7 +137,6 @@ LOUD = [
     (plausibility.robust_above_clean, lambda: above_clean("records", 400), "fail"),
     (plausibility.robust_above_clean, lambda: above_clean("transferred", 400), "fail"),
     (plausibility.robust_above_clean, lambda: above_clean("transferred", 1), "warn"),
-    (plausibility.robust_above_clean, lambda: half_wrong(weak_networks.flipped_gradient(linear)), "fail"),
     (plausibility.only_training_attacks, lambda: recorded(0.5, training_attacks=("autoattack",)), "warn"),
     (plausibility.sample_size, lambda: recorded(0.5, n=999), "warn"),
     (plausibility.extraordinary, lambda: recorded(0.9, published=("cifar10", "resnet18")), "warn"),
@@ -153,7 +145,6 @@ QUIET = [
     (binarization.finds_planted_points, ten_directions),
     (binarization.finds_planted_points, lambda: ten_directions(features=lambda v, x: x.reshape(len(x), -1) @ v[:, :5])),
     (plausibility.robust_above_clean, lambda: above_clean("transferred", 0)),
-    (plausibility.robust_above_clean, lambda: half_wrong(linear)),
     (attack_strength.loss_still_rising, lambda: linear_context(reach=(1.2, 1.6))),
     (gradient_masking.gradient_foretells, ten_directions),
     (gradient_masking.gradient_foretells, lambda: linear_context(noisy(linear), randomized=True)),
@@ -184,8 +175,9 @@ def test_a_linear_model_passes_every_check_that_applies():
     skipped = {
         "undefended_falls",
         "extraordinary",
+        "robust_above_clean",
         "loss_still_rising",
-    }  # no other model, no data set, nothing is left
+    }  # no other model, no data set, no attack recorded, nothing is left
     assert status.pop("only_training_attacks") == "warn"  # no attack was recorded
     assert {name for name, s in status.items() if s == "skipped"} == skipped
     assert {s for name, s in status.items() if name not in skipped} == {"ok"}

@@ -109,7 +109,8 @@ def test_honest_nets_of_other_kinds_pass(name):
     forward, net, data, randomized = HONEST[name]
     _, (images, labels) = data()
     classes = {pairs: 100, halves: 2}.get(data, 10)
-    context = context_of(forward, trained(EPS, net, data), images, labels, EPS, randomized=randomized, classes=classes)
+    eps, more = EPS / 2, {"randomized": randomized, "classes": classes}
+    context = context_of(forward, trained(eps, net, data), images, labels, eps, **more)
     assert not fails(context)
     assert context.attack("pgd").correct.mean() > 0.2  # checks that need correct images have some
 

@@ -185,7 +185,8 @@ def shown(result: Result | Union, unmet: list[str], style: str) -> str:
     """The result as text, JSON or SARIF."""
     if style == "text":
         return str(result)
-    numbers = {"accuracy": result.accuracy, "interval95": result.interval95, "norm": result.norm, "eps": result.eps}
+    numbers = {"accuracy": result.accuracy, "interval95": result.interval95}
+    numbers |= {"norm": result.norm, "eps": result.eps}
     told = numbers | {"complete": result.complete, "notes": result.notes, "checks": result.checks}
     if result.corruptions:
         told["corruptions"] = result.corruptions
@@ -193,6 +194,8 @@ def shown(result: Result | Union, unmet: list[str], style: str) -> str:
         told["by_norm"] = {
             norm: {"accuracy": of.accuracy, "interval95": of.interval95} for norm, of in result.by_norm.items()
         }
+    elif result.draws:
+        told["draws"] = result.draws
     return {"json": audited.as_json, "sarif": audited.as_sarif}[style](told, unmet)
 
 

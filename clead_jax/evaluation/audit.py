@@ -62,8 +62,15 @@ class Result:
         """The 95 % interval of each accuracy."""
         return {name: interval95(hits.sum(), len(hits)) for name, hits in self.correct.items()}
 
+    @property
+    def draws(self) -> dict[str, dict[str, float]]:
+        """Of a randomized model, for "clean" and every attack: accuracy over "n" fresh draws, "mean" and "worst"."""
+        return self.results.get("models", {}).get("model", {}).get("draws", {})
+
     def __str__(self) -> str:
-        rows = lines(self.correct)
+        fresh = "  fresh draws: mean {:.1f}, worst of {} {:.1f}".format
+        drawn = {name: fresh(100 * d["mean"], d["n"], 100 * d["worst"]) for name, d in self.draws.items()}
+        rows = [row + drawn.get(name, "") for name, row in zip(self.correct, lines(self.correct), strict=True)]
         head = f"{len(self.correct['clean'])} images, {self.norm}, eps {self.eps:.4g}; accuracy in %, 95 % intervals"
         stopped = [] if self.complete else ["the budget ended before the attacks did: upper bounds"]
         loud = [c for status in ("fail", "warn") for c in self.checks if c["status"] == status]
@@ -125,7 +132,8 @@ def audit(
       checks: whether to make sanity checks; they cost some attacks on at most 128 examples.
       corruptions: whether to measure accuracy under the 15 common corruptions (arXiv 1903.12261) at 5 severities, on at
         most 1,000 images; the result's `corruptions`. Needs the extra "corruptions", and 32 pixels a side.
-      keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct.
+      keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct,
+        of a randomized model the last ones tried.
       precision: "bfloat16" attacks a copy of the model in bfloat16 (needs `variables`); success counts in float32 only.
       batch_size: images per batch; None: the fastest, found by trying.
       budget: most time of the attacks in this call ("90s", "10m", "2h") or most passes per image ("2000passes").

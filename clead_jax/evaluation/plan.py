@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clead_jax.core.progress import log
-from clead_jax.core.types import Examples, NamedAttack, ThreatModel
+from clead_jax.core.types import Array, Examples, NamedAttack, PyTree, ThreatModel
 from clead_jax.evaluation.budget import UNLIMITED, Budget
 from clead_jax.evaluation.classifier import Compiled
 
@@ -19,7 +19,7 @@ class Subject(NamedTuple):
     label: str
     model: Compiled
     identity: dict[str, Any]  # stage, step, fingerprint of the weights, ...
-    features: Callable[[np.ndarray], np.ndarray] | None = None  # images [n, H, W, C] -> [n, F]
+    features: Callable[[PyTree, Array], Array] | None = None  # (variables, images [n, H, W, C]) -> [n, F]
     suite: Compiled | None = None  # the same for AutoAttack, where that differentiates another forward
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from clead_jax import config
 from clead_jax.core import numerics, sharding, spec
-from clead_jax.core.batches import pixels
 from clead_jax.core.progress import log
 from clead_jax.core.types import Classifier, fingerprint
 from clead_jax.evaluation.checks.context import check
@@ -146,11 +145,9 @@ def _subject(run: Run, label: str, model: Classifier, in_bfloat16: bool) -> Subj
     compiled, fields = run.compiled(model), model.metadata.get("network")
     if fields is None:
         return Subject(label, compiled, model.metadata["checkpoint"])
-    program = networks.features(fields)
-    features = lambda images: sharding.to_host(program(compiled.variables, pixels(images)))
     half = networks.classifier(fields | {"dtype": "bfloat16"}).forward if in_bfloat16 else None
     suite = run.compiled(dataclasses.replace(model, attack_forward=half)) if half else None
-    return Subject(label, compiled, model.metadata["checkpoint"], features, suite)
+    return Subject(label, compiled, model.metadata["checkpoint"], networks.features(fields), suite)
 
 
 def _finish(run: Run, found: dict[str, Classifier], store: Store) -> None:

@@ -99,11 +99,12 @@ def accuracy(inputs: Inputs) -> list[Block]:
     alt = "Accuracy of every model under every attack, as points with intervals."
     picture = Picture("before_after", charts.before_after(results), alt, f"The table as a picture. {_BARS}")
     if _audited(results):
-        return [table, Bullets(_worst_case_notes(results)), picture]
+        return [table, Bullets(_worst_case_notes(results)), *tables.draws(results), picture]
     return [
         *_gain(results),
         tables.with_paper(table, results, config.get("model", {}).get("backbone", "")),
         Bullets(_table_notes(inputs)),
+        *tables.draws(results),
         *([tables.cited_by_paper()] if results["dataset"]["name"] == tables.paper()["dataset"] else []),
         picture,
     ]

@@ -65,6 +65,7 @@ def cited_by_paper() -> Table:
 def table_text(results: dict[str, Any]) -> str:
     """The before/after table for the terminal, under what was measured, over a line per model for more protocols."""
     parts = [measured(results), render.text(before_after(results))]
+    parts += map(render.text, draws(results))
     if headline.measured(results).keys() - {"whitebox"}:
         parts.append("\n".join(headline.sentence(model, results) for model in results["models"]))
     return "\n\n".join(parts)
@@ -103,6 +104,25 @@ def corruptions(results: dict[str, Any]) -> Table:
     for title, field in (("Mean of all", "mean"), ("Worst of these", "worst")):
         rows.append([title, *(labels.percent(model[field]) for model in found.values())])
     return Table(["Corruption", *(labels.model_title(model, results) for model in found)], rows)
+
+
+def draws(results: dict[str, Any]) -> list[Table]:
+    """Of models that draw noise, accuracy by single fresh draws: on average, and in every one. Empty if there are none.
+
+    The tables before judge by the mean probability of several draws.
+    """
+    rows: list[list[Cell]] = [
+        [
+            f"{labels.attack_title(attack, results)}: {labels.model_title(model, results)}",
+            *(labels.percent(share) for share in (found["mean"], found["worst"])),
+            str(found["n"]),
+        ]
+        for model, entry in results["models"].items()
+        for attack, found in entry.get("draws", {}).items()
+    ]
+    return [Table(["Attack and randomised model", "Mean of fresh draws", "Right in all of them", "Draws"], rows)][
+        : len(rows)
+    ]
 
 
 def distances(results: dict[str, Any]) -> Table:

@@ -101,8 +101,10 @@ _CHECKS = [{"name": str, "status": {"fail", "warn", "ok", "skipped"}, "value": o
 _MEASURED = {"accuracy": {str: SHARE}, "interval95?": {str: [SHARE, SHARE]}, "settings?": SETTINGS}
 _MEASURED |= {"complete?": bool, "incomplete?": [str]}
 _CHECKPOINT = {"stage": str, "which": str, "fingerprint": str, "weights?": str}
+_DRAWS = {"n": Number(1, 1e6, whole=True), "mean": SHARE, "worst": SHARE}
 _MODEL = _MEASURED | {"checkpoint": _CHECKPOINT, "worst_case_over?": [str], "checks?": _CHECKS}
 _MODEL |= {"batch_stats?": {"frozen", "reestimate"}}  # of a model whose backbone its stage did not train
+_MODEL |= {"draws?": {str: _DRAWS}}
 _PASSES = {str: {"forward": AMOUNT, "backward": AMOUNT}}
 _SUITE = _MEASURED | {"attacks?": [str], "notes?": [str], "passes?": _PASSES, "seconds?": AMOUNT}
 _SUITE |= {"version?": str, "precision?": str}

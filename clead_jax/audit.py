@@ -185,7 +185,7 @@ def shown(result: Result | Union, unmet: list[str], style: str) -> str:
     """The result as text, JSON or SARIF."""
     if style == "text":
         return str(result)
-    numbers = {"accuracy": result.accuracy, "interval95": result.interval95}
+    numbers: dict[str, Any] = {"accuracy": result.accuracy, "interval95": result.interval95}
     numbers |= {"norm": result.norm, "eps": result.eps}
     told = numbers | {"complete": result.complete, "notes": result.notes, "checks": result.checks}
     if result.corruptions:

@@ -76,7 +76,7 @@ class Measuring:
             store.samples[name] = finding.images[:SHOWN].copy()
             store.samples[f"{name}/prediction"] = finding.prediction[:SHOWN]
             if subject.features:
-                store.embeddings[f"{label}/adversarial"] = self._features(subject, finding.images[:EMBEDDED])
+                store.embeddings[f"{label}/adversarial"] = _features(subject, finding.images[:EMBEDDED])
         if plan.save_images:
             store.keep_images(name, finding.images)
         if label == plan.transfer_from and named in plan.transfer:
@@ -180,7 +180,7 @@ class Measuring:
         store.samples |= {"index": index[:SHOWN], "label": labels[:SHOWN], "clean": pixels(images[:SHOWN])}
         store.embeddings["label"] = labels[:EMBEDDED]
         if label not in store.embeddings:
-            store.embeddings[label] = self._features(subject, images[:EMBEDDED])
+            store.embeddings[label] = _features(subject, images[:EMBEDDED])
         states = ("clean", store.embeddings[label]), ("attacked", store.embeddings.get(f"{label}/adversarial"))
         found = {state: clusters(of, store.embeddings["label"]) for state, of in states if of is not None}
         store.results.setdefault("clusters", {})[label] = found
@@ -242,8 +242,6 @@ class Measuring:
         self.store.model(subject.label)["checks"] = run_checks(context)
         return True
 
-    # --- shared -------------------------------------------------------------------------------------------------------
-
     def attacked(
         self,
         subject: Subject,
@@ -290,11 +288,6 @@ class Measuring:
             found = fresh_draws(subject.model, images, self.examples.labels, self.key)
             self.store.model(subject.label).setdefault("draws", {})[attack] = found
 
-    def _features(self, subject: Subject, images: np.ndarray) -> np.ndarray:
-        """Features [n, F] of images [n, H, W, C]."""
-        assert subject.features is not None
-        return sharding.to_host(subject.features(subject.model.variables, jnp.asarray(pixels(images))))
-
     def _few(self, wanted: int) -> Examples:
         return self.plan.subset(self.examples, wanted) if wanted < len(self.examples.labels) else self.examples
 
@@ -302,3 +295,8 @@ class Measuring:
         passes = {a: {"forward": n, "backward": finding.backward[a]} for a, n in finding.forward.items()}
         self.store.passes.setdefault(label, {}).update(passes)
         return passes
+
+
+def _features(subject: Subject, images: np.ndarray) -> np.ndarray:
+    """Features [n, F] of images [n, H, W, C], of a subject that has them."""
+    return sharding.to_host(subject.features(subject.model.variables, jnp.asarray(pixels(images))))  # type: ignore[misc]

@@ -21,7 +21,7 @@ from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.classifier import Compiled, compiled
 from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
-from clead_jax.experiment import builders, networks, stages
+from clead_jax.experiment import builders, networks, planning, stages
 from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
@@ -127,7 +127,7 @@ class Run:
     @property
     def plan(self) -> Plan:
         """What is to be measured."""
-        return builders.evaluation_plan(self.cfg, self.dataset, self.trained_on)
+        return planning.evaluation_plan(self.cfg, self.dataset, self.trained_on)
 
     @property
     def trained_on(self) -> set[str]:

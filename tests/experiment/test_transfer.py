@@ -10,7 +10,7 @@ import speck
 import clead_jax
 from clead_jax import compare, config, evaluate, main
 from clead_jax.evaluation import measuring
-from clead_jax.experiment import builders
+from clead_jax.experiment import planning
 
 RUN = {"seed": 3, "model__projection_layers": 1}
 ATTACKS = "--transfer.attacks=fgsm,pgd(steps=3,step_size=0.04),cw_l2(c=1,steps=9,rounds=1)"
@@ -151,7 +151,7 @@ def test_what_cannot_be_meant_is_one_line(folder, flag, said):
 
 def test_by_default_the_attacks_and_the_radius_are_those_of_the_evaluation():
     cfg = config.base()
-    plain = builders.transfer_attacks(cfg, ["fgsm", "pgd"])
+    plain = planning.transfer_attacks(cfg, ["fgsm", "pgd"])
     assert [named.settings for named in plain] == [
-        builders.evaluation_attack(cfg, text).settings for text in ("fgsm", "pgd")
+        planning.evaluation_attack(cfg, text).settings for text in ("fgsm", "pgd")
     ]

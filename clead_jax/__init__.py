@@ -2,6 +2,7 @@
 
     model = clead_jax.load("runs/quickstart")              # a Classifier: forward, variables = model
     model = clead_jax.from_torch(module, (32, 32, 3))      # the same of a PyTorch module
+    model = clead_jax.load_exported("exported/model.jax")   # of a file of `python -m clead_jax.export`
     result = clead_jax.audit(model, images, labels)        # any Classifier, or a function to logits
 
 Public names load on first use, so that `import clead_jax` imports no jax.
@@ -16,6 +17,7 @@ _PUBLIC = {
     "audit": "audit",
     "Classifier": "core.types",
     "from_torch": "interop.torch_module",
+    "load_exported": "interop.formats",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -151,6 +151,13 @@ def joined(words: Sequence[str]) -> list[str]:
     return found
 
 
+def command(door: str, words: Sequence[str]) -> str:
+    """What was typed, without the folders of this machine."""
+    return " ".join(
+        [f"python -m clead_jax.{door}", *(re.sub(r"(=(?:npz:|folder:)?)[/~]\S*/", r"\1", word) for word in words)]
+    )
+
+
 def config_path(argv: Sequence[str]) -> str:
     """The file behind --config, before any flag is parsed. Raises ValueError where it is absent or missing."""
     for flag, _, path in (word.partition("=") for word in joined(argv[1:])):

@@ -26,6 +26,8 @@ from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
 from clead_jax.training.views import Attack
 
+HOW_TRAINED = ("start", "fresh", "trains", "attack", "views", "loss", "augment", "average")
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -167,7 +169,9 @@ def history(workdir: str, stage: str = "", plugins: str = "") -> dict[str, Any]:
     stage = stage or cfg.defended
     if stage not in config.stages_of(cfg):
         return {"stage": stage, "label_use": [], "epochs": 0}
-    return {"stage": stage, "label_use": stages.label_use(cfg, stage), "epochs": cfg[stage].epochs}
+    own = cfg[stage]
+    trained = {"kind": own.kind} | {field: own[field] for field in HOW_TRAINED if field in own}
+    return {"stage": stage, "label_use": stages.label_use(cfg, stage), "epochs": own.epochs, "trained": trained}
 
 
 @numerics.defaults()

@@ -109,6 +109,24 @@ def timed(call: Callable[[], PyTree], seconds: float) -> tuple[float, int]:
     return sharding.of_main(statistics.median(times)), len(times)
 
 
+def latency(call: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], seconds: float = 1.0) -> dict[str, Any]:
+    """Milliseconds that `call` takes for random images [B, H, W, C], median and 95th percentile, and images/s.
+
+    At least 20 calls, one after the other, after three that warm up, each from NumPy to NumPy.
+    """
+    images = np.random.default_rng(0).random(shape, np.float32)
+    times: list[float] = []
+    for _ in range(3):
+        call(images)
+    while len(times) < 20 or sum(times) < seconds:
+        begin = time.perf_counter()
+        call(images)
+        times.append(time.perf_counter() - begin)
+    median, high = (1000 * float(np.percentile(times, share)) for share in (50, 95))
+    rate = len(times) * shape[0] / sum(times)
+    return {"batch": shape[0], "calls": len(times), "median_ms": median, "p95_ms": high, "images_per_s": rate}
+
+
 def attack_cases(run: Run) -> Iterator[Case]:
     """The forward pass and the attacks of the evaluation, every image to the end."""
     model = run.compiled(dataclasses.replace(run.classifier, variables=initial(run)()))

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 
 from clead_jax.core.types import Array, Forward
 
@@ -27,7 +27,7 @@ CALLS = ("jit", "pjit", "closed_call")  # equations that are nothing but the jax
 class _Convolved:
     """scale * conv(image, kernel) + shift, not computed yet. `scale` and `shift`: [1, ..., C, ..., 1], or scalars."""
 
-    equation: JaxprEqn
+    equation: Any
     image: Array
     kernel: Array
     scale: Any = 1.0
@@ -85,9 +85,11 @@ def _run_on(forward: Forward, x: Array, taken: set[Var] | None) -> Array:
 
 def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], taken: set[Var] | None) -> list[Any]:
     """The outputs of a jaxpr. Adds the output of every folded convolution to `taken`; None: folds nothing."""
-    reads = collections.Counter(v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal))
+    reads: collections.Counter[Any] = collections.Counter(
+        v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal)
+    )
     reads.update(v for v in jaxpr.outvars if not isinstance(v, Literal))
-    found: dict[Var, Any] = {
+    found: dict[Any, Any] = {
         **dict(zip(jaxpr.constvars, consts, strict=True)),
         **dict(zip(jaxpr.invars, args, strict=True)),
     }
@@ -100,6 +102,7 @@ def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], taken: set[Va
             found[v] = pending.value()
         return read(v)
 
+    equation: Any
     for equation in jaxpr.eqns:
         name, inputs = equation.primitive.name, equation.invars
         pending = [v for v in inputs if isinstance(read(v), _Convolved) and reads[v] == 1]
@@ -117,7 +120,7 @@ def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], taken: set[Va
     return [value(v) for v in jaxpr.outvars]
 
 
-def _outputs(jaxpr: Jaxpr, equation: JaxprEqn, values: list[Any], taken: set[Var] | None) -> list[Any]:
+def _outputs(jaxpr: Jaxpr, equation: Any, values: list[Any], taken: set[Var] | None) -> list[Any]:
     """What an equation gives: computed now where it depends on no pixel, and on no symbolic batch size."""
     if equation.primitive.name in CALLS:
         inner = equation.params["jaxpr"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, Literal
 
 from clead_jax.core.registry import EXPORTERS
 from clead_jax.interop.formats import Artefact, Exportable
@@ -94,12 +94,12 @@ def entry(name: str) -> Callable[[Entry], Entry]:
     return enter
 
 
-def _reduced(graph: Graph, equation: JaxprEqn, x: str, kind: str) -> str:
+def _reduced(graph: Graph, equation: Any, x: str, kind: str) -> str:
     return graph.node(kind, x, graph.constant(np.array(equation.params["axes"], np.int64)), keepdims=0)
 
 
 @entry("broadcast_in_dim")
-def _broadcast(graph: Graph, equation: JaxprEqn, x: str) -> str:
+def _broadcast(graph: Graph, equation: Any, x: str) -> str:
     """The axes put in place; ONNX broadcasts the rest where it is used, so a symbolic size need not be known."""
     old, new, axes = equation.invars[0].aval.shape, equation.params["shape"], equation.params["broadcast_dimensions"]
     sizes = [1] * len(new)
@@ -111,7 +111,7 @@ def _broadcast(graph: Graph, equation: JaxprEqn, x: str) -> str:
 
 
 @entry("conv_general_dilated")
-def _convolution(graph: Graph, equation: JaxprEqn, x: str, kernel: str) -> str:
+def _convolution(graph: Graph, equation: Any, x: str, kernel: str) -> str:
     own, numbers = equation.params, equation.params["dimension_numbers"]
     if own["batch_group_count"] != 1 or set(own["lhs_dilation"]) != {1}:
         raise ValueError("a transposed convolution, or one with batch groups, has no ONNX form here")
@@ -124,11 +124,11 @@ def _convolution(graph: Graph, equation: JaxprEqn, x: str, kernel: str) -> str:
         dilations=own["rhs_dilation"],
         group=own["feature_group_count"],
     )
-    return graph.transposed(y, np.argsort(numbers.out_spec))
+    return graph.transposed(y, [*map(int, np.argsort(numbers.out_spec))])
 
 
 @entry("reduce_window_max")
-def _max_pool(graph: Graph, equation: JaxprEqn, x: str) -> str:
+def _max_pool(graph: Graph, equation: Any, x: str) -> str:
     """Of images [B, H, W, C]."""
     own = {
         name: equation.params[name] for name in ("window_dimensions", "window_strides", "padding", "window_dilation")
@@ -144,7 +144,7 @@ def _max_pool(graph: Graph, equation: JaxprEqn, x: str) -> str:
 
 
 @entry("dot_general")
-def _product(graph: Graph, equation: JaxprEqn, x: str, y: str) -> str:
+def _product(graph: Graph, equation: Any, x: str, y: str) -> str:
     """A dense layer as MatMul, any other product as Einsum."""
     (of_x, of_y), (batch_x, batch_y) = equation.params["dimension_numbers"]
     left, right = (len(v.aval.shape) for v in equation.invars)
@@ -160,13 +160,13 @@ def _product(graph: Graph, equation: JaxprEqn, x: str, y: str) -> str:
 
 
 @entry("argmax")
-def _argmax(graph: Graph, equation: JaxprEqn, x: str) -> str:
+def _argmax(graph: Graph, equation: Any, x: str) -> str:
     (axis,) = equation.params["axes"]
     found = graph.node("ArgMax", x, axis=axis, keepdims=0)
     return graph.node("Cast", found, to=graph.type_of(equation.params["index_dtype"]))
 
 
-def _inner(equation: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
+def _inner(equation: Any) -> tuple[Jaxpr, Sequence[Any]] | None:
     """The jaxpr that an equation does nothing but call, and its constants."""
     found = [value for value in equation.params.values() if hasattr(value, "eqns")]
     if len(found) != 1 or equation.primitive.name in ("scan", "while", "cond"):
@@ -176,7 +176,9 @@ def _inner(equation: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
 
 def _walk(graph: Graph, jaxpr: Jaxpr, names: dict[Any, str]) -> list[str]:
     """Adds the nodes of a jaxpr, whose inputs and constants are named; the names of its outputs."""
-    read = lambda v: graph.constant(np.asarray(v.val, v.aval.dtype)) if isinstance(v, Literal) else names[v]
+    read: Callable[[Any], str] = lambda v: (
+        graph.constant(np.asarray(v.val, v.aval.dtype)) if isinstance(v, Literal) else names[v]
+    )
     for equation in jaxpr.eqns:
         inputs = [read(v) for v in equation.invars]
         if inner := _inner(equation):
@@ -225,7 +227,8 @@ def onnx(model: Exportable) -> bytes:
         name, graph.type_of(np.float32), [s if isinstance(s, int) else "batch" for s in shape]
     )
     inputs, outputs = [shaped("pixels", pixels.shape)], [shaped("logits", closed.out_avals[0].shape)]
-    constants = [graph.onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()]
+    used = {name for node in graph.nodes for name in node.input}
+    constants = [graph.onnx.numpy_helper.from_array(v, name) for name, v in graph.constants.items() if name in used]
     whole = helper.make_graph(graph.nodes, "model", inputs, outputs, constants)
     made = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     made.producer_name = "clead_jax"

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import runpy
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -153,9 +154,8 @@ def joined(words: Sequence[str]) -> list[str]:
 
 def command(door: str, words: Sequence[str]) -> str:
     """What was typed, without the folders of this machine."""
-    return " ".join(
-        [f"python -m clead_jax.{door}", *(re.sub(r"(=(?:npz:|folder:)?)[/~]\S*/", r"\1", word) for word in words)]
-    )
+    plain = (re.sub(r"(=(?:npz:|folder:)?)[/~]\S*/", r"\1", word) for word in words)
+    return shlex.join(["python", "-m", f"clead_jax.{door}", *plain])
 
 
 def config_path(argv: Sequence[str]) -> str:

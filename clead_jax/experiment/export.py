@@ -59,7 +59,7 @@ def export(
     `batch_size`: None for a symbolic one. Raises ValueError, one line, for an unknown format, an output that exists, a
     model that draws noise or that a format cannot hold, and for a file that is not the model.
     """
-    entries = {each: EXPORTERS[each] for each in wanted}
+    entries = {each: EXPORTERS[each] for each in wanted or ("",)}
     if output.exists():
         raise ValueError(f"{output} exists already; name another --output, or delete it")
     model = models.resolve(name or run.defended, run.workdir, *run.which)
@@ -70,8 +70,11 @@ def export(
         made = {}
         for each, entry in entries.items():  # all of them before anything is measured
             path = Path(folder, f"model.{entry.info['suffix']}")
-            path.write_bytes(entry.value(exportable))
-            made[each] = path, entry.info["load"](path, exportable)
+            try:
+                path.write_bytes(entry.value(exportable))
+                made[each] = path, entry.info["load"](path, exportable)
+            except ImportError as error:  # of an extra
+                raise ValueError(str(error)) from error
         examples = run.examples()
         shown = _shown(run, model, examples, attacks)
         card = _header(run, model, examples, attacks, command) | {"batch_norm": batch_norm}

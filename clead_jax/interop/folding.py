@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from clead_jax.core.types import Array, Forward
 
@@ -62,47 +62,42 @@ class _Convolved:
         axes = [1] * np.ndim(self.kernel)
         axes[self.equation.params["dimension_numbers"].rhs_spec[0]] = -1  # the output channels
         scale = np.reshape(self.scale, axes) if np.ndim(self.scale) else self.scale
-        out = convolve(jnp.asarray(np.asarray(self.kernel) * scale))
+        out = convolve(jnp.asarray(np.asarray(self.kernel) * scale, self.kernel.dtype))
         return out + jnp.asarray(self.shift, out.dtype)
 
 
 def folded(forward: Forward, batch_norm: bool = True) -> Forward:
     """A function that computes what `forward` does. Without `batch_norm` only what depends on no pixel is folded."""
-    return lambda x: _run_on(forward, x, set() if batch_norm else None)
+    return lambda x: _run_on(forward, x, [] if batch_norm else None)
 
 
 def convolutions(forward: Forward, image: jax.ShapeDtypeStruct) -> int:
     """How many convolutions of `forward`, on arrays like `image`, take in what follows them."""
-    taken: set[Var] = set()
+    taken: list[_Convolved] = []
     jax.eval_shape(lambda x: _run_on(forward, x, taken), image)
     return len(taken)
 
 
-def _run_on(forward: Forward, x: Array, taken: set[Var] | None) -> Array:
+def _run_on(forward: Forward, x: Array, taken: list[_Convolved] | None) -> Array:
     closed = jax.make_jaxpr(forward)(jax.ShapeDtypeStruct(x.shape, x.dtype))
     return _run(closed.jaxpr, closed.consts, [x], taken)[0]
 
 
-def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], taken: set[Var] | None) -> list[Any]:
-    """The outputs of a jaxpr. Adds the output of every folded convolution to `taken`; None: folds nothing."""
-    reads: collections.Counter[Any] = collections.Counter(
-        v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal)
-    )
-    reads.update(v for v in jaxpr.outvars if not isinstance(v, Literal))
-    found: dict[Any, Any] = {
-        **dict(zip(jaxpr.constvars, consts, strict=True)),
-        **dict(zip(jaxpr.invars, args, strict=True)),
-    }
+def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], taken: list[_Convolved] | None) -> list[Any]:
+    """The outputs of a jaxpr. Adds every folded convolution to `taken`; None: folds nothing."""
+    equation: Any
+    inputs = [v for equation in jaxpr.eqns for v in equation.invars]
+    reads = collections.Counter(v for v in (*inputs, *jaxpr.outvars) if not isinstance(v, Literal))
+    found: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
     read = lambda v: v.val if isinstance(v, Literal) else found[v]
 
     def value(v: Any) -> Any:
         if isinstance(pending := read(v), _Convolved):
             if pending.folds and taken is not None:
-                taken.add(pending.equation.outvars[0])
+                taken.append(pending)
             found[v] = pending.value()
         return read(v)
 
-    equation: Any
     for equation in jaxpr.eqns:
         name, inputs = equation.primitive.name, equation.invars
         pending = [v for v in inputs if isinstance(read(v), _Convolved) and reads[v] == 1]
@@ -120,7 +115,7 @@ def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], taken: set[Va
     return [value(v) for v in jaxpr.outvars]
 
 
-def _outputs(jaxpr: Jaxpr, equation: Any, values: list[Any], taken: set[Var] | None) -> list[Any]:
+def _outputs(jaxpr: Jaxpr, equation: Any, values: list[Any], taken: list[_Convolved] | None) -> list[Any]:
     """What an equation gives: computed now where it depends on no pixel, and on no symbolic batch size."""
     if equation.primitive.name in CALLS:
         inner = equation.params["jaxpr"]

@@ -157,7 +157,7 @@ def _load_stablehlo(path: Path, model: Exportable) -> Artefact:
     other = dataclasses.replace(model, forward=lambda x: jnp.full((x.shape[0], model.source.num_classes), x.sum()))
     program = _exported(other, PLATFORMS[:1])
     run = jax.jit(dataclasses.replace(program, mlir_module_serialized=path.read_bytes()).call)
-    return Artefact(lambda x: np.asarray(run(x)), facts={"promise": "that of StableHLO for portable artifacts"})
+    return Artefact(lambda x: np.asarray(run(x)), facts={"form": "a portable artifact of StableHLO"})
 
 
 @EXPORTERS.register("stablehlo", suffix="stablehlo", load=_load_stablehlo)

@@ -6,6 +6,7 @@ An entry takes the names of the inputs and returns the name of the output; nodes
 pooling want channels first there: a Transpose before and one after each, which onnxruntime moves out of the way.
 """
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ SAME = {
 }
 ONNX: dict[str, Entry] = {name: lambda g, e, *x, kind=kind: g.node(kind, *x) for name, kind in SAME.items()}
 ONNX |= {
+    "ne": lambda g, e, *x: g.node("Not", g.node("Equal", *x)),
     "rsqrt": lambda g, e, x: g.node("Reciprocal", g.node("Sqrt", x)),
     "square": lambda g, e, x: g.node("Mul", x, x),
     "integer_pow": lambda g, e, x: g.node("Pow", x, g.constant(np.float32(e.params["y"]))),
@@ -176,9 +178,9 @@ def _inner(equation: Any) -> tuple[Jaxpr, Sequence[Any]] | None:
 
 def _walk(graph: Graph, jaxpr: Jaxpr, names: dict[Any, str]) -> list[str]:
     """Adds the nodes of a jaxpr, whose inputs and constants are named; the names of its outputs."""
-    read: Callable[[Any], str] = lambda v: (
-        graph.constant(np.asarray(v.val, v.aval.dtype)) if isinstance(v, Literal) else names[v]
-    )
+    constant = lambda v: graph.constant(np.asarray(v.val, v.aval.dtype))
+    read = lambda v: constant(v) if isinstance(v, Literal) else names[v]
+    equation: Any
     for equation in jaxpr.eqns:
         inputs = [read(v) for v in equation.invars]
         if inner := _inner(equation):
@@ -200,14 +202,20 @@ def _unknown(jaxpr: Jaxpr) -> set[str]:
     return found
 
 
-def _load(path: Path, model: Exportable) -> Artefact:
-    runtime = import_or_say("onnxruntime", "onnx")
+def session(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """The model of an ONNX file, run by onnxruntime on the CPU: pixels -> logits. Raises ValueError if it cannot."""
     try:
-        session = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        opened = import_or_say("onnxruntime", "onnx").InferenceSession(content, providers=["CPUExecutionProvider"])
+    except ImportError:
+        raise
     except Exception as error:  # onnxruntime has a class for each reason
-        raise ValueError(f"onnxruntime cannot run {path.name} ({first_line(error)})") from error
-    facts = {"opset": OPSET, "onnxruntime": runtime.__version__}
-    return Artefact(lambda x: session.run(None, {"pixels": x})[0], facts=facts)
+        raise ValueError(f"onnxruntime cannot run the model ({first_line(error)})") from error
+    return lambda x: opened.run(None, {"pixels": x})[0]
+
+
+def _load(path: Path, model: Exportable) -> Artefact:
+    facts = {"opset": OPSET, "onnxruntime": importlib.metadata.version("onnxruntime")}
+    return Artefact(session(path.read_bytes()), facts=facts)
 
 
 @EXPORTERS.register("onnx", suffix="onnx", load=_load)

@@ -4,7 +4,7 @@ from typing import Any
 
 from clead_jax.reporting import labels
 
-FACTS = ("readable_until", "jaxlib", "opset", "promise")
+FACTS = ("readable_until", "jaxlib", "opset", "form")
 
 
 def markdown(card: dict[str, Any]) -> str:
@@ -12,7 +12,7 @@ def markdown(card: dict[str, Any]) -> str:
     model, files = card["model"], card["files"]
     parts = [
         f"# {model['name']}, exported",
-        f"{labels.measurement(card)}; accuracy in %, 95 % intervals. Attacks: `{card['attacks']}`, seed {card['seed']}.",
+        f"{labels.measurement(card)}; accuracy in %, 95 % intervals; `{card['attacks']}`, seed {card['seed']}.",
         _table(["file", *_columns(files)], [[each["file"], *_accuracies(each, files)] for each in files.values()]),
         _promises(files),
         "## What the files compute",

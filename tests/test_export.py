@@ -53,6 +53,7 @@ def test_files_and_card(run, tmp_path, monkeypatch, capsys):
     source = clead_jax.load(str(run))
     assert card["model"]["checkpoint"]["fingerprint"] == source.fingerprint
     assert card["threat_model"] == {"norm": "linf", "eps": 0.1} and card["dataset"]["num_examples"] == 32
+    assert card["attack_settings"]["pgd(steps=2)"]["steps"] == 2
     assert card["batch_norm"]["folded_convolutions"] == 1 and card["model"]["trained"]["trains"] == "head"
     assert card["command"].startswith("python -m clead_jax.export --workdir=run --output=out")
     for each in card["files"].values():

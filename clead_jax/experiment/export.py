@@ -41,7 +41,8 @@ class Shown:
     labels: np.ndarray
     logits: np.ndarray  # [N, K], of the work directory's model
     attacked: dict[str, np.ndarray]  # attack -> images float32 [N, H, W, C] made on that model
-    settings: dict[str, Any]  # of the attacks: what `audit` is asked for
+    asked: dict[str, Any]  # of `audit`
+    settings: dict[str, Any]  # attack -> its settings, as results.json has them
 
     def difference(self, logits: np.ndarray) -> tuple[float, float]:
         """The largest difference from the model's logits, and the same relative to their size."""
@@ -66,10 +67,11 @@ def export(
     if model.randomized:
         raise ValueError(f"{model.name} draws noise, which an exported file cannot")
     exportable, batch_norm = _foldable(model, batch_size, run)
-    with tempfile.TemporaryDirectory() as folder:
-        made = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        made, folder = {}, Path(temporary, "export")
+        folder.mkdir()
         for each, entry in entries.items():  # all of them before anything is measured
-            path = Path(folder, f"model.{entry.info['suffix']}")
+            path = folder / f"model.{entry.info['suffix']}"
             try:
                 path.write_bytes(entry.value(exportable))
                 made[each] = path, entry.info["load"](path, exportable)
@@ -78,11 +80,11 @@ def export(
         examples = run.examples()
         shown = _shown(run, model, examples, attacks)
         card = _header(run, model, examples, attacks, command) | {"batch_norm": batch_norm}
-        card["batch_size"] = batch_size or "symbolic"
+        card |= {"batch_size": batch_size or "symbolic", "attack_settings": shown.settings}
         card["files"] = {each: _measured(*found, shown, batch_size) for each, found in made.items()}
         shutil.copy(Path(run.workdir, "config.json"), folder)
-        files.save_json(Path(folder, "card.json"), card)
-        Path(folder, "card.md").write_text(cards.markdown(card), encoding="utf-8")
+        files.save_json(folder / "card.json", card)
+        (folder / "card.md").write_text(cards.markdown(card), encoding="utf-8")
         output.parent.mkdir(parents=True, exist_ok=True)
         half = output.with_name(f"{output.name}.half")
         shutil.rmtree(half, ignore_errors=True)
@@ -109,11 +111,12 @@ def _foldable(model: Classifier, batch_size: int | None, run: Run) -> tuple[Expo
 
 def _shown(run: Run, model: Classifier, examples: Examples, attacks: str) -> Shown:
     threat, compiled = run.header(examples)["threat_model"], run.compiled(model)
-    settings = threat | {"attacks": attacks, "seed": run.seed, "checks": False, "batch_size": compiled.batch_size}
+    asked = threat | {"attacks": attacks, "seed": run.seed, "checks": False, "batch_size": compiled.batch_size}
     log.info(f"export: {attacks} on {model.name}, {len(examples.labels)} images")
-    found = audit(model, examples.images, examples.labels, **settings, keep_images=True, say=log.info)
+    found = audit(model, examples.images, examples.labels, **asked, keep_images=True, say=log.info)
     logits = compiled.logits(examples.images)
-    return Shown(pixels(examples.images), examples.labels, logits, found.adversarial, settings)
+    settings = found.results["models"]["model"].get("settings", {})
+    return Shown(pixels(examples.images), examples.labels, logits, found.adversarial, asked, settings)
 
 
 def _measured(path: Path, artefact: Artefact, shown: Shown, batch_size: int | None) -> dict[str, Any]:
@@ -127,8 +130,8 @@ def _measured(path: Path, artefact: Artefact, shown: Shown, batch_size: int | No
     correct = {"clean": predicted(shown.images) == shown.labels}
     correct |= {f"{name}, made on the source model": hits for name, hits in transferred.items()}
     if artefact.classifier:
-        log.info(f"export: {shown.settings['attacks']} on {path.name}")
-        direct = audit(artefact.classifier, shown.images, shown.labels, **shown.settings, say=log.info)
+        log.info(f"export: {shown.asked['attacks']} on {path.name}")
+        direct = audit(artefact.classifier, shown.images, shown.labels, **shown.asked, say=log.info)
         correct |= {f"{name}, made on the file": hits for name, hits in direct.correct.items() if name in transferred}
     correct["worst case"] = np.logical_and.reduce([*correct.values()])
     shape = shown.images.shape[1:]

@@ -47,8 +47,8 @@ OPERATORS = {
     "channels first": lambda x: convolve(x.transpose(0, 3, 1, 2), KERNEL, ("NCHW", "HWIO", "NHCW")),
     "max pooling": pooled,
     "dense": lambda x: x.reshape(x.shape[0], -1) @ np.ones((72, 5), np.float32) / 9,
-    "products": lambda x: (
-        jnp.einsum("bhwc,bhvc->bhwv", x, x) + jnp.einsum("bhwc,wd->bhd", x, X[0, :, :, 0])[:, :, None, :]
+    "products": lambda x: jnp.concatenate(
+        [jnp.einsum("bhwc,bhvc->bhwv", x, x), jnp.einsum("bhwc,wdc->bhdc", x, X[0])], -1
     ),
     "stopped": lambda x: lax.stop_gradient(x) + jax.jit(lambda x: 2 * x)(x),
 }

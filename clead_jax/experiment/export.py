@@ -30,7 +30,7 @@ from clead_jax.results import files
 from clead_jax.results.intervals import interval95
 
 FOLDING, SAME = 1e-5, 1e-4  # how far logits may move by folding, and in a file: relative to the largest, if above 1
-BATCH, BATCHES = 64, (1, 8, 64)  # images at a time where a file takes any number; those that are timed
+BATCH = 64  # images at a time, where a file takes any number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _measured(path: Path, artefact: Artefact, shown: Shown, batch_size: int | No
         direct = audit(artefact.classifier, shown.images, shown.labels, **shown.asked, say=log.info)
         correct |= {f"{name}, made on the file": hits for name, hits in direct.correct.items() if name in transferred}
     correct["worst case"] = np.logical_and.reduce([*correct.values()])
-    shape = shown.images.shape[1:]
+    shape, sizes = shown.images.shape[1:], (batch_size,) if batch_size else throughput.FEW
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
@@ -144,7 +144,7 @@ def _measured(path: Path, artefact: Artefact, shown: Shown, batch_size: int | No
         "largest_logit_difference": largest,
         "accuracy": {name: float(hits.mean()) for name, hits in correct.items()},
         "interval95": {name: interval95(hits.sum(), len(hits)) for name, hits in correct.items()},
-        "latency": [throughput.latency(artefact.run, (n, *shape)) for n in ([batch_size] if batch_size else BATCHES)],
+        "latency": [throughput.latency(artefact.run, (n, *shape)) for n in sizes],
     }
 
 

@@ -6,15 +6,15 @@
     python -m clead_jax.audit --model=... --images=... --verify=DIR     # measures again: does that record still hold?
 
 `function` takes pixels [B, H, W, C] in [0, 1] and returns logits [B, K]; or it is a `clead_jax.Classifier`; or it takes
-no argument and returns one of these. Naming it imports its module, from the current directory too. Exit status: 0; 2
-for an error; 3 if the model falls below --fail_below, or a record does not hold.
+no argument and returns one of these. Naming it imports its module, from the current directory too. --model=FILE.jax is
+a file of `python -m clead_jax.export`, or another of jax.export. Exit status: 0; 2 for an error; 3 if the model falls
+below --fail_below, or a record does not hold.
 
 From Python: `clead_jax.audit(function, images, labels, ...)`, see `evaluation.audit`.
 """
 
 import importlib
 import inspect
-import re
 import sys
 import types
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.audit import Result, audit
 from clead_jax.evaluation.union import Union, union
+from clead_jax.interop.formats import load_exported
 from clead_jax.results import audited
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _define(values: "flags.FlagValues") -> None:
     from absl import flags
 
     texts = {
-        "model": "package.module:function",
+        "model": "package.module:function, or a file of jax.export",
         "images": "npz:FILE (test_images, test_labels, or images, labels), or the name of a data set, e.g. cifar10",
         "data_dir": "where TFDS data lies",
         "output": "folder for results.json, per_example.npz and the report page",
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> None:
     unmet = audited.below(result.correct, given.fail_below)
     unmet += [line for norm, part in parts.items() if record for line in record.differences(norm, part.correct)]
     if given.output:
-        origin = {"command": command(argv[1:]), "audit": settings}
+        origin = {"command": cli.command("audit", argv[1:]), "audit": settings}
         environment = origin | {"images": images, "outputs": first_outputs} | sharding.machine()
         headers = [header(part, dataset, environment) for part in parts.values()]
         measured = [(part.results, part.correct) for part in parts.values()]
@@ -134,7 +135,9 @@ def _examples(given: "flags.FlagValues", settings: dict[str, Any]) -> tuple[dict
 
 
 def imported(text: str, randomized: bool = False) -> Classifier:
-    """The model behind "package.module:function". Raises ValueError, one line, if it cannot be imported or is none."""
+    """The model behind "package.module:function", or in a file of jax.export. Raises ValueError, one line."""
+    if text.endswith(".jax") or Path(text).is_file():
+        return load_exported(text)
     module, _, name = text.partition(":")
     if not module or not name:
         raise ValueError(f"--model={text!r}: write package.module:function")
@@ -167,11 +170,6 @@ def outputs(classifier: Classifier, examples: Examples) -> list[list[float]]:
     model = classifiers.compiled(classifier, batch_size=16)
     inputs.num_classes(model, examples)
     return model.logits(examples.images[:4], numerics.key(0)).tolist()
-
-
-def command(words: list[str]) -> str:
-    """What was typed, without the folders of this machine."""
-    return " ".join(["python -m clead_jax.audit", *(re.sub(r"(=(?:npz:|folder:)?)[/~]\S*/", r"\1", w) for w in words)])
 
 
 def header(result: Result, dataset: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "clead_jax"
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-DOORS = ("main", "evaluate", "audit", "report", "compare", "sweep", "benchmark", "methods")
+DOORS = ("main", "evaluate", "audit", "report", "compare", "sweep", "benchmark", "export", "methods")
 """What a person types or calls; nothing imports them."""
 
 MAY_IMPORT = {
@@ -192,7 +192,7 @@ def test_models_from_elsewhere_load_torch_on_first_use_only():
     assert not {"torch", "safetensors"} & loaded_after("import clead_jax.interop, clead_jax.interop.layers")
 
 
-@pytest.mark.parametrize("door", ["main", "evaluate", "report", "compare", "sweep", "benchmark", "methods"])
+@pytest.mark.parametrize("door", ["main", "evaluate", "report", "compare", "sweep", "benchmark", "export", "methods"])
 def test_a_door_does_not_wait_for_jax(door):
     assert "jax" not in loaded_after(f"import clead_jax.{door}")
 

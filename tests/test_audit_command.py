@@ -169,6 +169,6 @@ def test_the_command_is_kept_without_folders_of_this_machine():
         "--eps=8/255",
         "--data_dir=~/data/tfds",
     ]
-    assert audit.command(typed) == (
+    assert cli.command("audit", typed) == (
         "python -m clead_jax.audit --model=a:b --images=npz:x.npz --output=out --eps=8/255 --data_dir=tfds"
     )

@@ -27,6 +27,8 @@ from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
 from clead_jax.training.views import Attack
 
+HOW_TRAINED = ("start", "fresh", "trains", "attack", "views", "loss", "augment", "average")
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -169,8 +171,10 @@ def history(workdir: str, stage: str = "", plugins: str = "") -> dict[str, Any]:
     stage = stage or cfg.defended
     if stage not in config.stages_of(cfg):
         return {"stage": stage, "label_use": [], "epochs": 0}
+    own = cfg[stage]
+    trained = {"kind": own.kind} | {field: own[field] for field in HOW_TRAINED if field in own}
     told = {"label_use": stages.label_use(cfg, stage), "batch_stats": stages.batch_stats(cfg, stage)}
-    return {"stage": stage, "epochs": cfg[stage].epochs, **told}
+    return {"stage": stage, "epochs": own.epochs, "trained": trained, **told}
 
 
 @numerics.defaults()

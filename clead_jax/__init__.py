@@ -2,6 +2,7 @@
 
     model = clead_jax.load("runs/quickstart")              # a Classifier: forward, variables = model
     model = clead_jax.from_torch(module, (32, 32, 3))      # the same of a PyTorch module
+    model = clead_jax.wrap("jpeg(quality=50)", model)      # behind a filter; or an ensemble of several
     result = clead_jax.audit(model, images, labels)        # any Classifier, or a function to logits
 
 Public names load on first use, so that `import clead_jax` imports no jax.
@@ -15,6 +16,7 @@ _PUBLIC = {
     "load": "experiment.models",
     "audit": "audit",
     "Classifier": "core.types",
+    "wrap": "models.wrappers",
     "from_torch": "interop.torch_module",
 }
 __all__ = ["__version__", *_PUBLIC]

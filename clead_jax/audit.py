@@ -5,8 +5,9 @@
     python -m clead_jax.audit --model=... --images=... --verify=DIR     # measures again: does that record still hold?
 
 `function` takes pixels [B, H, W, C] in [0, 1] and returns logits [B, K]; or it is a `clead_jax.Classifier`; or it takes
-no argument and returns one of these. Naming it imports its module, from the current directory too. Exit status: 0; 2
-for an error; 3 if the model falls below --fail_below, or a record does not hold.
+no argument and returns one of these. Naming it imports its module, from the current directory too. A wrapper may stand
+around it: --model="jpeg(package.module:function,quality=50)". Exit status: 0; 2 for an error; 3 if the model falls
+below --fail_below, or a record does not hold.
 
 From Python: `clead_jax.audit(function, images, labels, ...)`, see `evaluation.audit`.
 """
@@ -48,7 +49,7 @@ def _define(values: "flags.FlagValues") -> None:
     from absl import flags
 
     texts = {
-        "model": "package.module:function",
+        "model": "package.module:function, or a wrapper around some of them",
         "images": "npz:FILE (test_images, test_labels, or images, labels), or the name of a data set, e.g. cifar10",
         "data_dir": "where TFDS data lies",
         "output": "folder for results.json, per_example.npz and the report page",
@@ -133,7 +134,14 @@ def _examples(given: "flags.FlagValues", settings: dict[str, Any]) -> tuple[dict
 
 
 def imported(text: str, randomized: bool = False) -> Classifier:
-    """The model behind "package.module:function". Raises ValueError, one line, if it cannot be imported or is none."""
+    """The model behind "package.module:function", or behind a wrapper around some, "jpeg(package.module:function)".
+
+    Raises ValueError, one line, if it cannot be imported or is none.
+    """
+    from clead_jax.models import wrappers
+
+    if wrapper := wrappers.unwrapped(text):
+        return wrappers.wrap(wrapper[0], *(imported(each, randomized) for each in wrapper[1]))
     module, _, name = text.partition(":")
     if not module or not name:
         raise ValueError(f"--model={text!r}: write package.module:function")

@@ -8,7 +8,7 @@ removes less than attacks can add, and what it takes from them is the gradient. 
 so that its worth against an attacker who knows of it can be seen beside its worth against one who does not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -33,9 +33,9 @@ ATTACKED = {
 class FilterConfig:
     """`attacked`, what attacks see; success is judged behind the filter in any case.
 
-    "through": the filter, with the derivative of the identity where its own is of no use (BPDA), and with the mean
-        probability over several draws where it is random (EOT); both as in Athalye et al. 2018, arXiv 1802.00420.
-    "exact": the filter with its own derivative, which is 0 for one that rounds; of one draw.
+    "through": the filter, with the derivative of the identity where its own is 0 nearly everywhere (BPDA), and with the
+        mean probability over several draws where it is random (EOT); both from Athalye et al. 2018, arXiv 1802.00420.
+    "exact": the filter with its own derivative; of one draw.
     "bare": no filter: images are made on the bare model.
     """
 
@@ -47,19 +47,19 @@ class FilterConfig:
 
 
 class Filter(NamedTuple):
-    """`change(x, cfg)`, or `change(x, cfg, keys)` if randomized. A `smooth` one has a derivative of use to attacks."""
+    """`change(x, cfg)`, or `change(x, cfg, keys)` if `randomized`. One that `rounds` has no derivative to follow."""
 
     name: str
     change: Callable[..., Array]
-    smooth: bool
+    rounds: bool
     randomized: bool
 
 
-def input_filter(name: str, config: type, smooth: bool = False, randomized: bool = False) -> Callable:
+def input_filter(name: str, config: type, rounds: bool = False, randomized: bool = False) -> Callable:
     """Decorator that registers a filter as a wrapper."""
 
     def register(change: Callable[..., Array]) -> Callable[..., Array]:
-        used = Filter(name, change, smooth, randomized)
+        used = Filter(name, change, rounds, randomized)
         WRAPPERS.register(name, config)(lambda classifiers, cfg: in_front_of(only(classifiers, name), used, cfg))
         return change
 
@@ -72,7 +72,7 @@ def in_front_of(inner: Classifier, used: Filter, cfg: Any) -> Classifier:
     if inner.image_shape:
         keys = [example_keys(jax.random.key(0), jnp.arange(1))] if used.randomized else []
         jax.eval_shape(change, jnp.zeros((1, *inner.image_shape)), *keys)
-    through = change if used.smooth else _with_derivative_of_identity(change)
+    through = _with_derivative_of_identity(change) if used.rounds else change
     seen = {"through": through, "exact": change, "bare": lambda x, *keys: x}[cfg.attacked]
     behind = lambda seen, forward: _behind(seen, forward, used.randomized, inner.randomized)
     attacked = behind(seen, inner.attack_forward or inner.forward)
@@ -126,7 +126,7 @@ class BitDepthConfig(FilterConfig):
         spec.check_ranges(self, bits="[1, 8]")
 
 
-@input_filter("bit_depth", BitDepthConfig)
+@input_filter("bit_depth", BitDepthConfig, rounds=True)
 def bit_depth(x: Array, cfg: BitDepthConfig) -> Array:
     """Pixels rounded to 2^bits levels (feature squeezing, arXiv 1704.01155, section III-A)."""
     levels = 2**cfg.bits - 1
@@ -157,7 +157,7 @@ class BlurConfig(WindowConfig):
         spec.check_ranges(self, sigma="(0, inf)")
 
 
-@input_filter("blur", BlurConfig, smooth=True)
+@input_filter("blur", BlurConfig)
 def blur(x: Array, cfg: BlurConfig) -> Array:
     """A Gaussian, cut off at the window's edge and scaled to sum 1."""
     bell = np.exp(-0.5 * ((np.arange(cfg.size) - cfg.size // 2) / cfg.sigma) ** 2)
@@ -228,7 +228,7 @@ class ResizePadConfig(FilterConfig):
         spec.check_ranges(self, least="(0, 1)", draws="[1, inf)")
 
 
-@input_filter("resize_pad", ResizePadConfig, smooth=True, randomized=True)
+@input_filter("resize_pad", ResizePadConfig, randomized=True)
 def resize_pad(x: Array, cfg: ResizePadConfig, keys: Key) -> Array:
     """Every image shrunk by a random factor and put at a random place on black (Xie et al. 2018, arXiv 1711.01991),
     where it keeps its size in all. There images are enlarged, for networks that take any size.

@@ -1,4 +1,4 @@
-"""What JPEG does to an image, as an input filter: blocks, cosines, rounding; without the coding, which loses nothing."""
+"""What JPEG does to an image, as an input filter: blocks, cosines, rounding; not the coding, which loses nothing."""
 
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ class JPEGConfig(FilterConfig):
         spec.check_ranges(self, quality="[1, 100]")
 
 
-@input_filter("jpeg", JPEGConfig)
+@input_filter("jpeg", JPEGConfig, rounds=True)
 def jpeg(x: Array, cfg: JPEGConfig) -> Array:
     """What JPEG loses without subsampling of colour: every 8x8 block's cosine coefficients are rounded to multiples of
     the standard's tables (Dziugaite et al. 2016, arXiv 1608.00853). Images of 1 or 3 channels, [B, H, W, C]; blocks

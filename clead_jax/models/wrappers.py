@@ -5,6 +5,7 @@ def wrapper(classifiers: Sequence[Classifier], cfg: Config) -> Classifier
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clead_jax.core import spec
 from clead_jax.core.registry import WRAPPERS
 from clead_jax.core.types import Array, Classifier, Key, PyTree
 
@@ -117,6 +119,27 @@ def bfloat16(classifiers: Sequence[Classifier], cfg: Bfloat16Config) -> Classifi
     forward = inner.attack_forward or inner.forward
     cheaper = lambda variables, x, *key: forward(jax.tree.map(half, variables), half(x), *key).astype(jnp.float32)
     return dataclasses.replace(inner, attack_forward=cheaper, name=f"bfloat16({inner.name})")
+
+
+def wrap(text: str, *classifiers: Classifier) -> Classifier:
+    """A wrapper by its name, around classifiers: wrap("ensemble(combine=vote)", a, b, c) or wrap("jpeg", model).
+
+    Raises ValueError for an unknown wrapper or setting, and for classifiers that it cannot wrap.
+    """
+    entry = WRAPPERS[spec.parse(text)[0]]
+    return entry.value(classifiers, spec.settings(text, "wrapper", entry.config, {}))
+
+
+def unwrapped(text: str) -> tuple[str, list[str]] | None:
+    """A wrapper and the names inside: "ensemble(a+b,combine=vote)" -> ("ensemble(combine=vote)", ["a", "b"]).
+
+    None for what has no parentheses. Raises ValueError for an unknown wrapper.
+    """
+    if not (inside := re.fullmatch(r"(\w+)\((.*)\)", text.strip())):
+        return None
+    WRAPPERS[inside[1]]  # says which there are
+    names, *settings = spec.items(inside[2]) or ("",)
+    return f"{inside[1]}({','.join(settings)})", spec.split(names, "+")
 
 
 def only(classifiers: Sequence[Classifier], name: str) -> Classifier:

@@ -1,0 +1,108 @@
+"""What input filters and ensembles are worth: every model of a run under attacks that know of them, and that do not.
+
+    python -m benchmarks.filters --workdir=runs/quickstart --json=results/digits-filters.json [--rows=jpeg,...]
+    python -m benchmarks.filters --table=results/digits-filters.json
+
+Run it in the repository's folder, on a run of configs/quickstart.py. A filtered model is attacked by PGD-20 in three
+ways (`attacked` in clead_jax/models/filters.py says which), and by `autoattack(version=fast)` through the filter. Rows
+in the file are not measured again, so that the same command goes on; `--table` prints it as the README has it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from clead_jax.config import cli
+from clead_jax.core import spec
+
+EPS = 0.1
+WAYS = ("bare", "exact", "through")
+ROWS = {
+    "undefended": "baseline",
+    "3 bits per pixel": "bit_depth(baseline,bits=3,attacked={way})",
+    "JPEG at quality 75": "jpeg(baseline,quality=75,attacked={way})",
+    "Gaussian blur 3x3": "blur(baseline,size=3,attacked={way})",
+    "median 3x3": "median(baseline,size=3,attacked={way})",
+    "total variation 0.1": "total_variation(baseline,weight=0.1,attacked={way})",
+    "random resize and pad": "resize_pad(baseline,least=0.8,attacked={way})",
+    "C-LEAD": "probe",
+    "C-LEAD behind JPEG": "jpeg(probe,quality=75,attacked={way})",
+    "undefended + C-LEAD by probabilities": "ensemble(baseline+probe)",
+    "undefended + C-LEAD by logits": "ensemble(baseline+probe,combine=logits)",
+}
+"""Name -> model, as `--models` has it; `{way}` where it is attacked in every way."""
+
+
+def _define(given: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", "", "a run of configs/quickstart.py", flag_values=given)
+    flags.DEFINE_string("json", "", "the file that the numbers go to", flag_values=given)
+    flags.DEFINE_string("rows", ",".join(ROWS), "names of the rows to measure", flag_values=given)
+    flags.DEFINE_integer("images", 360, "test images, at most", lower_bound=1, flag_values=given)
+    flags.DEFINE_integer("batch_size", 128, "images per batch", lower_bound=1, flag_values=given)
+    flags.DEFINE_string("table", "", "only print this file as a table", flag_values=given)
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line, measures row by row, prints the table."""
+    given = cli.parse(argv, _define, __doc__)
+    if given.table:
+        print(table(json.loads(Path(given.table).read_text())))
+        return
+    if not given.workdir or not given.json:
+        raise ValueError("write --workdir=DIR --json=FILE")
+    if unknown := [name for name in spec.items(given.rows) if name not in ROWS]:
+        raise ValueError(f"rows: unknown {unknown[0]!r}; known: {', '.join(ROWS)}")
+    path = Path(given.json)
+    found = json.loads(path.read_text()) if path.exists() else begun(given)
+    for name in spec.items(given.rows):
+        if name not in found["rows"]:
+            found["rows"][name] = measured(given, ROWS[name])
+            path.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+
+
+def begun(given: flags.FlagValues) -> dict[str, Any]:
+    """What the file says of the whole."""
+    from clead_jax.core import sharding
+
+    settings = f"--images={given.images} --batch_size={given.batch_size}"
+    command = f"python -m benchmarks.filters --workdir=runs/quickstart --json=results/digits-filters.json {settings}"
+    facts = {"command": command, "norm": "linf", "eps": EPS, "images": given.images}
+    return facts | {"environment": sharding.machine(), "rows": {}}
+
+
+def measured(given: flags.FlagValues, text: str) -> dict[str, Any]:
+    """One row: accuracies in [0, 1] by attack, and seconds, compilation included."""
+    from clead_jax import data
+    from clead_jax.evaluation.audit import audit
+    from clead_jax.experiment import models
+
+    examples = data.load("digits").test
+    images, labels = examples.images[: given.images], examples.labels[: given.images]
+    ways = {way: text.format(way=way) for way in (WAYS if "{way}" in text else WAYS[-1:])}
+    row: dict[str, Any] = {"model": text, "accuracy": {}, "interval95": {}, "seconds": {}}
+    for way, model in ways.items():
+        attacks = ["pgd", "autoattack(version=fast)"] if way == "through" else ["pgd"]
+        settings = {"eps": EPS, "attacks": attacks, "checks": False, "batch_size": given.batch_size}
+        result = audit(models.resolve(model, given.workdir), images, labels, **settings)
+        names = {"clean": "clean", "pgd": f"pgd {way}", "autoattack": "autoattack fast"}
+        for kind, of in (("accuracy", result.accuracy), ("interval95", result.interval95)):
+            row[kind] |= {names[attack]: of[attack] for attack in names if attack in of}
+        row["seconds"][way] = round(result.seconds, 1)
+    return row
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows in Markdown, accuracies in %."""
+    columns = ("clean", *(f"pgd {way}" for way in WAYS), "autoattack fast")
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for name, row in found["rows"].items():
+        cells = [f"{100 * row['accuracy'][column]:.1f}" if column in row["accuracy"] else "" for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

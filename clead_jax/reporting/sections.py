@@ -188,6 +188,8 @@ def images(inputs: Inputs) -> list[Block]:
         f"model. Changes are shown {factor:.2g} times as strong, around grey. Below the attacked image: what the model "
         "takes it for (✓ right, ✗ wrong)."
     )
+    if len(pictures.pictured_models(inputs.samples, inputs.results, shown)) > pictures.MAX_MODELS:
+        caption += f" Only the first {pictures.MAX_MODELS} models are shown."
     return [Picture("perturbations", figure, "Images, amplified changes and attacked images.", caption)]
 
 

@@ -59,7 +59,7 @@ def test_what_attacks_see_is_a_note_of_the_audit():
     found = clead_jax.audit(model, images[:16], labels[:16], eps=EPS, attacks="fgsm", checks=False, batch_size=16)
     assert "jpeg: images are made on the model without the filter" in str(found)
     with pytest.raises(
-        ValueError, match="forward cannot be run.*median: a window of 9 pixels is larger than the images"
+        ValueError, match=r"forward cannot be run.*median: a window of 9 pixels is larger than the images"
     ):
         nowhere = Classifier(flat.forward, flat.variables)
         clead_jax.audit(wrap("median(size=9)", nowhere), images[:16], labels[:16], attacks="fgsm")

@@ -39,8 +39,14 @@ def _define(given: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "a run of configs/quickstart.py", flag_values=given)
     flags.DEFINE_string("json", "", "the file that the numbers go to", flag_values=given)
     flags.DEFINE_string("rows", ",".join(ROWS), "names of the rows to measure", flag_values=given)
-    flags.DEFINE_integer("images", 360, "test images, at most", lower_bound=1, flag_values=given)
-    flags.DEFINE_integer("batch_size", 128, "images per batch", lower_bound=1, flag_values=given)
+    flags.DEFINE_integer("images", 128, "test images, at most", lower_bound=1, flag_values=given)
+    flags.DEFINE_integer(
+        "batch_size",
+        16,
+        "images per batch; the smaller, the fewer programs are compiled",
+        lower_bound=1,
+        flag_values=given,
+    )
     flags.DEFINE_string("table", "", "only print this file as a table", flag_values=given)
 
 

@@ -202,15 +202,15 @@ def total_variation(x: Array, cfg: TotalVariationConfig) -> Array:
     axes = (1, 2)
     edge = {axis: [(0, int(axis == n)) for n in range(4)] for axis in axes}
     slope = lambda z: [jnp.pad(jnp.diff(z, axis=axis), edge[axis]) for axis in axes]
-    divergence = jax.linear_transpose(slope, x)
+    adjoint = jax.linear_transpose(slope, x)  # the negative divergence
 
     def project(_: int, dual: list[Array]) -> list[Array]:
-        ascent = slope(-divergence(dual)[0] - x / cfg.weight)
+        ascent = slope(-adjoint(dual)[0] - x / cfg.weight)
         length = jnp.sqrt(sum(part**2 for part in ascent) + 1e-12)  # differentiable at 0
         return [(p + 0.125 * part) / (1 + 0.125 * length) for p, part in zip(dual, ascent, strict=True)]
 
     dual = jax.lax.fori_loop(0, cfg.steps, project, [jnp.zeros_like(x) for _ in axes])
-    return x + cfg.weight * divergence(dual)[0]
+    return x + cfg.weight * adjoint(dual)[0]
 
 
 # --- random -----------------------------------------------------------------------------------------------------------

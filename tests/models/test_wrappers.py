@@ -73,8 +73,8 @@ def keep_the_contract(make, *parts):
     if whole.randomized:
         assert not np.array_equal(logits(whole), whole.forward(whole.variables, X, jax.random.key(2)))
     else:
-        turned = whole.forward(whole.variables, jnp.asarray(X[::-1]))
-        np.testing.assert_allclose(turned[::-1], logits(whole), rtol=1e-5, atol=1e-6)
+        last = whole.forward(whole.variables, jnp.asarray(X[:7:-1]))  # of half a batch, in another order
+        np.testing.assert_allclose(last, logits(whole)[:7:-1], rtol=1e-5, atol=1e-6)
     mesh = sharding.data_mesh()
     spread = sharding.sharded(lambda v, x: whole.forward(v, x, *key), mesh, (P(), P("data")))
     np.testing.assert_allclose(spread(whole.variables, X), logits(whole), rtol=1e-5, atol=1e-6)

@@ -1,13 +1,14 @@
 """What input filters and ensembles are worth: every model of a run under attacks that know of them, and that do not.
 
-    python -m benchmarks.filters --workdir=runs/quickstart --json=results/digits-filters.json [--rows=jpeg,...]
+    python -m benchmarks.filters --workdir=runs/quickstart --json=results/digits-filters.json [--rows="undefended,median 3x3"]
     python -m benchmarks.filters --table=results/digits-filters.json
 
 Run it in the repository's folder, on a run of configs/quickstart.py. A filtered model is attacked by PGD-20 in three
-ways (`attacked` in clead_jax/models/filters.py says which), and by `autoattack(version=fast)` through the filter. Rows
-in the file are not measured again, so that the same command goes on; `--table` prints it as the README has it.
+ways (`attacked` in clead_jax/models/filters.py says which), and by `autoattack(version=fast)` through the filter. What
+is in the file is not measured again, so that the same command goes on; `--table` prints it as the README has it.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from clead_jax.config import cli
 from clead_jax.core import spec
 
 EPS = 0.1
-WAYS = ("bare", "exact", "through")
+COLUMNS = {
+    "PGD-20, exact": ("exact", "pgd"),
+    "PGD-20, through": ("through", "pgd"),
+    "PGD-20, bare": ("bare", "pgd"),
+    "AutoAttack fast, through": ("through", "autoattack(version=fast)"),
+}
+"""Title -> what attacks see, and the attack."""
 ROWS = {
     "undefended": "baseline",
     "3 bits per pixel": "bit_depth(baseline,bits=3,attacked={way})",
@@ -51,7 +58,7 @@ def _define(given: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Parses the command line, measures row by row, prints the table."""
+    """Parses the command line, measures column by column, prints the table."""
     given = cli.parse(argv, _define, __doc__)
     if given.table:
         print(table(json.loads(Path(given.table).read_text())))
@@ -62,9 +69,10 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"rows: unknown {unknown[0]!r}; known: {', '.join(ROWS)}")
     path = Path(given.json)
     found = json.loads(path.read_text()) if path.exists() else begun(given)
-    for name in spec.items(given.rows):
-        if name not in found["rows"]:
-            found["rows"][name] = measured(given, ROWS[name])
+    for column, name in itertools.product(COLUMNS, spec.items(given.rows)):
+        row = found["rows"].setdefault(name, {"model": ROWS[name], "accuracy": {}, "interval95": {}, "seconds": {}})
+        if column not in row["accuracy"] and ("{way}" in ROWS[name] or COLUMNS[column][0] == "through"):
+            measure(row, column, given)
             path.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
 
@@ -79,30 +87,24 @@ def begun(given: flags.FlagValues) -> dict[str, Any]:
     return facts | {"environment": sharding.machine(), "rows": {}}
 
 
-def measured(given: flags.FlagValues, text: str) -> dict[str, Any]:
-    """One row: accuracies in [0, 1] by attack, and seconds, compilation included."""
+def measure(row: dict[str, Any], column: str, given: flags.FlagValues) -> None:
+    """Adds one column to a row: accuracy in [0, 1], its interval, and seconds, compilation included."""
     from clead_jax import data
     from clead_jax.evaluation.audit import audit
     from clead_jax.experiment import models
 
-    examples = data.load("digits").test
-    images, labels = examples.images[: given.images], examples.labels[: given.images]
-    ways = {way: text.format(way=way) for way in (WAYS if "{way}" in text else WAYS[-1:])}
-    row: dict[str, Any] = {"model": text, "accuracy": {}, "interval95": {}, "seconds": {}}
-    for way, model in ways.items():
-        attacks = ["pgd", "autoattack(version=fast)"] if way == "through" else ["pgd"]
-        settings = {"eps": EPS, "attacks": attacks, "checks": False, "batch_size": given.batch_size}
-        result = audit(models.resolve(model, given.workdir), images, labels, **settings)
-        names = {"clean": "clean", "pgd": f"pgd {way}", "autoattack": "autoattack fast"}
-        for kind, of in (("accuracy", result.accuracy), ("interval95", result.interval95)):
-            row[kind] |= {names[attack]: of[attack] for attack in names if attack in of}
-        row["seconds"][way] = round(result.seconds, 1)
-    return row
+    way, attack = COLUMNS[column]
+    model, test = models.resolve(row["model"].format(way=way), given.workdir), data.load("digits").test
+    images, labels = test.images[: given.images], test.labels[: given.images]
+    result = audit(model, images, labels, eps=EPS, attacks=[attack], checks=False, batch_size=given.batch_size)
+    for title, key in (("clean", "clean"), (column, [*result.accuracy][-1])):
+        row["accuracy"][title], row["interval95"][title] = result.accuracy[key], result.interval95[key]
+    row["seconds"][column] = round(result.seconds, 1)
 
 
 def table(found: dict[str, Any]) -> str:
     """The rows in Markdown, accuracies in %."""
-    columns = ("clean", *(f"pgd {way}" for way in WAYS), "autoattack fast")
+    columns = ["clean", *COLUMNS]
     lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for name, row in found["rows"].items():
         cells = [f"{100 * row['accuracy'][column]:.1f}" if column in row["accuracy"] else "" for column in columns]

@@ -1,6 +1,6 @@
 """What input filters and ensembles are worth: every model of a run under attacks that know of them, and that do not.
 
-    python -m benchmarks.filters --workdir=runs/quickstart --json=results/digits-filters.json [--rows="undefended,median 3x3"]
+    python -m benchmarks.filters --workdir=runs/quickstart --json=results/digits-filters.json [--rows=...]
     python -m benchmarks.filters --table=results/digits-filters.json
 
 Run it in the repository's folder, on a run of configs/quickstart.py. A filtered model is attacked by PGD-20 in three

@@ -25,7 +25,7 @@ def sums(shape=(8, 8, 1)):
 
 def gradient(model, x, *key):
     forward = model.attack_forward or model.forward
-    return jax.grad(lambda x: forward(model.variables, x, *key)[:, 0].sum())(x)
+    return jax.jit(jax.grad(lambda x: forward(model.variables, x, *key)[:, 0].sum()))(x)
 
 
 def test_bit_depth_rounds_to_its_levels():
@@ -84,13 +84,14 @@ def test_jpeg_is_that_of_libjpeg(mode, quality):
 
 def test_resize_pad_shrinks_and_places_every_image_by_its_own_key():
     cfg, x = filters.ResizePadConfig(least=0.5), jnp.ones((64, 20, 20, 1))
-    found = np.asarray(filters.resize_pad(x, cfg, jax.random.split(jax.random.key(0), 64)))[..., 0]
+    place = jax.jit(lambda x, keys: filters.resize_pad(x, cfg, keys))
+    found = np.asarray(place(x, jax.random.split(jax.random.key(0), 64)))[..., 0]
     height, width = ((found.max(axis) > 0).sum(1) for axis in (2, 1))
     assert found.min() == 0 and abs(height - width).max() <= 1  # black around; the aspect ratio stays
     assert 9 <= height.min() < 12 and 18 < height.max() <= 20 and len({*map(bytes, found)}) > 40
     first = np.argmax(found.max(2) > 0, axis=1)
     assert first.min() == 0 and first.max() > 5  # anywhere
-    twice = filters.resize_pad(x[:2], cfg, jnp.repeat(jax.random.key(0), 2))
+    twice = place(x[:2], jnp.repeat(jax.random.key(0), 2))
     np.testing.assert_array_equal(twice[0], twice[1])
 
 
@@ -121,8 +122,9 @@ def test_what_attacks_see_of_a_filter(name):
 def test_attacks_see_the_mean_of_many_draws():
     inner, key, x = sums(), jax.random.key(3), jnp.asarray(X[:2, :8, :8, :1])
     many, one = wrap("resize_pad(draws=500)", inner), wrap("resize_pad(attacked=exact)", inner)
-    drawn = [jax.nn.softmax(one.attack_forward(one.variables, x, jax.random.key(n))) for n in range(500)]
-    seen = np.exp(many.attack_forward(many.variables, x, key))
+    draw = lambda key: jax.nn.softmax(one.attack_forward(one.variables, x, key))
+    drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(4), 500))
+    seen = np.exp(jax.jit(many.attack_forward)(many.variables, x, key))
     assert many.randomized and np.std(drawn, axis=0).max() > 0.05
     np.testing.assert_allclose(seen, np.mean(drawn, 0), atol=0.06)
 

@@ -32,7 +32,7 @@ def wrapped(name, *classifiers, **settings):
 
 def logits(classifier, variables=None):
     variables = classifier.variables if variables is None else variables
-    return classifier.forward(variables, jnp.asarray(X), *([KEY] if classifier.randomized else []))
+    return jax.jit(classifier.forward)(variables, jnp.asarray(X), *([KEY] if classifier.randomized else []))
 
 
 def softmax(z):
@@ -66,14 +66,14 @@ def keep_the_contract(make, *parts):
     differentiated = whole.attack_forward or whole.forward
     key = [KEY] if whole.randomized else []
     loss = lambda x: jax.nn.log_softmax(differentiated(whole.variables, x, *key))[:, 0].sum()
-    gradient = jax.grad(loss)(jnp.asarray(X))
+    gradient = jax.jit(jax.grad(loss))(jnp.asarray(X))
     assert np.isfinite(gradient).all() and (np.abs(gradient).reshape(16, -1).max(1) > 0).all()
     assert whole.fingerprint == make(*parts).fingerprint != other.fingerprint
     np.testing.assert_array_equal(logits(whole, other.variables), logits(other))
     if whole.randomized:
         assert not np.array_equal(logits(whole), whole.forward(whole.variables, X, jax.random.key(2)))
     else:
-        last = whole.forward(whole.variables, jnp.asarray(X[:7:-1]))  # of half a batch, in another order
+        last = jax.jit(whole.forward)(whole.variables, jnp.asarray(X[:7:-1]))  # of half a batch, in another order
         np.testing.assert_allclose(last, logits(whole)[:7:-1], rtol=1e-5, atol=1e-6)
     mesh = sharding.data_mesh()
     spread = sharding.sharded(lambda v, x: whole.forward(v, x, *key), mesh, (P(), P("data")))

@@ -7,7 +7,8 @@
 
 `function` takes pixels [B, H, W, C] in [0, 1] and returns logits [B, K]; or it is a `clead_jax.Classifier`; or it takes
 no argument and returns one of these. Naming it imports its module, from the current directory too. --model=FILE.jax is
-a file of `python -m clead_jax.export`, or another of jax.export. Exit status: 0; 2 for an error; 3 if the model falls
+a file of `python -m clead_jax.export`, or another of jax.export. A wrapper may stand around a model:
+--model="jpeg(package.module:function,quality=50)". Exit status: 0; 2 for an error; 3 if the model falls
 below --fail_below, or a record does not hold.
 
 From Python: `clead_jax.audit(function, images, labels, ...)`, see `evaluation.audit`.
@@ -51,7 +52,7 @@ def _define(values: "flags.FlagValues") -> None:
     from absl import flags
 
     texts = {
-        "model": "package.module:function, or a file of jax.export",
+        "model": "package.module:function, a file of jax.export, or a wrapper around some of them",
         "images": "npz:FILE (test_images, test_labels, or images, labels), or the name of a data set, e.g. cifar10",
         "data_dir": "where TFDS data lies",
         "output": "folder for results.json, per_example.npz and the report page",
@@ -135,9 +136,15 @@ def _examples(given: "flags.FlagValues", settings: dict[str, Any]) -> tuple[dict
 
 
 def imported(text: str, randomized: bool = False) -> Classifier:
-    """The model behind "package.module:function", or in a file of jax.export. Raises ValueError, one line."""
+    """The model behind "package.module:function", in a file of jax.export, or behind a wrapper around some of these,
+    "jpeg(package.module:function)". Raises ValueError, one line, if it cannot be imported or is none.
+    """
+    from clead_jax.models import wrappers
+
     if text.endswith(".jax") or Path(text).is_file():
         return load_exported(text)
+    if wrapper := wrappers.unwrapped(text):
+        return wrappers.wrap(wrapper[0], *(imported(each, randomized) for each in wrapper[1]))
     module, _, name = text.partition(":")
     if not module or not name:
         raise ValueError(f"--model={text!r}: write package.module:function")

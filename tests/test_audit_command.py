@@ -124,6 +124,17 @@ def test_what_a_model_can_be(capsys, monkeypatch, name):
     assert told[0] == told[1] and told[0]["accuracy"]["fgsm"] < told[0]["accuracy"]["clean"]
 
 
+def test_a_wrapper_around_a_model(capsys, monkeypatch):
+    """Most pixels of a digit are 0 or 16 of 16, so rounding to 4 bits takes the gradient and little else."""
+    command = lambda text: run(capsys, monkeypatch, f"--model={text}", *COMMON, "--format=json")
+    status, said, error = command("bit_depth(linear_model:classifier,bits=4,attacked=exact)")
+    assert (status, error) == (0, "")
+    blind, through = json.loads(said), json.loads(command("bit_depth(linear_model:classifier,bits=4)")[1])
+    assert blind["accuracy"]["clean"] == through["accuracy"]["clean"] == blind["accuracy"]["fgsm"]
+    assert through["accuracy"]["fgsm"] < through["accuracy"]["clean"]
+    assert blind["notes"] == ["bit_depth: attacks follow the derivative of the filter as it is"]
+
+
 def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
     status, said, error = run(
         capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--fail_below=99", "--format=sarif"
@@ -143,6 +154,10 @@ def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
         (["--model=linear_model:nothing"], "no attribute"),
         (["--model=no_such_module:logits"], "No module named"),
         (["--model=linear_model"], "package.module:function"),
+        (["--model=jpg(linear_model:logits)"], "unknown wrapper 'jpg': did you mean 'jpeg'"),
+        (["--model=bit_depth(linear_model:logits,bits=0)"], "bits must be at least 1, got 0"),
+        (["--model=median(linear_model:logits,size=9)"], "a window of 9 pixels is larger than the images, 8x8"),
+        (["--model=jpeg(linear_model:logits+linear_model:doubled)"], "jpeg wraps one classifier, not 2"),
         ([], "which model"),
         (["--model=linear_model:logits", "--images=npz:none.npz"], "no file"),
         (["--model=linear_model:logits", "--fail_below=450"], "fail_below"),

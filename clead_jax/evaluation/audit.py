@@ -42,7 +42,7 @@ class Result:
     passes: dict[str, dict[str, np.ndarray]]  # "forward", "backward": int [N]
     adversarial: dict[str, np.ndarray]  # float32 [N, H, W, C], if asked for
     checks: list[dict[str, Any]]  # "name", "status", "value", "hint"
-    notes: list[str]  # where an attack had to differ from its definition
+    notes: list[str]  # where an attack had to differ from its definition, and what it sees in place of the model
     complete: bool  # False: the budget ended first, and what was not attacked counts as correct
     seconds: float
     results: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)  # as results.json has them
@@ -197,7 +197,7 @@ def audit(
     own = {name.removeprefix("model/"): value for name, value in store.records.items() if name.startswith("model/")}
     kept = {name.removeprefix("model/"): value for name, value in store.images.items()}
     passes, found = store.passes.get("model", {}), store.model("model").get("checks", [])
-    seconds = time.monotonic() - started
+    seconds, notes = time.monotonic() - started, [*classifier.metadata.get("attacks_see", []), *notes]
     return Result(norm, threat.eps, own, passes, kept, found, notes, complete, seconds, store.results)
 
 
@@ -213,7 +213,8 @@ def _classifier(model: Classifier | Callable, variables: PyTree, randomized: boo
         return classifier
     if not jax.tree.leaves(classifier.variables):
         raise ValueError("precision='bfloat16' needs variables=: weights inside `forward` cannot be cast")
-    return dataclasses.replace(classifier, attack_forward=classifiers.in_bfloat16(classifier.forward))
+    attacked = classifier.attack_forward or classifier.forward
+    return dataclasses.replace(classifier, attack_forward=classifiers.in_bfloat16(attacked))
 
 
 def _asked(

@@ -13,6 +13,7 @@ from clead_jax import config
 from clead_jax.core import numerics, sharding, spec
 from clead_jax.core.progress import log
 from clead_jax.core.types import Classifier, fingerprint
+from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation.checks.context import check
 from clead_jax.evaluation.measurements import measure
 from clead_jax.evaluation.plan import Plan, Subject
@@ -142,11 +143,13 @@ def _fitting(run: Run, text: str, model: Classifier) -> Classifier:
 
 def _subject(run: Run, label: str, model: Classifier, in_bfloat16: bool) -> Subject:
     """`in_bfloat16`: AutoAttack differentiates a copy that computes so."""
-    compiled, fields = run.compiled(model), model.metadata.get("network")
+    compiled, fields, suite = run.compiled(model), model.metadata.get("network"), None
+    if in_bfloat16:
+        seen = model.attack_forward or model.forward
+        half = networks.classifier(fields | {"dtype": "bfloat16"}).forward if fields else classifiers.in_bfloat16(seen)
+        suite = run.compiled(dataclasses.replace(model, attack_forward=half))
     if fields is None:
-        return Subject(label, compiled, model.metadata["checkpoint"])
-    half = networks.classifier(fields | {"dtype": "bfloat16"}).forward if in_bfloat16 else None
-    suite = run.compiled(dataclasses.replace(model, attack_forward=half)) if half else None
+        return Subject(label, compiled, model.metadata["checkpoint"], suite=suite)
     return Subject(label, compiled, model.metadata["checkpoint"], networks.features(fields), suite)
 
 

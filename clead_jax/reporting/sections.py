@@ -76,7 +76,7 @@ def by_protocol(inputs: Inputs) -> list[Block]:
         command = f"python -m clead_jax.evaluate --workdir={inputs.workdir} --protocol=paper,whitebox,autoattack"
         blocks += [Text(f"Not measured: {', '.join(absent)}. This adds what is missing:"), Code(command)]
     if measured.keys() - {"whitebox"}:  # those are the next table
-        blocks.append(headline.table(results))
+        blocks.append(tables.fitted(headline.table(results)))
     return [*blocks, Bullets(headline.notes(results))] if measured else blocks
 
 
@@ -102,7 +102,7 @@ def accuracy(inputs: Inputs) -> list[Block]:
         return [table, Bullets(_worst_case_notes(results)), *tables.draws(results), picture]
     return [
         *_gain(results),
-        tables.with_paper(table, results, config.get("model", {}).get("backbone", "")),
+        tables.fitted(tables.with_paper(table, results, config.get("model", {}).get("backbone", ""))),
         Bullets(_table_notes(inputs)),
         *tables.draws(results),
         *([tables.cited_by_paper()] if results["dataset"]["name"] == tables.paper()["dataset"] else []),
@@ -139,6 +139,9 @@ def _table_notes(inputs: Inputs) -> list[str]:
         "Seen: the defended model was trained on images made by this attack, so a gain there says less.",
         f"Where labels were used. {'; '.join(used) or 'Not recorded'}.",
     ]
+    for model, found in results["models"].items():
+        seen = "; ".join(found.get("checkpoint", {}).get("attacks_see", []))
+        notes += [f"{labels.model_title(model, results)}: {seen}."] if seen else []
     source = f"{tables.PAPER_COLUMN}: {paper['source']}"
     if results["dataset"]["name"] == paper["dataset"]:
         notes.append(f"{source}, accuracy in %, without → with, both sub-columns of Table 1. A dash: no entry there.")
@@ -192,6 +195,8 @@ def images(inputs: Inputs) -> list[Block]:
         f"model. Changes are shown {factor:.2g} times as strong, around grey. Below the attacked image: what the model "
         "takes it for (✓ right, ✗ wrong)."
     )
+    if len(pictures.pictured_models(inputs.samples, inputs.results, shown)) > pictures.MAX_MODELS:
+        caption += f" Only the first {pictures.MAX_MODELS} models are shown."
     return [Picture("perturbations", figure, "Images, amplified changes and attacked images.", caption)]
 
 
@@ -261,9 +266,9 @@ def elsewhere(inputs: Inputs) -> list[Block]:
     """Evaluations under another threat model, or of other images: their tables."""
     blocks: list[Block] = []
     for results in inputs.others.values():
-        blocks += [Text(tables.measured(results)), tables.before_after(results)]
+        blocks += [Text(tables.measured(results)), tables.fitted(tables.before_after(results))]
         if headline.measured(results).keys() - {"whitebox"}:
-            blocks += [headline.table(results), Bullets(headline.notes(results))]
+            blocks += [tables.fitted(headline.table(results)), Bullets(headline.notes(results))]
     return blocks
 
 

@@ -13,6 +13,7 @@ from clead_jax.reporting.render import Cell, Table
 from clead_jax.results.intervals import PRELIMINARY, paired_difference
 
 PAPER_COLUMN = "Paper, not measured here"
+SIDE_BY_SIDE = 6  # columns that a page has room for
 _CITED = ("fgsm", "pgd", "cw")
 
 
@@ -52,6 +53,16 @@ def with_paper(table: Table, results: dict[str, Any], backbone: str) -> Table:
     return Table([*table.header, PAPER_COLUMN], rows)
 
 
+def fitted(table: Table) -> Table:
+    """A table with a column per model, turned so that each is a row where there are more than fit side by side."""
+    if len(table.header) <= 1 + SIDE_BY_SIDE:
+        return table
+    header = [" ".join(filter(None, row[0])) if isinstance(row[0], tuple) else row[0] for row in table.rows]
+    columns = zip(*(row[1:] for row in table.rows), strict=True)
+    rows: list[list[Cell]] = [[title, *cells] for title, cells in zip(table.header[1:], columns, strict=True)]
+    return table._replace(header=["Model", *header], rows=rows)
+
+
 def cited_by_paper() -> Table:
     """The paper's Table 2: accuracies in % that it cites from other works, beside its own."""
     rows: list[list[Cell]] = [
@@ -64,7 +75,7 @@ def cited_by_paper() -> Table:
 
 def table_text(results: dict[str, Any]) -> str:
     """The before/after table for the terminal, under what was measured, over a line per model for more protocols."""
-    parts = [measured(results), render.text(before_after(results))]
+    parts = [measured(results), render.text(fitted(before_after(results)))]
     parts += map(render.text, draws(results))
     if headline.measured(results).keys() - {"whitebox"}:
         parts.append("\n".join(headline.sentence(model, results) for model in results["models"]))

@@ -14,6 +14,7 @@ from clead_jax.attacks import autoattack
 from clead_jax.attacks.parse import named_attack
 from clead_jax.evaluation import measuring
 from clead_jax.experiment import builders
+from clead_jax.reporting import page
 
 
 @pytest.fixture(scope="module")
@@ -298,12 +299,16 @@ def test_models_of_other_architectures_wrappers_and_weights_in_one_evaluation(ru
 
 def test_labels_of_models(run, wider):
     nested = "noise(ensemble(baseline+probe),std=0.1)"
-    again(
-        run, f"--models={wider}:baseline,defended=ensemble(baseline+probe),{nested}", "--attacks=fgsm", "--checks=false"
-    )
+    naive = "bit_depth(baseline,bits=4,attacked=exact)"
+    models = f"{wider}:baseline,defended=ensemble(baseline+probe),{nested},{naive}"
+    again(run, f"--models={models}", "--attacks=fgsm", "--checks=false")
     records = arrays(run / "evaluation" / "per_example.npz")
-    for label in (f"{wider.name}:baseline", "defended", nested):
+    for label in (f"{wider.name}:baseline", "defended", nested, naive):
         assert {f"{label}/clean", f"{label}/fgsm"} <= set(records)
+    np.testing.assert_array_equal(records[f"{naive}/clean"], records[f"{naive}/fgsm"])
+    page.build(run)
+    said = "bit_depth: attacks follow the derivative of the filter as it is."
+    assert said in (run / "report" / "report.md").read_text().replace("\\", "")
 
 
 def test_averaged_weights_are_chosen_by_name(wider):
@@ -325,6 +330,9 @@ def test_averaged_weights_are_chosen_by_name(wider):
         ("mean(probe)", "unknown wrapper 'mean'"),
         ("noise(probe,sigma=1)", "wrapper 'noise' has no setting 'sigma'; it has std"),
         ("noise(probe+baseline)", "noise wraps one classifier, not 2"),
+        ("bit_depth(probe,bits=0)", r"bit_depth\(bits=0\): bits must be at least 1, got 0"),
+        ("median(probe,size=4)", "size must be odd, got 4"),
+        ("median(probe,size=9)", "median: a window of 9 pixels is larger than the images, 8x8"),
         ("ensemble()", "'' names no model"),
         ("ensemble(baseline+)", "'' names no model"),
         ("ensemble(+baseline)", "'' names no model"),

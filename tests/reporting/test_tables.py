@@ -42,6 +42,17 @@ def test_one_model_has_no_gain_and_an_unmeasured_attack_says_so(results):
     assert tables.before_after(results).header == ["Attack", "Without C-LEAD"]
 
 
+def test_many_models_have_a_row_each(results):
+    assert tables.fitted(tables.before_after(results)).header[0] == "Attack"
+    for n in range(5):
+        results["models"][f"more{n}"] = results["models"]["baseline"] | {"checkpoint": {"stage": f"more{n}"}}
+    table, turned = tables.before_after(results), tables.fitted(tables.before_after(results))
+    assert turned.header == ["Model", "Clean images", "FGSM (unseen)", "PGD-20 (seen)", "C&W (seen)", "Worst case"]
+    assert [line[0] for line in turned.rows] == [*table.header[1:]] and len(turned.rows) == 8
+    assert [line[2] for line in turned.rows] == table.rows[1][1:]
+    assert "more3" in tables.table_text(results).splitlines()[9]
+
+
 def test_adversarial_training_is_not_called_clead(results):
     results["models"]["defended"]["checkpoint"]["stage"] = "supervised"
     assert tables.before_after(results).header[2] == "With adversarial training"

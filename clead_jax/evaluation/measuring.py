@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from clead_jax.attacks.parse import at_radius, attack_at
-from clead_jax.core import numerics, sharding
+from clead_jax.core import numerics
 from clead_jax.core.batches import pixels, sizes
 from clead_jax.core.types import Examples, NamedAttack
 from clead_jax.evaluation import corruptions
@@ -76,7 +75,7 @@ class Measuring:
             store.samples[name] = finding.images[:SHOWN].copy()
             store.samples[f"{name}/prediction"] = finding.prediction[:SHOWN]
             if subject.features:
-                store.embeddings[f"{label}/adversarial"] = _features(subject, finding.images[:EMBEDDED])
+                store.embeddings[f"{label}/adversarial"] = subject.features_of(finding.images[:EMBEDDED])
         if plan.save_images:
             store.keep_images(name, finding.images)
         if label == plan.transfer_from and named in plan.transfer:
@@ -180,7 +179,7 @@ class Measuring:
         store.samples |= {"index": index[:SHOWN], "label": labels[:SHOWN], "clean": pixels(images[:SHOWN])}
         store.embeddings["label"] = labels[:EMBEDDED]
         if label not in store.embeddings:
-            store.embeddings[label] = _features(subject, images[:EMBEDDED])
+            store.embeddings[label] = subject.features_of(images[:EMBEDDED])
         states = ("clean", store.embeddings[label]), ("attacked", store.embeddings.get(f"{label}/adversarial"))
         found = {state: clusters(of, store.embeddings["label"]) for state, of in states if of is not None}
         store.results.setdefault("clusters", {})[label] = found
@@ -295,8 +294,3 @@ class Measuring:
         passes = {a: {"forward": n, "backward": finding.backward[a]} for a, n in finding.forward.items()}
         self.store.passes.setdefault(label, {}).update(passes)
         return passes
-
-
-def _features(subject: Subject, images: np.ndarray) -> np.ndarray:
-    """Features [n, F] of images [n, H, W, C], of a subject that has them."""
-    return sharding.to_host(subject.features(subject.model.variables, jnp.asarray(pixels(images))))  # type: ignore[misc]

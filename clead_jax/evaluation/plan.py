@@ -5,8 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from clead_jax.core import sharding
+from clead_jax.core.batches import pixels
 from clead_jax.core.progress import log
 from clead_jax.core.types import Array, Examples, NamedAttack, PyTree, ThreatModel
 from clead_jax.evaluation.budget import UNLIMITED, Budget
@@ -21,6 +24,12 @@ class Subject(NamedTuple):
     identity: dict[str, Any]  # stage, step, fingerprint of the weights, ...
     features: Callable[[PyTree, Array], Array] | None = None  # (variables, images [n, H, W, C]) -> [n, F]
     suite: Compiled | None = None  # the same for AutoAttack, where that differentiates another forward
+
+    def features_of(self, images: np.ndarray) -> np.ndarray:
+        """Features [n, F] of images [n, H, W, C]. TypeError if it has none."""
+        if self.features is None:
+            raise TypeError(f"{self.label} has no features")
+        return sharding.to_host(self.features(self.model.variables, jnp.asarray(pixels(images))))
 
 
 class Suite(NamedTuple):

@@ -2,18 +2,20 @@
 
     python -m clead_jax.audit --model=package.module:function --images=npz:FILE [--eps=8/255] [--attacks=autoattack] ...
     python -m clead_jax.audit --model=... --images=... --output=DIR     # evaluation/results.json, report/index.html
+    python -m clead_jax.audit --model=... --images=... --norm=linf,l2,l1 --eps=8/255,0.5,12    # each, and their union
     python -m clead_jax.audit --model=... --images=... --verify=DIR     # measures again: does that record still hold?
 
 `function` takes pixels [B, H, W, C] in [0, 1] and returns logits [B, K]; or it is a `clead_jax.Classifier`; or it takes
-no argument and returns one of these. Naming it imports its module, from the current directory too. Exit status: 0; 2
-for an error; 3 if the model falls below --fail_below, or a record does not hold.
+no argument and returns one of these. Naming it imports its module, from the current directory too. --model=FILE.jax is
+a file of `python -m clead_jax.export`, or another of jax.export. A wrapper may stand around a model:
+--model="jpeg(package.module:function,quality=50)". Exit status: 0; 2 for an error; 3 if the model falls
+below --fail_below, or a record does not hold.
 
 From Python: `clead_jax.audit(function, images, labels, ...)`, see `evaluation.audit`.
 """
 
 import importlib
 import inspect
-import re
 import sys
 import types
 from collections.abc import Callable
@@ -27,6 +29,8 @@ from clead_jax.core.types import Classifier, Examples, fingerprint
 from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.audit import Result, audit
+from clead_jax.evaluation.union import Union, union
+from clead_jax.interop.formats import load_exported
 from clead_jax.results import audited
 
 if TYPE_CHECKING:
@@ -35,10 +39,10 @@ if TYPE_CHECKING:
 FORMATS = ("text", "json", "sarif")
 UNMET = 3  # exit status
 SETTINGS = {
-    "norm": ("linf", "linf, l2 or l1"),
-    "eps": ("8/255", "radius, in units of the [0, 1] pixel range"),
+    "norm": ("linf", "linf, l2 or l1; several, as linf,l2,l1, with their union: images that withstand all"),
+    "eps": ("8/255", "radius, in units of the [0, 1] pixel range; one for each norm"),
     "attacks": ("autoattack", "attacks, e.g. pgd(steps=100),autoattack(version=plus)"),
-    "budget": ("", "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks"),
+    "budget": ("", "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks, in each norm"),
     "precision": ("float32", "in which attacks differentiate: float32 or bfloat16; float32 judges"),
 }
 MEASURED = (*SETTINGS, "split", "num_examples", "seed")  # what decides the numbers, beside model and images
@@ -48,7 +52,7 @@ def _define(values: "flags.FlagValues") -> None:
     from absl import flags
 
     texts = {
-        "model": "package.module:function",
+        "model": "package.module:function, a file of jax.export, or a wrapper around some of them",
         "images": "npz:FILE (test_images, test_labels, or images, labels), or the name of a data set, e.g. cifar10",
         "data_dir": "where TFDS data lies",
         "output": "folder for results.json, per_example.npz and the report page",
@@ -64,6 +68,8 @@ def _define(values: "flags.FlagValues") -> None:
     flags.DEFINE_integer("batch_size", 0, "images per batch; 0: the fastest", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("randomized", False, "the function takes a key as its last argument", flag_values=values)
+    common = "accuracy under the 15 common corruptions too, on at most 1,000 images"
+    flags.DEFINE_bool("corruptions", False, common, flag_values=values)
     flags.DEFINE_bool("checks", True, "sanity checks, on at most 128 images", flag_values=values)
     lowest = "exit with status 3 if the 95 % interval of the robust accuracy begins below this, in %"
     flags.DEFINE_float("fail_below", None, lowest, 0, 100, flag_values=values)
@@ -92,20 +98,17 @@ def main(argv: list[str]) -> None:
     if record:
         record.refuse_others(images, first_outputs)
     asked: dict[str, Any] = {name: settings[name] for name in (*SETTINGS, "seed")}
-    asked |= {"checks": given.checks, "batch_size": given.batch_size or None}
-    result = audit(classifier, examples.images, examples.labels, **asked, say=progress.log.info)
-    unmet = audited.below(result.correct, given.fail_below) + (record.differences(result.correct) if record else [])
+    asked |= {"checks": given.checks, "batch_size": given.batch_size or None, "corruptions": given.corruptions}
+    found = union(classifier, examples.images, examples.labels, **asked, say=progress.log.info)
+    parts, result = found.by_norm, found if len(found.by_norm) > 1 else found.by_norm[found.norm]
+    unmet = audited.below(result.correct, given.fail_below)
+    unmet += [line for norm, part in parts.items() if record for line in record.differences(norm, part.correct)]
     if given.output:
-        origin = {"command": command(argv[1:]), "audit": settings}
+        origin = {"command": cli.command("audit", argv[1:]), "audit": settings}
         environment = origin | {"images": images, "outputs": first_outputs} | sharding.machine()
-        audited.save(
-            given.output,
-            examples.index,
-            examples.labels,
-            result.results,
-            result.correct,
-            header(result, dataset, environment),
-        )
+        headers = [header(part, dataset, environment) for part in parts.values()]
+        measured = [(part.results, part.correct) for part in parts.values()]
+        audited.save(given.output, examples.index, examples.labels, measured, headers)
         page.build(given.output)
     print(shown(result, unmet, given.format))
     for sentence in unmet:
@@ -133,7 +136,15 @@ def _examples(given: "flags.FlagValues", settings: dict[str, Any]) -> tuple[dict
 
 
 def imported(text: str, randomized: bool = False) -> Classifier:
-    """The model behind "package.module:function". Raises ValueError, one line, if it cannot be imported or is none."""
+    """The model behind "package.module:function", in a file of jax.export, or behind a wrapper around some of these,
+    "jpeg(package.module:function)". Raises ValueError, one line, if it cannot be imported or is none.
+    """
+    from clead_jax.models import wrappers
+
+    if text.endswith(".jax") or Path(text).is_file():
+        return load_exported(text)
+    if wrapper := wrappers.unwrapped(text):
+        return wrappers.wrap(wrapper[0], *(imported(each, randomized) for each in wrapper[1]))
     module, _, name = text.partition(":")
     if not module or not name:
         raise ValueError(f"--model={text!r}: write package.module:function")
@@ -168,11 +179,6 @@ def outputs(classifier: Classifier, examples: Examples) -> list[list[float]]:
     return model.logits(examples.images[:4], numerics.key(0)).tolist()
 
 
-def command(words: list[str]) -> str:
-    """What was typed, without the folders of this machine."""
-    return " ".join(["python -m clead_jax.audit", *(re.sub(r"(=(?:npz:|folder:)?)[/~]\S*/", r"\1", w) for w in words)])
-
-
 def header(result: Result, dataset: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
     """What results.json says of images, threat model and origin."""
     known: dict[str, Any] = {"seen_attacks": [], "unseen_attacks": [], "label_use": {}, "training_cost": {}}
@@ -180,12 +186,21 @@ def header(result: Result, dataset: dict[str, Any], environment: dict[str, Any])
     return {"dataset": dataset, "threat_model": threat, **known, "environment": environment}
 
 
-def shown(result: Result, unmet: list[str], style: str) -> str:
+def shown(result: Result | Union, unmet: list[str], style: str) -> str:
     """The result as text, JSON or SARIF."""
     if style == "text":
         return str(result)
-    numbers = {"accuracy": result.accuracy, "interval95": result.interval95, "norm": result.norm, "eps": result.eps}
+    numbers: dict[str, Any] = {"accuracy": result.accuracy, "interval95": result.interval95}
+    numbers |= {"norm": result.norm, "eps": result.eps}
     told = numbers | {"complete": result.complete, "notes": result.notes, "checks": result.checks}
+    if result.corruptions:
+        told["corruptions"] = result.corruptions
+    if isinstance(result, Union):
+        told["by_norm"] = {
+            norm: {"accuracy": of.accuracy, "interval95": of.interval95} for norm, of in result.by_norm.items()
+        }
+    elif result.draws:
+        told["draws"] = result.draws
     return {"json": audited.as_json, "sarif": audited.as_sarif}[style](told, unmet)
 
 

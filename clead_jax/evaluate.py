@@ -3,17 +3,21 @@
     python -m clead_jax.evaluate --workdir=DIR [--attacks=fgsm,pgd(steps=100,restarts=5),cw] [--eps=4/255] ...
     python -m clead_jax.evaluate --workdir=DIR --attacks=autoattack [--budget=2h] [--save_images] ...
     python -m clead_jax.evaluate --workdir=DIR --models="probe,wide=OTHER_DIR:probe,both=ensemble(baseline+probe)" ...
+    python -m clead_jax.evaluate --workdir=DIR --norm=linf,l2,l1 --eps=8/255,0.5,12 ...     # each, and their union
 
 Data that were moved are named by --config.data.name=npz:FILE (or folder:DIR); those to train on must be the same.
 Finished measurements are reused (--fresh discards them). Results of the same threat model, split and images are merged
-into evaluation/results.json; others go to evaluation/<tag>/.
+into evaluation/results.json; others go to evaluation/<tag>/. The union of several norms, in which an image counts only
+if it withstands all, is in evaluation/union.json.
 """
+
+from pathlib import Path
 
 from absl import flags
 
 from clead_jax import config
 from clead_jax.config import cli
-from clead_jax.core import progress, spec
+from clead_jax.core import names, progress, spec
 
 OVERRIDES = {
     "attacks": "attacks, e.g. fgsm,pgd(steps=100),cw,autoattack",
@@ -24,8 +28,8 @@ OVERRIDES = {
     "version": "of autoattack: standard, plus, rand, fast or strongest",
     "precision": "in which autoattack differentiates: float32 or bfloat16; float32 judges",
     "budget": "most time (90s, 10m, 2h) or passes per image (2000passes) of the attacks; the same command goes on",
-    "norm": "linf, l2 or l1",
-    "eps": "radius in [0, 1] units, e.g. 8/255",
+    "norm": "linf, l2 or l1, or several with commas",
+    "eps": "radius in [0, 1] units, e.g. 8/255; one for each norm",
     "step_size": "step size of iterative attacks",
     "steps": "steps of iterative attacks",
     "restarts": "random restarts of iterative attacks",
@@ -38,6 +42,7 @@ OVERRIDES = {
     "save_images": "keep all adversarial images, in evaluation/adversarial/",
     "curve_attack": "attack of the curve over eps",
     "curve": "radii of the curve; none: no curve",
+    "corruptions": "accuracy under the 15 common corruptions, on at most 1,000 images",
     "distances": "minimal-norm attacks to report distances of, e.g. cw_l2",
 }
 
@@ -63,34 +68,48 @@ def main(argv: list[str]) -> None:
     if not options.workdir:
         raise ValueError("which run? write --workdir=DIR")
     cfg, name = config.restore(options.workdir)
-    scaled = _override(cfg, options)
+    threats = names.threats(options.norm or cfg.evaluation.norm, options.eps or cfg.evaluation.eps)
+    several = [config.restore(options.workdir)[0] for _ in threats]
+    scaled = [_override(each, options, *threat) for each, threat in zip(several, threats, strict=True)]
+    for each in several[1:]:
+        each.evaluation.corruptions, each.plugins = False, options.plugins  # measured, and said, with the first
     from clead_jax.core import sharding  # after the flags: a typo should not wait for jax
     from clead_jax.experiment import builders, context, stages
     from clead_jax.experiment.evaluate import evaluate
     from clead_jax.reporting import page
+    from clead_jax.results import read, union
 
     sharding.initialize(options.distributed)
     progress.show(options.verbosity, sharding.is_main)
-    builders.import_named(cfg, options.workdir, options.plugins)
-    stages.check(cfg)
-    if scaled:
-        progress.log.info(f"evaluate: step size {cfg.evaluation.step_size}, in the same proportion to eps as before")
-    run = context.open_run(cfg, options.workdir, name, find_data=not options["config.data.name"].value)
+    for each, rescaled in zip(several, scaled, strict=True):
+        builders.import_named(each, options.workdir, options.plugins)
+        stages.check(each)
+        if rescaled:
+            size, norm = each.evaluation.step_size, each.evaluation.norm
+            progress.log.info(f"evaluate: step size {size} in {norm}, in the same proportion to eps as before")
+    run = context.open_run(several[0], options.workdir, name, find_data=not options["config.data.name"].value)
+    runs = [context.under(run, each) for each in several]
+    base = Path(options.workdir) / "evaluation"
     with cli.writing_in(options.workdir), run.alone():
-        directory = evaluate(run, options.models, options.fresh)
+        folders = [evaluate(each, options.models, options.fresh) for each in runs]
+        if len(folders) > 1 and sharding.is_main():
+            of = ["" if folder == base else folder.name for folder in folders]
+            union.write(base, {part: read.evaluation(folder) for part, folder in zip(of, folders, strict=True)}, of)
     if sharding.is_main():
-        shown = f"python -m clead_jax.report --workdir={options.workdir} shows them"
-        print(f"{page.table(directory)}\nresults: {directory / 'results.json'}; {shown}")
+        tables = [f"{page.table(folder)}\nresults: {folder / 'results.json'}" for folder in folders]
+        tables += [f"{page.union_table(options.workdir)}\nresults: {base / union.FILE}"] if len(folders) > 1 else []
+        print("\n\n".join(tables) + f"; python -m clead_jax.report --workdir={options.workdir} shows them")
 
 
-def _override(cfg: config.Config, options: flags.FlagValues) -> bool:
-    """Puts the flags into the config. Whether the step size was scaled to another radius."""
+def _override(cfg: config.Config, options: flags.FlagValues, norm: str, eps: str) -> bool:
+    """Puts the flags, and one threat model, into the config. Whether the step size was scaled to another radius."""
     cfg.data.data_dir, own = options.data_dir, cfg.evaluation
     cfg.data.name = options["config.data.name"].value or cfg.data.name
     relative_step = own.step_size / (own.eps or 1.0)
     read = {int: spec.whole, float: spec.number, bool: lambda given, _: given}
-    for field in OVERRIDES:
-        if (given := options[field].value) is not None:
+    values = {field: options[field].value for field in OVERRIDES} | {"norm": norm, "eps": eps}
+    for field, given in values.items():
+        if given is not None:
             *within, last = field.split(".")
             section = own[within[0]] if within else own
             section[last] = read.get(type(section[last]), lambda given, _: given.replace("none", ""))(given, field)

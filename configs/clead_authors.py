@@ -1,15 +1,16 @@
 """C-LEAD as its authors ran it: settings, as facts, from the scripts that they released in 2026 (no code of theirs).
 
-    python -m clead_jax.main --config=configs/clead_authors.py:resnet50 --config.data.data_dir=DIR   also :resnet34, :resnet18
-    python -m clead_jax.main --config=configs/clead_authors.py:digits                                minutes, no download
+    python -m clead_jax.main --config=configs/clead_authors.py:resnet50 --config.data.data_dir=DIR
+    python -m clead_jax.main --config=configs/clead_authors.py:digits              minutes, no download
 
-Their Table 1, three depths without and with, in one command; the natural ResNet-34 makes the images for all of them:
+Also :resnet34 and :resnet18. Their Table 1, three depths without and with, in one command; the natural ResNet-34 makes
+the images for all of them:
 
     F=configs/clead_authors.py; W=runs/table1
     python -m clead_jax.sweep --sweep.config=$F:resnet34,$F:resnet50,$F:resnet18 --workdir=$W \\
       --config.evaluation.transfer.source=$W/config=clead_authors-resnet34_seed=0:baseline --config.data.data_dir=DIR
 
-The text of the paper is in resnet18.py, resnet34.py, resnet50.py. What differs here: adversarial views made once, on the
+The text of the paper is in resnet18.py, resnet34.py, resnet50.py. What differs here: views made once, on the
 undefended network (PGD of 3 steps of 3/255, and C&W in L2 with c = 1, 50 steps and no search), kept as 8 bits; the
 loss with the clean image as the only anchor and 2 B - 1 terms below; a linear projector; decay 1e-4; a probe by SGD
 with batch statistics re-estimated; attacks made on another, undefended network. "-fgsm" (":resnet34-fgsm") is their
@@ -23,8 +24,7 @@ test images, we the last. Their ResNet-18 is ImageNet's with its 1000 outputs as
 for one linear map after another gives a linear head or projector nothing more to express. All inputs are normalised;
 theirs are not in the probe, though its backbone was trained on such. Our C&W lets the step fall by a cosine.
 
-Passes an image: 3 an epoch of phase 1, and 53 once for its views. Full-length numbers: not measured yet. Digits, seed 0: see
-results/digits-clead-authors.json.
+Passes an image: 3 an epoch of phase 1, and 53 once for its views. Accuracies, digits and full length: not measured yet.
 """
 
 from clead_jax import config

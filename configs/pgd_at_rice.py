@@ -12,6 +12,8 @@ network is a pre-activation ResNet-18. There the attack also moves the running s
 
 from clead_jax import config
 
+PUBLISHED = {"cifar10": "WRN-34-20: clean 85.34, AutoAttack 53.42 (RobustBench)"}
+
 
 def get_config(on="cifar10"):
     if on not in ("cifar10", "digits"):

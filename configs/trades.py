@@ -8,6 +8,8 @@ The attack maximises the same KL. Full-length CIFAR-10 numbers: not measured yet
 
 from clead_jax import config
 
+PUBLISHED = {"cifar10": "WRN-34-10: clean 84.92, AutoAttack 53.08 (RobustBench)"}
+
 
 def get_config(on="cifar10"):
     if on not in ("cifar10", "digits"):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 
@@ -14,6 +15,9 @@ import pytest
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "clead_jax_test_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job: what tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / room) for room in ("evaluation", "core")]  # helpers that several test files share

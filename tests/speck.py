@@ -45,6 +45,8 @@ class Speck(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.Conv(self.width, (3, 3))(x)
+        if self.stem == "imagenet":  # none of this size: here it stands for a backbone without BatchNorm
+            return nn.relu(x).mean((1, 2))
         return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)).mean((1, 2))
 
 

@@ -71,6 +71,30 @@ def test_a_record_holds_and_is_a_work_directory(capsys, monkeypatch, tmp_path):
     assert run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--output=out")[0] == 2
 
 
+def test_several_norms_and_their_union(capsys, monkeypatch, tmp_path):
+    words = [word for word in COMMON if not word.startswith("--eps")]
+    words += ["--model=linear_model:logits", "--norm=linf,l2", "--eps=0.1,0.5"]
+    status, said, _ = run(capsys, monkeypatch, *words, "--output=out", "--format=json")
+    told = json.loads(said)
+    records = [np.load(tmp_path / "out/evaluation" / tag / "per_example.npz") for tag in ("", "l2-0.5")]
+    every = [np.logical_and(record["model/clean"], record["model/fgsm"]) for record in records]
+    assert status == 0 and told["eps"] == [0.1, 0.5]
+    assert told["accuracy"]["union"] == np.logical_and(*every).mean() < min(hits.mean() for hits in every)
+    assert told["accuracy"]["l2"] == every[1].mean() == told["by_norm"]["l2"]["accuracy"]["fgsm"]
+    kept = np.load(tmp_path / "out/evaluation/union.npz")
+    np.testing.assert_array_equal(kept["model/union"], np.logical_and(*every))
+    union = json.loads((tmp_path / "out/evaluation/union.json").read_text())["models"]["model"]
+    assert union["accuracy"] == told["accuracy"] and set(union["interval95"]) == {"clean", "linf", "l2", "union"}
+    page = (tmp_path / "out/report/report.md").read_text()
+    assert "## All norms together" in page and f"{100 * told['accuracy']['union']:.1f}" in page
+
+    status, said, _ = run(capsys, monkeypatch, "--model=linear_model:logits", *NO_SETTINGS, "--verify=out")
+    assert status == 0 and "out holds" in said
+    (tmp_path / "out/evaluation/l2-0.5/results.json").unlink()
+    status, _, error = run(capsys, monkeypatch, "--model=linear_model:logits", *NO_SETTINGS, "--verify=out")
+    assert status == 2 and "l2" in error and error.count("\n") == 1
+
+
 def test_a_record_that_does_not_hold(capsys, monkeypatch, tmp_path):
     run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--output=out")
     file = tmp_path / "out/evaluation/per_example.npz"
@@ -100,6 +124,17 @@ def test_what_a_model_can_be(capsys, monkeypatch, name):
     assert told[0] == told[1] and told[0]["accuracy"]["fgsm"] < told[0]["accuracy"]["clean"]
 
 
+def test_a_wrapper_around_a_model(capsys, monkeypatch):
+    """Most pixels of a digit are 0 or 16 of 16, so rounding to 4 bits takes the gradient and little else."""
+    command = lambda text: run(capsys, monkeypatch, f"--model={text}", *COMMON, "--format=json")
+    status, said, error = command("bit_depth(linear_model:classifier,bits=4,attacked=exact)")
+    assert (status, error) == (0, "")
+    blind, through = json.loads(said), json.loads(command("bit_depth(linear_model:classifier,bits=4)")[1])
+    assert blind["accuracy"]["clean"] == through["accuracy"]["clean"] == blind["accuracy"]["fgsm"]
+    assert through["accuracy"]["fgsm"] < through["accuracy"]["clean"]
+    assert blind["notes"] == ["bit_depth: attacks follow the derivative of the filter as it is"]
+
+
 def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
     status, said, error = run(
         capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--fail_below=99", "--format=sarif"
@@ -119,9 +154,16 @@ def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
         (["--model=linear_model:nothing"], "no attribute"),
         (["--model=no_such_module:logits"], "No module named"),
         (["--model=linear_model"], "package.module:function"),
+        (["--model=jpg(linear_model:logits)"], "unknown wrapper 'jpg': did you mean 'jpeg'"),
+        (["--model=bit_depth(linear_model:logits,bits=0)"], "bits must be at least 1, got 0"),
+        (["--model=median(linear_model:logits,size=9)"], "a window of 9 pixels is larger than the images, 8x8"),
+        (["--model=jpeg(linear_model:logits+linear_model:doubled)"], "jpeg wraps one classifier, not 2"),
         ([], "which model"),
         (["--model=linear_model:logits", "--images=npz:none.npz"], "no file"),
         (["--model=linear_model:logits", "--fail_below=450"], "fail_below"),
+        (["--model=linear_model:logits", "--norm=linf,l2"], "one radius for each norm"),
+        (["--model=linear_model:logits", "--norm=linf,l2", "--eps=0.1,9"], "[0, 8]"),
+        (["--model=linear_model:logits", "--corruptions"], "corruptions"),
         (["--model=linear_model:logits", "--verify=none"], "none"),
         (["--model=linear_model:logits", "--format=xml"], "format"),
     ],
@@ -142,6 +184,6 @@ def test_the_command_is_kept_without_folders_of_this_machine():
         "--eps=8/255",
         "--data_dir=~/data/tfds",
     ]
-    assert audit.command(typed) == (
+    assert cli.command("audit", typed) == (
         "python -m clead_jax.audit --model=a:b --images=npz:x.npz --output=out --eps=8/255 --data_dir=tfds"
     )

@@ -118,6 +118,7 @@ def test_prints_a_table_and_writes_a_file(tmp_path, capsys, monkeypatch):
         assert name in printed and line["batch"] == 16  # 12, rounded up to the 8 devices
         assert line["images_per_s"] > 0 and line["flops_per_s"] > 0 and math.isfinite(line["share_of_matmul"])
     assert found["devices"] == 8 and found["matmul_flops_per_s"]["float32"] > 0
+    assert [each["batch"] for each in found["latency"]] == [1, 8, 64] and "latency of the forward pass" in printed
     assert [each["attack"] for each in found["savings"]] == ["fgsm", "pgd"]
     assert all(each["same_verdicts"] and each["passes"] <= each["without"] for each in found["savings"])
     assert "to the same verdict" in printed

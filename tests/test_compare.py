@@ -339,3 +339,20 @@ def test_a_run_without_results_is_named(tmp_path):
 def test_starts_without_jax():
     code = "import sys, clead_jax.compare, clead_jax.sweep; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_papers_figure_transfer_and_the_model_itself_stand_side_by_side(tmp_path):
+    folder, settings = run(tmp_path / "clead", 0.3, model__backbone="resnet50"), PGD | {"eps": 0.05}
+    assert not any("Made on" in line for line in lines(folder))  # nothing was transferred
+    made = {"source": "r34:baseline", "made_by": {"pgd": {"settings": PGD}, "pgd(eps=0.05)": {"settings": settings}}}
+    shares = {"accuracy": {"pgd": 0.7, "pgd(eps=0.05)": 0.8, "worst_case": 0.7}}
+    suite = {"accuracy": {"clean": 0.9, "autoattack": 0.25}, "version": "fast"}
+    results = json.loads((folder / "evaluation/results.json").read_text())
+    protocols = {"paper": {"defended": made | shares}, "autoattack": {"defended": suite}}
+    changed(folder, dataset=results["dataset"] | {"name": "cifar10"}, protocols=protocols)
+    found = [line for line in lines(folder) if line.startswith("With C-LEAD PGD")]
+    assert len(found) == 2 and any("Made on r34:baseline" in line for line in lines(folder))
+    assert all(word in found[0] for word in ("68.7 / 57.6", " 70.0 [", " 30.0 [", " 25.0 ["))
+    assert all(word in found[1] for word in ("(0.05)", "68.7 / 57.6", " 80.0 [", "not measured", "—"))
+    row = compare_page.plain(compare_runs.read([folder]))["comparisons"][0]["rows"][1]
+    assert row["transferred"]["pgd"]["mean"] == 0.7 and row["transferred"]["pgd"]["source"] == "r34:baseline"

@@ -9,7 +9,9 @@ and `parse` (an attack from its text). The others have the same form; `autoattac
 
 from clead_jax.attacks.apgd import APGDConfig, TargetedAPGDConfig
 from clead_jax.attacks.cw_l2 import CWL2Config, distance
+from clead_jax.attacks.ddn import DDNConfig
 from clead_jax.attacks.fab import FABConfig, TargetedFABConfig
+from clead_jax.attacks.fmn import FMNConfig
 from clead_jax.attacks.mi_fgsm import MIFGSMConfig
 from clead_jax.attacks.mm import MMConfig
 from clead_jax.attacks.noise import NoiseConfig
@@ -25,8 +27,10 @@ __all__ = [
     "APGDConfig",
     "BIMConfig",
     "CWL2Config",
+    "DDNConfig",
     "FABConfig",
     "FGSMConfig",
+    "FMNConfig",
     "GradientConfig",
     "Iterative",
     "MIFGSMConfig",

@@ -4,7 +4,7 @@ For the linearised model the boundary to another class is the hyperplane f_goal 
 the nearest one, from the current point and from the image itself, and mixes the two points. A point that fools the
 model is kept if it is the nearest so far, and the search continues nearer to the image by the factor beta.
 
-The search has no ball: the nearest image counts if it lies within `eps`, and at any distance if eps covers the box.
+The search has no ball, see `nearest_so_far`.
 
 `fab` computes the boundaries to all K classes, by K gradients per iteration. `fab_t` takes one class after the other,
 the likeliest first, by one gradient per iteration: AutoAttack's form. If there are fewer other classes than `targets`,
@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clead_jax.attacks import norms
+from clead_jax.attacks import nearest_so_far, norms
 from clead_jax.attacks.best_so_far import per_row, select
 from clead_jax.attacks.fab_projection import length, step_to_plane
+from clead_jax.attacks.nearest_so_far import done, keep_nearer, result
 from clead_jax.attacks.objectives import fooled, in_turn, likeliest_others, margin, one_hot
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Array, Forward, Iterative, Key, Objective, PyTree, Targeted
@@ -35,7 +36,7 @@ class FABConfig:
     Raises ValueError for an unknown norm, a negative eps, and counts below their minimum.
     """
 
-    eps: float = 8 / 255  # images within this distance count, see above
+    eps: float = 8 / 255  # images within this distance count
     alpha_max: float = 0.1  # largest weight of the step from the image itself
     eta: float = 1.05  # step length; 1 ends on the hyperplane
     beta: float = 0.9  # where to continue after a success, from 0 (the image) to 1 (the success)
@@ -77,10 +78,9 @@ class State(NamedTuple):
 
 def init(forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: FABConfig) -> State:
     """The state before the first step. x [B, ...] in [0, 1], keys [B] typed. The objective is not used."""
-    zero = jnp.zeros_like(per_row(x))
-    goals = _goals(forward, x, target, cfg)
-    eps = jnp.where(cfg.eps >= _box(x, cfg), jnp.inf, cfg.eps)
-    return State(x, x, target, keys, zero.astype(jnp.int32), goals, x, zero + jnp.inf, eps)
+    made, goals = jnp.zeros_like(per_row(x), jnp.int32), _goals(forward, x, target, cfg)
+    found = nearest_so_far.none_yet(x, cfg.eps, cfg.norm)
+    return State(x_adv=x, target=target, key=keys, made=made, goals=goals, **found)
 
 
 def step(forward: Forward, objective: Objective, state: State, cfg: FABConfig) -> State:
@@ -88,25 +88,15 @@ def step(forward: Forward, objective: Objective, state: State, cfg: FABConfig) -
     since = state.made % _steps_per_run(cfg)
     state = _restart(state, since, cfg)
     gap, w, outputs = _plane(forward, state, cfg)
-    state = _keep_nearer(state, state.x_adv, fooled(outputs, state.target), cfg)
+    state = keep_nearer(state, state.x_adv, fooled(outputs, state.target), cfg.norm)
     before, moved = since < cfg.steps, _move(state, gap, w, cfg)
     shrink = 1 - 0.5 ** (6.0 + (since - cfg.steps))  # in the final search, for steps with eta > 1 end about 1 % too far
     nearer = state.x + norms.column(shrink, state.x) * (state.best - state.x)
     x_adv = select(before, moved, nearer)
     fools = fooled(forward(x_adv), state.target)
-    state = _keep_nearer(state, x_adv, fools, cfg)
+    state = keep_nearer(state, x_adv, fools, cfg.norm)
     back = state.x + cfg.beta * (x_adv - state.x)
     return state._replace(x_adv=select(fools, back, x_adv), made=state.made + 1)
-
-
-def result(state: State) -> Array:
-    """x_adv [B, ...]: the nearest image that fools the model if it is within eps, else x itself."""
-    return select(state.distance <= state.eps, state.best, state.x)
-
-
-def done(state: State) -> Array:
-    """Rows [B] with a success within eps; none if eps covers the box, for a nearer image may always exist."""
-    return (state.distance <= state.eps) & jnp.isfinite(state.eps)
 
 
 def num_steps(cfg: FABConfig) -> int:
@@ -140,7 +130,7 @@ def _restart(state: State, since: Array, cfg: FABConfig) -> State:
         draw = jax.random.normal if cfg.norm != "linf" else functools.partial(jax.random.uniform, minval=-1.0)
         sample = lambda key: draw(key, state.x.shape[1:], state.x.dtype)
         noise = jax.vmap(sample)(jax.vmap(jax.random.fold_in)(state.key, run))
-        radius = jnp.minimum(jnp.minimum(state.distance, state.eps), _box(state.x, cfg)) / 2
+        radius = jnp.minimum(jnp.minimum(state.distance, state.eps), nearest_so_far.box(state.x, cfg.norm)) / 2
         noise = noise * norms.column(radius / length(noise, cfg.norm), noise)
         fresh = select(run < state.goals.shape[1], state.x, jnp.clip(state.x + noise, 0.0, 1.0))
     return state._replace(x_adv=select(since == 0, fresh, state.x_adv))
@@ -182,17 +172,6 @@ def _move(state: State, gap: Array, w: Array, cfg: FABConfig) -> Array:
     alpha = norms.column(jnp.minimum(near / (near + far), cfg.alpha_max), w)
     mixed = (1 - alpha) * (state.x_adv + cfg.eta * step) + alpha * (state.x + cfg.eta * step_from_x)
     return jnp.clip(mixed, 0.0, 1.0)
-
-
-def _keep_nearer(state: State, x_adv: Array, fools: Array, cfg: FABConfig) -> State:
-    distance = jnp.where(fools, length(x_adv - state.x, cfg.norm), jnp.inf)
-    best, distance = select(distance < state.distance, (x_adv, distance), (state.best, state.distance))
-    return state._replace(best=best, distance=distance)
-
-
-def _box(x: Array, cfg: FABConfig) -> Array:
-    """The largest distance of two images, [B]."""
-    return length(jnp.ones_like(x), cfg.norm)
 
 
 def passes(cfg: FABConfig, classes: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import runpy
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -149,6 +150,12 @@ def joined(words: Sequence[str]) -> list[str]:
         else:
             found.append(re.sub("^--?(?=[a-z])", "--", word))
     return found
+
+
+def command(door: str, words: Sequence[str]) -> str:
+    """What was typed, without the folders of this machine."""
+    plain = (re.sub(r"(=(?:npz:|folder:)?)[/~]\S*/", r"\1", word) for word in words)
+    return shlex.join(["python", "-m", f"clead_jax.{door}", *plain])
 
 
 def config_path(argv: Sequence[str]) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clead_jax.config import schema
-from clead_jax.config.schema import FILE_SOURCES, Config, Contrastive, Joint
-from clead_jax.config.sections import flatten
+from clead_jax.config.schema import FILE_SOURCES, KINDS, Config, Contrastive, Joint, base, stages_of
+from clead_jax.config.sections import flatten, nested
 from clead_jax.config.upstream import needed
 from clead_jax.config.validate import validate
 from clead_jax.core import spec
@@ -31,7 +30,7 @@ def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
 
 def fields_then(saved: dict[str, Any], cfg: Config, stage: str) -> dict[str, Any]:
     """`stage_fields` of a checkpoint from those saved with it, perhaps by an earlier version. `cfg` tells the kinds."""
-    tree: dict[str, Any] = {name: {"kind": own.kind} for name, own in schema.stages_of(cfg).items()}
+    tree: dict[str, Any] = {name: {"kind": own.kind} for name, own in stages_of(cfg).items()}
     for name, value in saved.items():
         *sections, last = name.split(".")
         here = tree
@@ -39,7 +38,7 @@ def fields_then(saved: dict[str, Any], cfg: Config, stage: str) -> dict[str, Any
             here = here.setdefault(section, {})
         here[last] = value
     try:
-        return portable(stage_fields(schema.from_json(tree), stage))
+        return portable(stage_fields(from_json(tree), stage))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"a checkpoint of {stage} was trained with fields that no config has ({error})") from None
 
@@ -48,7 +47,7 @@ def save(cfg: Config, workdir: str, name: str, command: str = "", fingerprint: s
     """Writes `config.json` without paths of this machine: of the data, their name and the `fingerprint` of the train
     split are kept.
     """
-    plain, path = schema.as_json(cfg), Path(workdir) / "config.json"
+    plain, path = as_json(cfg), Path(workdir) / "config.json"
     plain["data"] |= {"data_dir": "", "name": _without_path(cfg.data.name)}
     own = plain["evaluation"]["transfer"]
     own["source"] = _elsewhere(own["source"], lambda source: os.path.relpath(source, workdir))
@@ -63,7 +62,7 @@ def restore(workdir: str) -> tuple[Config, str]:
 
     A data file is looked for in the work directory and in the folder that it lies in; see `data.located` for others.
     """
-    saved = _read(workdir, lambda saved: (_checked(schema.from_json(saved["config"])), str(saved["name"])))
+    saved = _read(workdir, lambda saved: (_checked(from_json(saved["config"])), str(saved["name"])))
     if saved is None:
         raise ValueError(f"{workdir} is no work directory: it has no config.json")
     cfg, name = saved
@@ -79,11 +78,9 @@ def restore(workdir: str) -> tuple[Config, str]:
 def _elsewhere(source: str, change: Callable[[str], str]) -> str:
     """A transfer source with its work directory changed; a stage of the run, or a wrapper, stays as it is."""
     directory, colon, stage = source.partition(":")
-    return (
-        source
-        if "(" in source or not (colon or "/" in source)
-        else f"{change(directory)}{colon or ':'}{stage or 'baseline'}"
-    )
+    if "(" in source or not (colon or "/" in source):
+        return source
+    return f"{change(directory)}:{stage or 'baseline'}"
 
 
 def _checked(cfg: Config) -> Config:
@@ -120,3 +117,24 @@ def portable(fields: dict[str, Any]) -> dict[str, Any]:
 def _without_path(data_name: str) -> str:
     kind, _, path = data_name.partition(":")
     return f"{kind}:{os.path.basename(os.path.abspath(path))}" if kind in FILE_SOURCES else data_name
+
+
+def as_json(cfg: Config) -> dict[str, Any]:
+    """Plain nested values; a stage carries its kind."""
+    return nested(cfg) | {name: {"kind": stage.kind, **nested(stage)} for name, stage in stages_of(cfg).items()}
+
+
+def from_json(saved: dict[str, Any]) -> Config:
+    """The config of `as_json`, also one of an earlier version: what it lacks is as by default.
+
+    Raises ValueError, TypeError, AttributeError or KeyError for what is no such config.
+    """
+    cfg = base()
+    for name, value in saved.items():
+        if not isinstance(value, dict):
+            cfg[name] = value
+            continue
+        if name not in cfg and "kind" in value:
+            cfg[name] = KINDS[value["kind"]]()
+        getattr(cfg, name).update({field: value[field] for field in value if field != "kind"})
+    return cfg

@@ -10,7 +10,7 @@ import runpy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from clead_jax.config.sections import Section, nested
+from clead_jax.config.sections import Section
 from clead_jax.config.transfer import Transfer
 from clead_jax.core import spec
 
@@ -220,6 +220,8 @@ class Evaluation(Section):
     curve_examples: int = 1000
     distances: str = ""  # minimal-norm attacks to report distances of, e.g. "cw_l2"
     distance_examples: int = 100
+    corruptions: bool = False  # the 15 common corruptions at 5 severities (arXiv 1903.12261); needs that extra
+    corruption_examples: int = 1000  # ours: 75 versions of each
 
 
 @dataclass
@@ -286,24 +288,3 @@ def stages_of(cfg: Config) -> dict[str, Stage]:
 def trained_stages(cfg: Config) -> list[str]:
     """Those of them that are run, as `cfg.stages` orders them."""
     return [name for name in spec.items(cfg.stages) if name in stages_of(cfg)]
-
-
-def as_json(cfg: Config) -> dict[str, Any]:
-    """Plain nested values; a stage carries its kind."""
-    return nested(cfg) | {name: {"kind": stage.kind, **nested(stage)} for name, stage in stages_of(cfg).items()}
-
-
-def from_json(saved: dict[str, Any]) -> Config:
-    """The config of `as_json`, also one of an earlier version: what it lacks is as by default.
-
-    Raises ValueError, TypeError, AttributeError or KeyError for what is no such config.
-    """
-    cfg = base()
-    for name, value in saved.items():
-        if not isinstance(value, dict):
-            cfg[name] = value
-            continue
-        if name not in cfg and "kind" in value:
-            cfg[name] = KINDS[value["kind"]]()
-        getattr(cfg, name).update({field: value[field] for field in value if field != "kind"})
-    return cfg

@@ -26,8 +26,8 @@ NOT_EMPTY = {
     "evaluation.protocol": f"some of {', '.join(PROTOCOLS)}",
 }
 POSITIVE = (
-    *("evaluation.curve_examples", "evaluation.distance_examples", "evaluation.steps", "evaluation.restarts"),
-    *("model.width", "model.projection_dim", "model.projection_layers"),
+    *("evaluation.curve_examples", "evaluation.corruption_examples", "evaluation.distance_examples"),
+    *("evaluation.steps", "evaluation.restarts", "model.width", "model.projection_dim", "model.projection_layers"),
     *("pretrain.temperature", "pretrain.online_lr", "joint.temperature"),
     *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
 )
@@ -66,6 +66,10 @@ def validate(cfg: Config) -> None:
         raise ValueError(f"data.validation is {cfg.data.validation}; it is a share of train between 0 and 1")
     for name in stages:
         _stage(cfg, name)
+    for name in stages:
+        if circle := _circle(cfg, name):
+            first = circle[0]
+            raise ValueError(f"{first}.start, .ascend or .teacher leads back to {first}: {' <- '.join(circle)}")
     _attacks(cfg)
 
 
@@ -103,14 +107,12 @@ def _stage(cfg: Config, name: str) -> None:
         for part in spec.items(own[field]):
             if part not in PARTS:
                 raise ValueError(f"{name}.{field} is {own[field]!r}; its parts can be {', '.join(PARTS)}")
-    if circle := _circle(cfg, name):
-        raise ValueError(f"{name}.start, .ascend or .teacher leads back to {name}: {' <- '.join(circle)}")
 
 
 def _circle(cfg: Config, name: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The stages that lead from `name` back to itself, () if it depends on earlier ones only."""
+    """The stages of a circle that `name` leads into, the first of them last again; () if there is none."""
     if name in path:
-        return (*path, name)
+        return (*path[path.index(name) :], name)
     return next((found for other in needed(cfg, name) if (found := _circle(cfg, other, (*path, name)))), ())
 
 

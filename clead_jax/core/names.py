@@ -2,6 +2,7 @@
 
 import re
 
+from clead_jax.core import spec
 from clead_jax.core.registry import ATTACKS
 
 NORMS = {"linf": "linf", "l∞": "linf", "l2": "l2", "l1": "l1", "∞": "linf", "inf": "linf"}
@@ -30,3 +31,17 @@ def attack(text: str) -> str:
         filter(None, [count and f"{COUNTED.get(known[name], 'steps')}={count}", rest.removesuffix(")")])
     )
     return f"{known[name]}({settings})" if settings else known[name]
+
+
+def threats(norms: object, radii: object) -> list[tuple[str, str]]:
+    """'linf,l2', '8/255,0.5' -> [('linf', '8/255'), ('l2', '0.5')]. ValueError for a norm that is there twice, or
+    without a radius of its own.
+    """
+    found, eps = [norm(text) for text in spec.items(str(norms))], spec.items(str(radii))
+    if twice := [name for name in found if found.count(name) > 1]:
+        raise ValueError(f"norm is {norms}: {twice[0]} is there twice")
+    if len(found) != len(eps) or not found:
+        raise ValueError(
+            f"norm is {norms} and eps is {radii}: write one radius for each norm, as linf,l2 and 8/255,0.5"
+        )
+    return list(zip(found, eps, strict=True))

@@ -22,13 +22,14 @@ from clead_jax.core import names, numerics, spec
 from clead_jax.core.batches import sizes
 from clead_jax.core.types import Array, Classifier, NamedAttack, PyTree, ThreatModel
 from clead_jax.evaluation import classifier as classifiers
+from clead_jax.evaluation import corruptions as common
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.batch_size import fastest_batch
 from clead_jax.evaluation.budget import Budget
 from clead_jax.evaluation.measurements import measure
 from clead_jax.evaluation.plan import Plan, Subject, Suite
 from clead_jax.results.intervals import interval95
-from clead_jax.results.store import Store
+from clead_jax.results.store import Store, accuracies
 
 
 @dataclasses.dataclass
@@ -41,10 +42,15 @@ class Result:
     passes: dict[str, dict[str, np.ndarray]]  # "forward", "backward": int [N]
     adversarial: dict[str, np.ndarray]  # float32 [N, H, W, C], if asked for
     checks: list[dict[str, Any]]  # "name", "status", "value", "hint"
-    notes: list[str]  # where an attack had to differ from its definition
+    notes: list[str]  # where an attack had to differ from its definition, and what it sees in place of the model
     complete: bool  # False: the budget ended first, and what was not attacked counts as correct
     seconds: float
     results: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)  # as results.json has them
+
+    @property
+    def corruptions(self) -> dict[str, Any]:
+        """Accuracy under common corruptions: "accuracy" of each by severity, "mean", "worst"; empty if not measured."""
+        return self.results.get("corruptions", {}).get("model", {})
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -56,15 +62,29 @@ class Result:
         """The 95 % interval of each accuracy."""
         return {name: interval95(hits.sum(), len(hits)) for name, hits in self.correct.items()}
 
+    @property
+    def draws(self) -> dict[str, dict[str, float]]:
+        """Of a randomized model, for "clean" and every attack: accuracy over "n" fresh draws, "mean" and "worst"."""
+        return self.results.get("models", {}).get("model", {}).get("draws", {})
+
     def __str__(self) -> str:
-        line = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format
-        rows = [line(n, *(100 * v for v in (a, *self.interval95[n]))) for n, a in self.accuracy.items()]
+        fresh = "  fresh draws: mean {:.1f}, worst of {} {:.1f}".format
+        drawn = {name: fresh(100 * d["mean"], d["n"], 100 * d["worst"]) for name, d in self.draws.items()}
+        rows = [row + drawn.get(name, "") for name, row in zip(self.correct, lines(self.correct), strict=True)]
         head = f"{len(self.correct['clean'])} images, {self.norm}, eps {self.eps:.4g}; accuracy in %, 95 % intervals"
         stopped = [] if self.complete else ["the budget ended before the attacks did: upper bounds"]
         loud = [c for status in ("fail", "warn") for c in self.checks if c["status"] == status]
         raised = [f"{c['status'].upper()} {c['name']}: {c['hint']}" for c in loud]
+        found = self.corruptions
+        rows += [f"{'corruptions':16} {100 * found['mean']:5.1f} worst {100 * found['worst']:.1f}"] if found else []
         quiet = [f"{sum(c['status'] == 'ok' for c in self.checks)} checks ok"] if self.checks else []
         return "\n".join([head, *rows, *stopped, *self.notes, *raised, *quiet])
+
+
+def lines(correct: dict[str, np.ndarray]) -> list[str]:
+    """Names, accuracies in % and their intervals, for the terminal."""
+    line, found = "{:16} {:5.1f} [{:.1f}, {:.1f}]".format, accuracies(correct)
+    return [line(n, *(100 * v for v in (a, *found["interval95"][n]))) for n, a in found["accuracy"].items()]
 
 
 @inputs.one_line("forward cannot be run twice", jax.errors.UnexpectedTracerError)
@@ -83,6 +103,7 @@ def audit(
     training_attacks: tuple[str, ...] | None = None,
     published: tuple[str, str] | None = None,
     checks: bool = True,
+    corruptions: bool = False,
     keep_images: bool = False,
     precision: str = "float32",
     batch_size: int | None = None,
@@ -109,7 +130,10 @@ def audit(
       training_attacks: names of the attacks the model was trained on, if they are known.
       published: (data set, architecture), to compare with the best published figure.
       checks: whether to make sanity checks; they cost some attacks on at most 128 examples.
-      keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct.
+      corruptions: whether to measure accuracy under the 15 common corruptions (arXiv 1903.12261) at 5 severities, on at
+        most 1,000 images; the result's `corruptions`. Needs the extra "corruptions", and 32 pixels a side.
+      keep_images: whether the adversarial images come back; those of autoattack are x itself while it is correct,
+        of a randomized model the last ones tried.
       precision: "bfloat16" attacks a copy of the model in bfloat16 (needs `variables`); success counts in float32 only.
       batch_size: images per batch; None: the fastest, found by trying.
       budget: most time of the attacks in this call ("90s", "10m", "2h") or most passes per image ("2000passes").
@@ -128,6 +152,8 @@ def audit(
     threat = ThreatModel(norm, spec.unit(eps, "eps", norm, examples.images[0].size))
     seed = spec.whole(seed, "seed", 0, 2**32 - 1)
     batch_size = None if batch_size is None else spec.whole(batch_size, "batch_size", 1)
+    if corruptions:
+        common.check(shape)
     classifier = _classifier(forward, variables, randomized, precision)
     if (expected := tuple(classifier.image_shape or shape)) != shape:
         raise ValueError(f"the model takes images {expected}, these are {shape}")
@@ -157,6 +183,7 @@ def audit(
         direct=tuple(direct),
         suite=suite,
         checks=checks,
+        corruptions=corruptions,
         save_images=keep_images,
         training_attacks=training_attacks,
         undefended="twin",
@@ -170,7 +197,7 @@ def audit(
     own = {name.removeprefix("model/"): value for name, value in store.records.items() if name.startswith("model/")}
     kept = {name.removeprefix("model/"): value for name, value in store.images.items()}
     passes, found = store.passes.get("model", {}), store.model("model").get("checks", [])
-    seconds = time.monotonic() - started
+    seconds, notes = time.monotonic() - started, [*classifier.metadata.get("attacks_see", []), *notes]
     return Result(norm, threat.eps, own, passes, kept, found, notes, complete, seconds, store.results)
 
 
@@ -186,7 +213,8 @@ def _classifier(model: Classifier | Callable, variables: PyTree, randomized: boo
         return classifier
     if not jax.tree.leaves(classifier.variables):
         raise ValueError("precision='bfloat16' needs variables=: weights inside `forward` cannot be cast")
-    return dataclasses.replace(classifier, attack_forward=classifiers.in_bfloat16(classifier.forward))
+    attacked = classifier.attack_forward or classifier.forward
+    return dataclasses.replace(classifier, attack_forward=classifiers.in_bfloat16(attacked))
 
 
 def _asked(

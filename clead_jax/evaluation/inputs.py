@@ -17,6 +17,7 @@ from clead_jax.evaluation.classifier import Compiled
 
 NO_DERIVATIVE = (
     r"(Differentiation|Transpose) rule .*not implemented|not support JVP|Reverse-mode differentiation does not"
+    r"|No VJP is available"
 )
 """What jax says where it has no rule to differentiate by; of other errors the cause lies in the model."""
 

@@ -7,6 +7,7 @@ keeps those that are still true. `audit` and the evaluation of a work directory 
     autoattack   a suite of attacks, each on what the ones before have left correct
     curve        accuracy over eps
     distances    how far the nearest error is
+    corruptions  accuracy under common corruptions
     features     of clean and attacked images, and how well they fall into classes
     checks       sanity checks of all these numbers
 """
@@ -79,6 +80,8 @@ def measurements(by: Measuring, subjects: Sequence[Subject]) -> Iterator[Measure
         for named in plan.distances:
             make, few = partial(by.distance, named=named), plan.distance_examples
             yield _one(by, subject, f"distance/{named.name}", make, settings=named.settings, n=few)
+        if plan.corruptions:
+            yield _one(by, subject, "corruptions", by.corruptions, n=plan.corruption_examples, seed=plan.seed)
         if subject.features and plan.pictures:
             both = f"{subject.label}/adversarial" in by.store.embeddings
             yield _one(by, subject, "features", by.features, attacked=both)

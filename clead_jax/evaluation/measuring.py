@@ -11,13 +11,16 @@ from clead_jax.attacks.parse import at_radius, attack_at
 from clead_jax.core import numerics
 from clead_jax.core.batches import pixels, sizes
 from clead_jax.core.types import Examples, NamedAttack
+from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.batch_size import fastest_batch
 from clead_jax.evaluation.budget import UNLIMITED, Budget, lines
 from clead_jax.evaluation.checks.context import CheckContext
 from clead_jax.evaluation.checks.run import run_checks
+from clead_jax.evaluation.draws import fresh_draws
 from clead_jax.evaluation.features import clusters
 from clead_jax.evaluation.plan import Plan, Subject
 from clead_jax.evaluation.runner import Finding, run_attacks
+from clead_jax.evaluation.verify import rounded_up
 from clead_jax.results.store import Store, accuracies
 
 SHOWN, EMBEDDED, CHECKED = 8, 512, 128  # images in the report's grid, in its projection, and under the checks
@@ -42,6 +45,7 @@ class Measuring:
         predicted = subject.model.predict(self.examples.images, self.key)
         self.store.records[f"{subject.label}/clean"] = predicted == self.examples.labels
         self.store.samples[f"{subject.label}/clean/prediction"] = predicted[:SHOWN]
+        self._draw(subject, "clean", self.examples.images)
         self.store.outdate_checks(subject.label, self.plan.checks)
         return True
 
@@ -55,7 +59,7 @@ class Measuring:
             if model.get("settings", {}).get(named.name, named.settings) != named.settings:
                 store.drop(other, named.name)  # one row of the table is one attack, with one set of settings
         store.drop(label, named.name)
-        keep = self._wanted(label, named)
+        keep = self._wanted(subject, named)
         finding = self.attacked(subject, [named], self.examples, keep, early_stop=False, name=name, resumable=True)
         store.records[name] = finding.correct
         store.results["attacks"][named.name] = named.settings
@@ -66,21 +70,23 @@ class Measuring:
             store.model(label)["incomplete"] = incomplete
         if not finding.complete:
             return False
+        self._draw(subject, named.name, finding.images)
         if plan.pictures and named.name == plan.picture_attack and keep >= min(EMBEDDED, len(self.examples.labels)):
             store.samples[name] = finding.images[:SHOWN].copy()
             store.samples[f"{name}/prediction"] = finding.prediction[:SHOWN]
             if subject.features:
-                store.embeddings[f"{label}/adversarial"] = subject.features(finding.images[:EMBEDDED])
+                store.embeddings[f"{label}/adversarial"] = subject.features_of(finding.images[:EMBEDDED])
         if plan.save_images:
             store.keep_images(name, finding.images)
         if label == plan.transfer_from and named in plan.transfer:
             self.transferred[named.name] = finding.images
         return True
 
-    def _wanted(self, label: str, named: NamedAttack) -> int:
+    def _wanted(self, subject: Subject, named: NamedAttack) -> int:
         """How many images have to come back."""
-        everything = len(self.examples.labels)
-        if self.plan.save_images or (label == self.plan.transfer_from and named in self.plan.transfer):
+        everything, label = len(self.examples.labels), subject.label
+        made_here = label == self.plan.transfer_from and named in self.plan.transfer
+        if self.plan.save_images or made_here or subject.model.randomized:
             return everything
         pictured = self.plan.pictures and named.name == self.plan.picture_attack
         there = f"{label}/adversarial" in self.store.embeddings and named.name != "pgd"
@@ -98,8 +104,7 @@ class Measuring:
         own = self._made_on(source, label)
         store.records[f"{label}/paper/{named.name}"] = predicted == self.examples.labels
         own["made_by"][named.name] = {"settings": named.settings, "fingerprint": source.identity}
-        prefix = f"{label}/paper/"
-        records = {k.removeprefix(prefix): v for k, v in store.records.items() if k.startswith(prefix)}
+        records = store.transferred(label)
         worst = np.logical_and.reduce([store.records[f"{label}/clean"], *records.values()])
         own |= accuracies(records | {"worst_case": worst})
         store.outdate_checks(label, self.plan.checks)
@@ -109,6 +114,7 @@ class Measuring:
         """The entry of a model under transfer attacks, without what was made on another source before."""
         own = self.store.protocol("paper").setdefault(label, {"source": source.label, "made_by": {}})
         own["source"] = source.label
+        own.setdefault("made_by", {})
         for attack in [name for name, made in own["made_by"].items() if made["fingerprint"] != source.identity]:
             del own["made_by"][attack]
             for known in (self.store.records, self.store.results["measured"]):
@@ -122,10 +128,16 @@ class Measuring:
         return {"attack": named.name, "settings": named.settings, "eps": list(self.plan.curve), "num_examples": few}
 
     def curve(self, subject: Subject) -> bool:
-        """Robust accuracy over eps, the attack's step size scaled along."""
-        named, few = self.plan.curve_attack, self._few(self.plan.curve_examples)
+        """Robust accuracy over eps: of an attack without a ball by one run, else by one for each radius, the step size
+        scaled along.
+        """
+        named, few, radii = self.plan.curve_attack, self._few(self.plan.curve_examples), self.plan.curve
         assert named is not None
-        shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in self.plan.curve]
+        if np.isinf(named.radius):
+            far = self._nearest_error(subject, named, few)
+            shares = [float((far > rounded_up(eps)).mean()) for eps in radii]
+        else:
+            shares = [float(self.attacked(subject, [at_radius(named, eps)], few).correct.mean()) for eps in radii]
         self.plan.say(f"{subject.label} over eps  " + "  ".join(f"{share:.1%}" for share in shares))
         plan, found = self.curve_plan(), self.store.results.get("curves", {})
         before = found.get("accuracy", {}) if {key: found.get(key) for key in plan} == plan else {}
@@ -135,10 +147,10 @@ class Measuring:
     def distance(self, subject: Subject, named: NamedAttack) -> bool:
         """How far the nearest error is, for attacks that look for it (0 where the clean image is wrong)."""
         few = self._few(self.plan.distance_examples)
-        finding = self.attacked(subject, [named], few, len(few.labels), early_stop=False, name=f"{subject.label}/")
-        found = finding.prediction != few.labels
+        distance = self._nearest_error(subject, named, few)
+        found = np.isfinite(distance)
         of_attack = self.store.results.setdefault("distances", {}).setdefault(named.name, {})
-        far = finding.distance[found]
+        far = distance[found]
         averages = dict.fromkeys(("median", "mean"))
         if found.any():
             averages = {"median": float(np.median(far)), "mean": float(np.mean(far))}
@@ -146,15 +158,28 @@ class Measuring:
         of_attack[subject.label] = known | {"success": float(found.mean())} | averages
         return True
 
+    def _nearest_error(self, subject: Subject, named: NamedAttack, examples: Examples) -> np.ndarray:
+        """How far the nearest error is that the attack finds, float [N]: 0 for images that are wrong, inf for none."""
+        count = len(examples.labels)
+        finding = self.attacked(subject, [named], examples, count, early_stop=False, name=f"{subject.label}/")
+        return np.where(finding.prediction != examples.labels, finding.distance, np.inf)
+
+    def corruptions(self, subject: Subject) -> bool:
+        """Accuracy under common corruptions."""
+        few = self._few(self.plan.corruption_examples)
+        self.plan.say(f"{subject.label} under {len(corruptions.NAMES)} corruptions of {len(few.labels)} images")
+        found = corruptions.accuracies(subject.model, few, self.plan.seed, self.key)
+        self.store.results.setdefault("corruptions", {})[subject.label] = found
+        return True
+
     def features(self, subject: Subject) -> bool:
         """Features of clean images, those of attacked ones came with the attack; and how they fall into classes."""
         store, label = self.store, subject.label
-        assert subject.features is not None
         images, labels, index = self.examples.images, self.examples.labels, self.examples.index
         store.samples |= {"index": index[:SHOWN], "label": labels[:SHOWN], "clean": pixels(images[:SHOWN])}
         store.embeddings["label"] = labels[:EMBEDDED]
         if label not in store.embeddings:
-            store.embeddings[label] = subject.features(images[:EMBEDDED])
+            store.embeddings[label] = subject.features_of(images[:EMBEDDED])
         states = ("clean", store.embeddings[label]), ("attacked", store.embeddings.get(f"{label}/adversarial"))
         found = {state: clusters(of, store.embeddings["label"]) for state, of in states if of is not None}
         store.results.setdefault("clusters", {})[label] = found
@@ -166,7 +191,7 @@ class Measuring:
         assert suite is not None
         for name in {*store.suite(label), *(named.name for named in suite.attacks)}:
             store.drop(label, name)
-        keep = len(self.examples.labels) * self.plan.save_images
+        keep = len(self.examples.labels) * (self.plan.save_images or subject.model.randomized)
         model, name = subject._replace(model=subject.suite or subject.model), f"{label}/autoattack"
         finding = self.attacked(model, suite.attacks, self.examples, keep, name=name, resumable=True)
         store.records |= {f"{label}/{attack}": record for attack, record in finding.records.items()}
@@ -184,6 +209,8 @@ class Measuring:
         }
         if self.plan.save_images:
             store.keep_images(name, finding.images)
+        if finding.complete:
+            self._draw(subject, "autoattack", finding.images)
         return finding.complete
 
     def records_of(self, label: str) -> dict[str, np.ndarray]:
@@ -208,11 +235,11 @@ class Measuring:
             training_attacks=plan.training_attacks,
             undefended=other.model.in_batches_of(size) if other else None,
             published=plan.published,
+            features=subject.features,
+            transferred=self.store.transferred(subject.label),
         )
         self.store.model(subject.label)["checks"] = run_checks(context)
         return True
-
-    # --- shared -------------------------------------------------------------------------------------------------------
 
     def attacked(
         self,
@@ -253,6 +280,12 @@ class Measuring:
         if path and finding.complete and store.writes and store.directory:
             path.unlink(missing_ok=True)
         return finding
+
+    def _draw(self, subject: Subject, attack: str, images: np.ndarray) -> None:
+        """Shows a model that draws noise what an attack has made, some more times."""
+        if subject.model.randomized:
+            found = fresh_draws(subject.model, images, self.examples.labels, self.key)
+            self.store.model(subject.label).setdefault("draws", {})[attack] = found
 
     def _few(self, wanted: int) -> Examples:
         return self.plan.subset(self.examples, wanted) if wanted < len(self.examples.labels) else self.examples

@@ -1,13 +1,17 @@
 """What an evaluation is asked to measure, of which models: plain values, and attacks ready to run."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from clead_jax.core import sharding
+from clead_jax.core.batches import pixels
 from clead_jax.core.progress import log
-from clead_jax.core.types import Examples, NamedAttack, ThreatModel
+from clead_jax.core.types import Array, Examples, NamedAttack, PyTree, ThreatModel
 from clead_jax.evaluation.budget import UNLIMITED, Budget
 from clead_jax.evaluation.classifier import Compiled
 
@@ -18,8 +22,14 @@ class Subject(NamedTuple):
     label: str
     model: Compiled
     identity: dict[str, Any]  # stage, step, fingerprint of the weights, ...
-    features: Callable[[np.ndarray], np.ndarray] | None = None  # images [n, H, W, C] -> [n, F]
+    features: Callable[[PyTree, Array], Array] | None = None  # (variables, images [n, H, W, C]) -> [n, F]
     suite: Compiled | None = None  # the same for AutoAttack, where that differentiates another forward
+
+    def features_of(self, images: np.ndarray) -> np.ndarray:
+        """Features [n, F] of images [n, H, W, C]. TypeError if it has none."""
+        if self.features is None:
+            raise TypeError(f"{self.label} has no features")
+        return sharding.to_host(self.features(self.model.variables, jnp.asarray(pixels(images))))
 
 
 class Suite(NamedTuple):
@@ -54,11 +64,13 @@ class Plan:
     transfer: tuple[NamedAttack, ...] = ()  # those whose images are made on one model and shown to all
     transfer_from: str = ""  # label of the model that transfer images are made on; empty: no transfer attacks
     suite: Suite | None = None
-    curve_attack: NamedAttack | None = None
+    curve_attack: NamedAttack | None = None  # with an infinite radius: its distances give the whole curve
     curve: tuple[float, ...] = ()  # radii
     curve_examples: int = 1000
     distances: tuple[NamedAttack, ...] = ()  # minimal-norm attacks
     distance_examples: int = 100
+    corruptions: bool = False  # accuracy under common corruptions
+    corruption_examples: int = 1000
     pictures: bool = False  # keep the first images and features for the report
     save_images: bool = False
     checks: bool = True
@@ -79,7 +91,8 @@ class Plan:
         alone = [*self.direct, *(named for named in self.transfer if named not in self.direct)]
         found = images * sum(map(cost, [*alone, *(self.suite.attacks if self.suite else [])]))
         if self.curve_attack:
-            found += len(self.curve) * min(self.curve_examples, images) * cost(self.curve_attack)
+            runs = 1 if self.curve_attack.radius == math.inf else len(self.curve)
+            found += runs * min(self.curve_examples, images) * cost(self.curve_attack)
         return found + min(self.distance_examples, images) * sum(map(cost, self.distances))
 
     @property

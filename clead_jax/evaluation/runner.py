@@ -74,7 +74,8 @@ def run_attacks(
       attacks: run one after the other, each on what is still correct; `key` is of all their randomness.
       num_classes: of the model; only the count of passes depends on it.
       clean: bool [N], right on the clean image, if that is known.
-      keep: how many of the first examples' images come back: the one that broke the model, or x where none did.
+      keep: how many of the first examples' images come back: the one that broke the model, or x where none did; of a
+        model that draws noise the last one tried.
       early_stop: with False the first `keep` examples, right or wrong, run to the end, and come back as the attack
         leaves them: for pictures, for transfer, for the smallest distance.
       strict: raises FloatingPointError where the model or its gradient is not finite, RuntimeError for an attack that
@@ -217,7 +218,8 @@ class _Driver:
             refuse(named, x, image)
         broken, distance = verdict(named, x, image, found != self.examples.labels[who])
         progress.correct[who[broken]] = False
-        shown = (broken | (who < self.held)) & (who < len(progress.images))
+        tried = last and model.randomized  # may be misclassified yet, by another draw
+        shown = (broken | (who < self.held) | tried) & (who < len(progress.images))
         for kept, now in ((progress.images, image), (progress.prediction, found), (progress.distance, distance)):
             kept[who[shown]] = now[shown]
         rows = batch.rows.copy()

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 import clead_jax.training.las_at  # noqa: F401  importing it registers the strategy
 from clead_jax.core.types import Key, NamedAttack
 from clead_jax.training import optimizers, strategies
@@ -36,7 +38,7 @@ def strategy(
         lr=own.lr,
         weight_decay=own.weight_decay,
         steps_per_epoch=per_epoch,
-        key=key,
+        key=jax.random.fold_in(key, 2),  # 1 are the initial weights
     )
     return strategies.strategy(getattr(own, "strategy", ""), stage) or FIXED
 
@@ -51,9 +53,9 @@ def check(text: str, attacks: list[NamedAttack], named: Callable[[str], NamedAtt
     most = getattr(settings, "most_steps", 0)
     if score := getattr(settings, "attack", ""):
         named(score)
-    if not attacks or not all(hasattr(attack.cfg, "counts") for attack in attacks):
+    if not attacks or not all("counts" in attack.settings for attack in attacks):
         raise ValueError(f"{where} is {text!r}, which sets training_pgd alone: write attack=training_pgd(steps=10)")
     for attack in attacks:
-        if attack.cfg.steps < most:
-            said = f"may ask for {most} steps, but the attack {attack.name} makes {attack.cfg.steps}"
+        if (steps := attack.settings["steps"]) < most:
+            said = f"may ask for {most} steps, but the attack {attack.name} makes {steps}"
             raise ValueError(f"{where} is {text!r}: it {said}; write training_pgd(steps={most})")

@@ -17,14 +17,17 @@ from clead_jax.config import Config
 from clead_jax.core import cluster, numerics, sharding, spec
 from clead_jax.core.batches import rounded_up
 from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree
+from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.classifier import Compiled, compiled
 from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
-from clead_jax.experiment import builders, networks, stages
+from clead_jax.experiment import builders, networks, planning, stages
 from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
 from clead_jax.training.views import Attack
+
+HOW_TRAINED = ("start", "fresh", "trains", "attack", "views", "loss", "augment", "average")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Run:
     @property
     def plan(self) -> Plan:
         """What is to be measured."""
-        return builders.evaluation_plan(self.cfg, self.dataset, self.trained_on)
+        return planning.evaluation_plan(self.cfg, self.dataset, self.trained_on)
 
     @property
     def trained_on(self) -> set[str]:
@@ -168,8 +171,10 @@ def history(workdir: str, stage: str = "", plugins: str = "") -> dict[str, Any]:
     stage = stage or cfg.defended
     if stage not in config.stages_of(cfg):
         return {"stage": stage, "label_use": [], "epochs": 0}
+    own = cfg[stage]
+    trained = {"kind": own.kind} | {field: own[field] for field in HOW_TRAINED if field in own}
     told = {"label_use": stages.label_use(cfg, stage), "batch_stats": stages.batch_stats(cfg, stage)}
-    return {"stage": stage, "epochs": cfg[stage].epochs, **told}
+    return {"stage": stage, "epochs": own.epochs, "trained": trained, **told}
 
 
 @numerics.defaults()
@@ -192,7 +197,7 @@ def open_run(cfg: Config, workdir: str, name: str, find_data: bool = False) -> R
 
 
 def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Splits, fields: dict[str, Any]) -> Run:
-    stages.check_radii(cfg, math.prod(dataset.image_shape))
+    _check_images(cfg, dataset)
     return Run(
         cfg,
         workdir,
@@ -209,6 +214,19 @@ def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Sp
         defended=cfg.defended,
         which=(cfg.evaluation.which, cfg.evaluation.weights),
     )
+
+
+def _check_images(cfg: Config, dataset: data.Dataset) -> None:
+    """Raises ValueError for what cannot be done with images of this shape."""
+    stages.check_radii(cfg, math.prod(dataset.image_shape))
+    if cfg.evaluation.corruptions:
+        corruptions.check(dataset.image_shape)
+
+
+def under(run: Run, cfg: Config) -> Run:
+    """The same run with a config that differs in `evaluation` alone. Raises ValueError for a radius beyond its cube."""
+    _check_images(cfg, run.dataset)
+    return dataclasses.replace(run, cfg=cfg)
 
 
 @numerics.defaults()

@@ -8,6 +8,7 @@ from clead_jax.config import Config, Contrastive
 from clead_jax.core import spec
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array, Key, NamedAttack, PyTree
+from clead_jax.experiment import builders
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
 from clead_jax.training import encoding, momentum, views
@@ -19,6 +20,7 @@ def check(cfg: Config, name: str, attacks: list[NamedAttack], unattacked: int) -
     `attacks` are its attacked views, `unattacked` is the number of the others.
     """
     _check_encoding(cfg[name], name, len(attacks), unattacked)
+    start_list(cfg, name)
     own, words = cfg[name], config.distances(cfg[name].ascend)
     for attack in attacks:
         if bool(words) != (attack.objective in OF_EMBEDDINGS):
@@ -57,6 +59,14 @@ def _check_encoding(own: Any, name: str, attacked: int, unattacked: int) -> None
     if own.average:
         said = "batch statistics of averaged weights are estimated on clean images"
         raise ValueError(f"{name}.average is {own.average!r} with encoding 'dual': {said}; leave it empty")
+
+
+def start_list(cfg: Config, name: str) -> tuple[views.Draw | str, ...]:
+    """What attacks of a stage start from besides its views. ValueError for what is attacked itself."""
+    texts = spec.items(getattr(cfg[name], "starts", ""))
+    if wrong := [text for text in texts if spec.parse(text)[0] not in views.UNATTACKED]:
+        raise ValueError(f"{name}.starts: {wrong[0]!r} is not one of {', '.join(views.UNATTACKED)}")
+    return tuple(text if text in views.UNATTACKED else builders.draw(cfg, text) for text in texts)
 
 
 def two_norms(cfg: Config, name: str) -> bool:

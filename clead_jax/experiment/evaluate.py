@@ -1,6 +1,7 @@
 """Evaluates saved models as the config says: opens the store of the work directory, measures, adds where from."""
 
 import dataclasses
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,9 +11,9 @@ import numpy as np
 
 from clead_jax import config
 from clead_jax.core import numerics, sharding, spec
-from clead_jax.core.batches import pixels
 from clead_jax.core.progress import log
 from clead_jax.core.types import Classifier, fingerprint
+from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation.checks.context import check
 from clead_jax.evaluation.measurements import measure
 from clead_jax.evaluation.plan import Plan, Subject
@@ -60,13 +61,22 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
 
 def check_source(run: Run) -> None:
     """Raises ValueError, before anything is trained, for a transfer source elsewhere that is absent or does not fit."""
-    if (source := run.plan.transfer_from) and source not in run.epochs:
+    if (source := _source_name(run)) and source not in run.epochs:
         _source(run, source)
 
 
-def _source(run: Run, text: str) -> Classifier:
-    """The model that transfer images are made on: a stage, one of another work directory, or the baseline of that."""
-    name = text if text in run.epochs or set(":(") & set(text) else f"{text}:baseline"
+def _source_name(run: Run) -> str:
+    """The transfer source as `models.resolve` has it: a stage by its name, a work directory by its baseline."""
+    text = run.plan.transfer_from
+    directory, _, stage = text.partition(":")
+    if not text or text in run.epochs or "(" in text:
+        return text
+    here = os.path.abspath(directory) == os.path.abspath(run.workdir)
+    return f"{'' if here else f'{directory}:'}{stage or 'baseline'}"
+
+
+def _source(run: Run, name: str) -> Classifier:
+    """The model that transfer images are made on."""
     try:
         return _fitting(run, name, models.resolve(name, run.workdir))
     except ValueError as error:
@@ -75,14 +85,15 @@ def _source(run: Run, text: str) -> Classifier:
 
 def _with_source(run: Run, plan: Plan, found: dict[str, Classifier]) -> tuple[Plan, list[Subject]]:
     """The plan with the source of transfer images by its label, and that source if it is not measured itself."""
-    if not (text := plan.transfer_from) or text in found:
-        return plan, []
+    text = _source_name(run)
+    if not text or text in found:
+        return dataclasses.replace(plan, transfer_from=text), []
     if text == "baseline":
         log.info("evaluate: no transfer attacks, for there is no model 'baseline' to make images on")
         if not run.asks_beyond_transfer:
             raise ValueError(f"protocol paper needs the stage baseline, which {run.workdir} has not trained")
         return dataclasses.replace(plan, transfer_from=""), []
-    model, (label, _) = _source(run, text), _labelled(text.rstrip("/"))
+    model, label = _source(run, text), re.sub(r"[^(+,]*/", "", text)
     source = Subject(label, run.compiled(model), model.metadata["checkpoint"])
     return dataclasses.replace(plan, transfer_from=label), [source]
 
@@ -132,14 +143,14 @@ def _fitting(run: Run, text: str, model: Classifier) -> Classifier:
 
 def _subject(run: Run, label: str, model: Classifier, in_bfloat16: bool) -> Subject:
     """`in_bfloat16`: AutoAttack differentiates a copy that computes so."""
-    compiled, fields = run.compiled(model), model.metadata.get("network")
+    compiled, fields, suite = run.compiled(model), model.metadata.get("network"), None
+    if in_bfloat16:
+        seen = model.attack_forward or model.forward
+        half = networks.classifier(fields | {"dtype": "bfloat16"}).forward if fields else classifiers.in_bfloat16(seen)
+        suite = run.compiled(dataclasses.replace(model, attack_forward=half))
     if fields is None:
-        return Subject(label, compiled, model.metadata["checkpoint"])
-    program = networks.features(fields)
-    features = lambda images: sharding.to_host(program(compiled.variables, pixels(images)))
-    half = networks.classifier(fields | {"dtype": "bfloat16"}).forward if in_bfloat16 else None
-    suite = run.compiled(dataclasses.replace(model, attack_forward=half)) if half else None
-    return Subject(label, compiled, model.metadata["checkpoint"], features, suite)
+        return Subject(label, compiled, model.metadata["checkpoint"], suite=suite)
+    return Subject(label, compiled, model.metadata["checkpoint"], networks.features(fields), suite)
 
 
 def _finish(run: Run, found: dict[str, Classifier], store: Store) -> None:

@@ -2,14 +2,12 @@
 
 import dataclasses
 import os
-import re
 from pathlib import Path
 from typing import Any
 
-from clead_jax.core import spec
-from clead_jax.core.registry import WRAPPERS
 from clead_jax.core.types import Classifier
 from clead_jax.experiment import builders, context, networks
+from clead_jax.models import wrappers
 from clead_jax.training import checkpoint
 
 
@@ -49,12 +47,9 @@ def resolve(text: str, workdir: str, which: str = "latest", weights: str = "") -
     """A model by its name: STAGE, DIR:STAGE (of another work directory), or a wrapper around some of these,
     "ensemble(baseline+probe)" or "noise(probe,std=0.1)". Raises ValueError for what is none of them.
     """
-    if inside := re.fullmatch(r"(\w+)\((.*)\)", text.strip()):
-        name, entry = inside[1], WRAPPERS[inside[1]]
-        names, *settings = spec.items(inside[2]) or ("",)
-        parts = [resolve(each, workdir, which, weights) for each in spec.split(names, "+")]
-        cfg = spec.settings(f"{name}({','.join(settings)})", "wrapper", entry.config, {})
-        return _described(entry.value(parts, cfg), text, which, parts)
+    if wrapper := wrappers.unwrapped(text):
+        parts = [resolve(each, workdir, which, weights) for each in wrapper[1]]
+        return _described(wrappers.wrap(wrapper[0], *parts), text, which, parts)
     directory, _, stage = text.strip().rpartition(":")
     if not stage:
         raise ValueError(f"{text!r} names no model; write STAGE, DIR:STAGE or ensemble(baseline+probe)")
@@ -65,6 +60,7 @@ def _described(classifier: Classifier, text: str, which: str, parts: list[Classi
     """A wrapped model with the history of its parts."""
     use: list[str] = sorted({label for part in parts for label in part.metadata["label_use"]})
     identity = {"stage": text, "which": which, "epoch": 0, "fingerprint": classifier.fingerprint}
-    facts: dict[str, Any] = {"stage": text, "label_use": use, "epochs": 0, "checkpoint": identity}
+    seen = {key: value for key, value in classifier.metadata.items() if key == "attacks_see" and value}
+    facts: dict[str, Any] = {"stage": text, "label_use": use, "epochs": 0, "checkpoint": identity | seen} | seen
     shape, classes = parts[0].image_shape, parts[0].num_classes
     return dataclasses.replace(classifier, name=text, metadata=facts, image_shape=shape, num_classes=classes)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax.errors import FlaxError
 
-from clead_jax.core.types import Classifier, PyTree
+from clead_jax.core.types import Array, Classifier, PyTree
 from clead_jax.experiment import builders
 
 
@@ -31,7 +31,7 @@ def require_fit(found: Classifier, shape: tuple[int, ...], where: str) -> None:
         raise ValueError(f"the checkpoint in {where} gives {logits.shape[1:]} logits for {found.num_classes} classes")
 
 
-def features(fields: dict[str, Any]) -> Callable[[PyTree, np.ndarray], jax.Array]:
+def features(fields: dict[str, Any]) -> Callable[[PyTree, Array], Array]:
     """(variables, images float [B, H, W, C]) -> features [B, F], compiled."""
     return _functions(json.dumps(fields, sort_keys=True))[1]
 

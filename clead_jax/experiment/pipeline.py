@@ -2,6 +2,7 @@
 
 WORKDIR/config.json            the config of the last start, without paths of this machine
 WORKDIR/checkpoints/<stage>/   see `training.checkpoint`; a stage is finished when its last step is there
+WORKDIR/views/                 see `static_views`
 WORKDIR/metrics.jsonl          one line per stage and epoch
 WORKDIR/evaluation/, report/   see `evaluation.measurements` and `reporting`
 """

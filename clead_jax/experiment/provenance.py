@@ -20,6 +20,9 @@ def passes_left(run: Run) -> dict[str, int]:
     for name, stage in run.stages.items():
         made = max(checkpoint.steps(builders.checkpoint_dir(run.workdir, name)), default=0)
         left[name] = max(0, stage.plan.total_steps - made) * stage.plan.batch_size * stage.passes
+        if not made:
+            once = sum(max(named.passes(run.network.num_classes)) for named in stage.stored)
+            left[name] += once * stage.plan.num_examples
     if "evaluate" in run.asked:
         left["evaluate"] = 2 * run.plan.work(len(run.examples().labels))  # both models; nothing is reused
     return left

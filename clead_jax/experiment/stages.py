@@ -5,7 +5,6 @@ section (see `config.schema`), what its loss is made of is its kind.
 """
 
 import zlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,22 +12,19 @@ import jax
 import numpy as np
 import optax
 
-import clead_jax.losses  # noqa: F401  importing it registers the losses
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
 from clead_jax.core import numerics, spec
 from clead_jax.core.registry import ATTACKS, BACKBONES, LOSSES
 from clead_jax.core.types import Key, NamedAttack, Step
-from clead_jax.experiment import builders, choosing, embeddings
+from clead_jax.experiment import builders, choosing, embeddings, planning, terms
 from clead_jax.losses.contrastive import SIMILARITIES
-from clead_jax.losses.parse import Term, named_loss
 from clead_jax.models import Network
 from clead_jax.training import averaging, momentum, optimizers, perturbation, views
 from clead_jax.training.loop import Plan
 from clead_jax.training.state import Extra, together
 from clead_jax.training.step import make_step
 
-Terms = dict[str, tuple[float, Term]]
 FIRST = ("baseline", "supervised", "pretrain", "probe", "joint")  # their keys are their places in this list
 SHAPED_BY = {"supervised": ("loss",), "contrastive": ("weights", "loss"), "joint": ("margin_form",)}
 """What is named if views do not fit it: the first of these that is set."""
@@ -80,19 +76,19 @@ def check(cfg: Config) -> None:
         optimizers.make(optimizer(cfg, name), 1, 1)
         averaging.extra(cfg[name].average, 1, 1)
         perturbation.perturbation(cfg[name].perturb, 1)
-        view_list(cfg, name), start_list(cfg, name)
+        view_list(cfg, name)
         attacks = attacks_of(cfg, name)
         embeddings.check(cfg, name, attacks, len(view_texts(cfg, name)) - len(attacks))
         named = partial(builders.named_training_attack, cfg)
         choosing.check(getattr(cfg[name], "strategy", ""), attacks, named, f"{name}.strategy")
         _check_terms(cfg, name)
-    for text in builders.asked_for(cfg)[0]:
-        builders.evaluation_attack(cfg, text)
-    builders.transfer_attacks(cfg, builders.asked_for(cfg)[0])
-    builders.curve_attack(cfg)
+    for text in planning.asked_for(cfg)[0]:
+        planning.evaluation_attack(cfg, text)
+    planning.transfer_attacks(cfg, planning.asked_for(cfg)[0])
+    planning.curve_attack(cfg)
     for text in spec.items(cfg.evaluation.distances):
-        builders.distance_attack(cfg, text)
-    builders.validation_attack(cfg)
+        planning.distance_attack(cfg, text)
+    planning.validation_attack(cfg)
 
 
 def check_radii(cfg: Config, size: int) -> None:
@@ -101,7 +97,7 @@ def check_radii(cfg: Config, size: int) -> None:
     radii = [("evaluation.curve", eps, own.norm) for eps in spec.items(own.curve)]
     radii += [(f"{name}.eps", cfg[name].eps, cfg[name].norm) for name in ("evaluation", "train_attack")]
     trained = {text for name in config.stages_of(cfg) for text in attacked(cfg, name)}
-    used = [builders.validation_attack(cfg), *(builders.named_training_attack(cfg, text) for text in sorted(trained))]
+    used = [planning.validation_attack(cfg), *(builders.named_training_attack(cfg, text) for text in sorted(trained))]
     for named in used:
         if not ATTACKS[spec.parse(named.name)[0]].info.get("nearest"):
             radii.append((f"{named.name}: eps", named.cfg.eps, named.cfg.norm))
@@ -110,7 +106,7 @@ def check_radii(cfg: Config, size: int) -> None:
 
 
 def _check_terms(cfg: Config, name: str) -> None:
-    found, own, texts = terms(cfg, name), cfg[name], view_texts(cfg, name)
+    found, own, texts = terms.terms(cfg, name), cfg[name], view_texts(cfg, name)
     keys = len(texts) if getattr(own, "key_momentum", 0) else 0
     columns = len(texts) + bool(config.teacher(cfg, name)) + keys
     if name not in spec.items(cfg.stages):
@@ -166,7 +162,7 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
     strength = views.falling(getattr(own, "fade_every", 0), own.epochs, plan.steps_per_epoch)
     pairs = own.ascend == "pairs"
     made = views.make_views(
-        view_list(cfg, name), target, augment, strategy.choose, rate, start_list(cfg, name), strength, pairs
+        view_list(cfg, name), target, augment, strategy.choose, rate, embeddings.start_list(cfg, name), strength, pairs
     )
     beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": strategy.after}
     unattacked = [spec.parse(text)[0] in views.UNATTACKED for text in view_texts(cfg, name)]
@@ -175,7 +171,12 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
     return Stage(
         name=name,
         step=make_step(
-            net, tx, made, lambda step: terms(cfg, name, strength(step)), online=isinstance(own, Contrastive), **beside
+            net,
+            tx,
+            made,
+            lambda step: terms.terms(cfg, name, strength(step)),
+            online=isinstance(own, Contrastive),
+            **beside,
         ),
         tx=tx,
         extra=extra,
@@ -192,7 +193,7 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
         passes=cost + len(view_texts(cfg, name)) * (2 if perturb else 1),
         key=key,
         augment=augment,
-        validation=Validation(cfg.validation.every, cfg.validation.num_examples, builders.validation_attack(cfg)),
+        validation=Validation(cfg.validation.every, cfg.validation.num_examples, planning.validation_attack(cfg)),
         save_every=cfg.checkpoint.every,
         log_every=cfg.log.every,
         fields=config.stage_fields(cfg, name),
@@ -236,14 +237,6 @@ def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | views
     return tuple(map(partial(_view, cfg, name), view_texts(cfg, name)))
 
 
-def start_list(cfg: Config, name: str) -> tuple[views.Draw | str, ...]:
-    """What attacks of a stage start from besides its views. ValueError for what is attacked itself."""
-    texts = spec.items(getattr(cfg[name], "starts", ""))
-    if wrong := [text for text in texts if spec.parse(text)[0] not in views.UNATTACKED]:
-        raise ValueError(f"{name}.starts: {wrong[0]!r} is not one of {', '.join(views.UNATTACKED)}")
-    return tuple(text if text in views.UNATTACKED else builders.draw(cfg, text) for text in texts)
-
-
 def _view(cfg: Config, name: str, text: str) -> views.Attack | views.Draw | views.Stored | str:
     if text in views.UNATTACKED:
         return text
@@ -273,49 +266,6 @@ def _target(own: Any, net: Network) -> views.Target:
         return views.of_reference(net)
     similarity, by_class = getattr(own, "similarity", "cosine"), getattr(own, "positives", "class") == "class"
     return views.contrastive(net, SIMILARITIES[similarity], getattr(own, "temperature", 0.1), by_class)
-
-
-def terms(cfg: Config, name: str, strength: Any = 1.0) -> Terms:
-    """The terms of a stage's loss with their weights; one of weight 0 is left out and costs nothing. `strength` is that
-    of the augmentation, which some losses follow.
-    """
-    found = TERMS[cfg[name].kind](name, cfg[name], strength)
-    return {term: (weight, loss) for term, (weight, loss) in found.items() if weight}
-
-
-def _supervised(name: str, own: Any, strength: Any) -> Terms:
-    if LOSSES[spec.parse(own.loss)[0]].info.get("of") != "logits":
-        known = ", ".join(loss for loss in LOSSES if LOSSES[loss].info.get("of") == "logits")
-        raise ValueError(f"{name}.loss is {own.loss!r}, a loss of embeddings; of logits there are {known}")
-    return {"loss": (1.0, named_loss(own.loss, {}))}
-
-
-def _contrastive(name: str, own: Any, strength: Any) -> Terms:
-    weights = tuple(spec.number(w, f"{name}.weights") for w in spec.items(own.weights))
-    common = {k: own[k] for k in ("temperature", "similarity", "pairing", "positives")}
-    return {"loss": (1.0, named_loss(own.loss, common | {"weights": weights}, strength))}
-
-
-def _joint(name: str, own: Any, strength: Any) -> Terms:
-    weights = (own.weight_ce, own.weight_supcon, own.weight_margin)
-    if not (own.weight_ce > 0 and all(0 <= weight < np.inf for weight in weights)):
-        raise ValueError(
-            f"{name}.weight_ce, weight_supcon, weight_margin are {', '.join(map(str, weights))}; "
-            "the first, which trains the classifier, must be above 0, the others not below"
-        )
-    try:
-        margin = named_loss(own.margin_form, {"temperature": own.temperature, "margin": own.margin})
-    except ValueError as error:
-        raise ValueError(f"{name}.margin_form {own.margin_form!r} with {name}.margin {own.margin}: {error}") from None
-    losses = (named_loss("cross_entropy", {}), named_loss("supcon", {"temperature": own.temperature}), margin)
-    return dict(zip(("ce", "supcon", "margin"), zip(weights, losses, strict=True), strict=True))
-
-
-TERMS: dict[str, Callable[[str, Any, Any], Terms]] = {
-    "supervised": _supervised,
-    "contrastive": _contrastive,
-    "joint": _joint,
-}
 
 
 def trained_on(cfg: Config, name: str) -> set[str]:

@@ -26,6 +26,7 @@ from clead_jax.training import state as states
 
 FEWEST = 3  # calls in a median
 SIZES = (1024, 2048, 4096, 8192)  # of matrices, per device
+FEW = (1, 8, 64)  # images at a time, whose latency is measured
 LONG = 0.2  # seconds: after a matrix product that took longer, no larger one is tried
 
 
@@ -108,6 +109,31 @@ def timed(call: Callable[[], PyTree], seconds: float) -> tuple[float, int]:
         jax.block_until_ready(call())
         times.append(time.perf_counter() - begin)
     return sharding.of_main(statistics.median(times)), len(times)
+
+
+def latencies(run: Run, seconds: float) -> Iterator[dict[str, Any]]:
+    """`latency` of the forward pass, compiled for each of `FEW` images."""
+    variables, forward = initial(run)(), jax.jit(run.classifier.forward)
+    for size in FEW:
+        yield latency(lambda x: np.asarray(forward(variables, x)), (size, *run.dataset.image_shape), seconds)
+
+
+def latency(call: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], seconds: float = 1.0) -> dict[str, Any]:
+    """Milliseconds that `call` takes for random images [B, H, W, C], median and 95th percentile, and images/s.
+
+    At least 20 calls, one after the other, after three that warm up, each from NumPy to NumPy.
+    """
+    images = np.random.default_rng(0).random(shape, np.float32)
+    times: list[float] = []
+    for _ in range(3):
+        call(images)
+    while len(times) < 20 or sum(times) < seconds:
+        begin = time.perf_counter()
+        call(images)
+        times.append(time.perf_counter() - begin)
+    median, high = (1000 * float(np.percentile(times, share)) for share in (50, 95))
+    rate = len(times) * shape[0] / sum(times)
+    return {"batch": shape[0], "calls": len(times), "median_ms": median, "p95_ms": high, "images_per_s": rate}
 
 
 def attack_cases(run: Run) -> Iterator[Case]:

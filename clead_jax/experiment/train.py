@@ -42,15 +42,12 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     folder = Path(run.workdir)
     writer = MetricWriter(folder / "metrics.jsonl", folder / "tensorboard", sharding.is_main())
     writer.drop_after(stage.name, first_step)
-    examples, stored = run.splits.train, static_views.stored(run, stage, frozen.reference, writer)
-    labels = examples.labels
-    if stage.labelled_by:
-        labels = pseudo_labels.clusters(run, stage.labelled_by[0], upstream_model(run, *stage.labelled_by))
-    resident = sharding.put((frozen, examples.images, labels, *stored), replicated)
     progress.start()
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")
     try:
+        examples, stored = run.splits.train, static_views.stored(run, stage, frozen.reference, writer)
+        resident = sharding.put((frozen, examples.images, _labels(run, stage), *stored), replicated)
         fit(
             jax.jit(states.gathered(stage.step), donate_argnums=0, out_shardings=replicated),
             sharding.put(state, replicated),
@@ -70,6 +67,13 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         raise Diverged(f"{stage.name}: {error}; last good checkpoint: {last}", error.bad) from None
     finally:
         writer.close()
+
+
+def _labels(run: Run, stage: Stage) -> np.ndarray:
+    """Labels of the training images, int32 [N]: true ones, or clusters of another stage's features."""
+    if not stage.labelled_by:
+        return run.splits.train.labels
+    return pseudo_labels.clusters(run, stage.labelled_by[0], upstream_model(run, *stage.labelled_by))
 
 
 def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | None:
@@ -95,7 +99,7 @@ def initial_variables(run: Run, stage: Stage) -> PyTree:
     variables = upstream_model(run, *stage.origin)
     for part in stage.fresh:
         for collection in variables:
-            if part in fresh[collection]:
+            if part in fresh.get(collection, {}):
                 variables[collection][part] = fresh[collection][part]
     return variables
 

@@ -52,15 +52,20 @@ def load_weights(
     """
     tensors = {new: tensor for name, tensor in read_weights(path, key).items() if (new := rename(name)) is not None}
     if not hasattr(onto, "state_dict"):
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(onto)
-        wanted = {jax.tree_util.keystr(at, simple=True, separator="."): leaf for at, leaf in leaves}
+        wanted, treedef = by_name(onto), jax.tree.structure(onto)
         tensors = _fitted(tensors, wanted, keep, path)
         fitted = [jnp.array(tensors.get(name, leaf), leaf.dtype) for name, leaf in wanted.items()]
-        return jax.tree_util.tree_unflatten(treedef, fitted)
+        return jax.tree.unflatten(treedef, fitted)
     torch = import_or_say("torch")
     tensors = _fitted(tensors, onto.state_dict(), keep, path)
     onto.load_state_dict({name: torch.as_tensor(tensor) for name, tensor in tensors.items()}, strict=False)
     return onto
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by their names, its keys joined by dots, in the tree's order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(at, simple=True, separator="."): leaf for at, leaf in leaves}
 
 
 def read_weights(path: str | Path, key: str = "") -> Tensors:
@@ -99,7 +104,7 @@ class _Wrong(Exception):
 
 
 def _read_safetensors(path: Path, key: str) -> Tensors:
-    return import_or_say("safetensors.numpy").load_file(path)
+    return import_or_say("safetensors.numpy", "safetensors").load_file(path)
 
 
 def _read_npz(path: Path, key: str) -> Tensors:

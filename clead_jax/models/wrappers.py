@@ -5,16 +5,20 @@ def wrapper(classifiers: Sequence[Classifier], cfg: Config) -> Classifier
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from clead_jax.core import spec
 from clead_jax.core.registry import WRAPPERS
 from clead_jax.core.types import Array, Classifier, Key, PyTree
 
 COMBINE = ("probabilities", "logits", "vote")
+VOTED = "ensemble: votes have no gradient, so attacks follow the mean of the probabilities"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def ensemble(classifiers: Sequence[Classifier], cfg: EnsembleConfig) -> Classifi
         randomized=any(randomized),
         attack_forward=attacked if elsewhere else None,
         name=f"ensemble({'+'.join(c.name for c in classifiers)})",
+        metadata=attacks_see(classifiers, VOTED if cfg.combine == "vote" else ""),
     )
 
 
@@ -89,7 +94,7 @@ def noise(classifiers: Sequence[Classifier], cfg: NoiseConfig) -> Classifier:
     """A randomised model: Gaussian noise is added to every image, by a key per row (arXiv 1902.02918, without the
     certificate). Raises ValueError for other than one classifier, and for one that is randomised already.
     """
-    inner = _only(classifiers, "noise")
+    inner = only(classifiers, "noise")
     if inner.randomized:
         raise ValueError(f"noise: {inner.name} draws noise already")
 
@@ -109,14 +114,42 @@ def noise(classifiers: Sequence[Classifier], cfg: NoiseConfig) -> Classifier:
 @WRAPPERS.register("bfloat16", Bfloat16Config)
 def bfloat16(classifiers: Sequence[Classifier], cfg: Bfloat16Config) -> Classifier:
     """Attacks differentiate a copy whose weights and images are cast to bfloat16; the model itself judges."""
-    inner = _only(classifiers, "bfloat16")
+    inner = only(classifiers, "bfloat16")
     half = lambda leaf: leaf.astype(jnp.bfloat16) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else leaf
     forward = inner.attack_forward or inner.forward
     cheaper = lambda variables, x, *key: forward(jax.tree.map(half, variables), half(x), *key).astype(jnp.float32)
     return dataclasses.replace(inner, attack_forward=cheaper, name=f"bfloat16({inner.name})")
 
 
-def _only(classifiers: Sequence[Classifier], name: str) -> Classifier:
+def wrap(text: str, *classifiers: Classifier) -> Classifier:
+    """A wrapper by its name, around classifiers: wrap("ensemble(combine=vote)", a, b, c) or wrap("jpeg", model).
+
+    Raises ValueError for an unknown wrapper or setting, and for classifiers that it cannot wrap.
+    """
+    entry = WRAPPERS[spec.parse(text)[0]]
+    return entry.value(classifiers, spec.settings(text, "wrapper", entry.config, {}))
+
+
+def unwrapped(text: str) -> tuple[str, list[str]] | None:
+    """A wrapper and the names inside: "ensemble(a+b,combine=vote)" -> ("ensemble(combine=vote)", ["a", "b"]).
+
+    None for what has no parentheses. Raises ValueError for an unknown wrapper.
+    """
+    if not (inside := re.fullmatch(r"(\w+)\((.*)\)", text.strip())):
+        return None
+    WRAPPERS[inside[1]]  # says which there are
+    names, *settings = spec.items(inside[2]) or ("",)
+    return f"{inside[1]}({','.join(settings)})", spec.split(names, "+")
+
+
+def only(classifiers: Sequence[Classifier], name: str) -> Classifier:
+    """The one classifier of a wrapper that takes no more. Raises ValueError for several."""
     if len(classifiers) != 1:
         raise ValueError(f"{name} wraps one classifier, not {len(classifiers)}")
     return classifiers[0]
+
+
+def attacks_see(classifiers: Sequence[Classifier], sentence: str) -> dict[str, Any]:
+    """Metadata that say what attacks see of a model made of these, where that is not the model itself."""
+    inside = [line for classifier in classifiers for line in classifier.metadata.get("attacks_see", ())]
+    return {"attacks_see": [*inside, sentence] if sentence else inside}

@@ -29,8 +29,9 @@ def by_protocol(results: dict[str, Any]) -> Figure:
     steps = ["clean", *headline.measured(results)]
     lines = {model: headline.by_protocol(model, results) for model in results["models"]}
     figure, [[ax]] = style.panels(3.9)
+    apart = min(_APART, 0.7 / max(1, len(lines)))
     for number, ((model, found), look) in enumerate(zip(lines.items(), style.lines(lines), strict=True)):
-        places = np.array([steps.index(step) for step in found]) + _APART * (number - (len(lines) - 1) / 2)
+        places = np.array([steps.index(step) for step in found]) + apart * (number - (len(lines) - 1) / 2)
         shares = [each.share for each in found.values()]
         lengths = _bars(shares, [each.interval or (each.share, each.share) for each in found.values()])
         lengths[0, [each.bound for each in found.values()]] = 0
@@ -44,7 +45,7 @@ def by_protocol(results: dict[str, Any]) -> Figure:
             if model not in (ranked[0], ranked[-1]):
                 continue  # its value would be written over these: to the upper right, and the lower left
             sign, side, height = (1, "left", "bottom") if model == ranked[0] else (-1, "right", "top")
-            at = steps.index(step) + sign * _APART * (len(lines) - 1) / 2, 100 * each.share
+            at = steps.index(step) + sign * apart * (len(lines) - 1) / 2, 100 * each.share
             text = f"{'≤ ' * each.bound}{labels.percent(each.share)}"
             _note(ax, text, at, (5 * sign, 3 * sign), color=look.color, ha=side, va=height, fontweight="bold")
     made_on = textwrap.fill(headline.source(results), 24)
@@ -54,8 +55,16 @@ def by_protocol(results: dict[str, Any]) -> Figure:
     ax.grid(False, axis="x")
     style.percent(ax, "y", "accuracy, worst case, %")
     ax.set(xlim=(-0.4, len(steps) - 0.5), ylim=(-10, 107))
-    figure.legend(loc="outside upper center", ncols=min(3, len(lines)))
+    _legend(figure)
     return figure
+
+
+def _legend(figure: Figure) -> None:
+    """Names the models above the picture, in as many columns as it has room for; below each other they add to it."""
+    handles, titles = figure.axes[0].get_legend_handles_labels()
+    columns = max(1, min(len(titles), 80 // (6 + max(map(len, titles), default=0))))
+    figure.set_figheight(figure.get_figheight() + 0.22 * (-(-len(titles) // columns) - 1))
+    figure.legend(handles, titles, loc="outside upper center", ncols=columns)
 
 
 def _note(ax: Axes, text: str, point: tuple[float, float], offset: tuple[int, int] = (4, 3), **options: Any) -> None:
@@ -67,14 +76,15 @@ def _note(ax: Axes, text: str, point: tuple[float, float], offset: tuple[int, in
 def before_after(results: dict[str, Any]) -> Figure:
     """A row per attack, a point per model with its 95 % interval."""
     attacks, models = labels.attacks_of(results), results["models"]
-    figure, [[ax]] = style.panels(1.1 + 0.5 * len(attacks))
+    apart = min(0.26, 0.8 / max(1, len(models)))
+    figure, [[ax]] = style.panels(1.1 + max(0.5, 0.12 * len(models)) * len(attacks))
     for number, ((name, model), look) in enumerate(zip(models.items(), style.lines(models), strict=True)):
         shares = {attack: model["accuracy"][attack] for attack in attacks if attack in model["accuracy"]}
         intervals = [model.get("interval95", {}).get(attack, (share, share)) for attack, share in shares.items()]
-        rows = np.array([attacks.index(attack) for attack in shares]) + 0.26 * (number - (len(models) - 1) / 2)
+        rows = np.array([attacks.index(attack) for attack in shares]) + apart * (number - (len(models) - 1) / 2)
         points(ax, rows, [*shares.values()], intervals, label=labels.model_title(name, results), **look._asdict())
     attack_rows(ax, [labels.attack_title(attack, results) for attack in attacks], results["threat_model"])
-    figure.legend(loc="outside upper center", ncols=len(models))
+    _legend(figure)
     return figure
 
 

@@ -46,7 +46,8 @@ def plain(found: list[Comparison]) -> dict[str, Any]:
     """All numbers as JSON values: {"schema": 1, "comparisons": [{dataset, threat_model, notes, rows, curves}, ...]}.
 
     A row has "name", "stage", "settings" (those that differ), "seeds", "runs", "accuracy" {title: {"attack",
-    "settings", "mean", "std", "interval95", "single"}} in [0, 1], "forward_backward_passes", "label_use".
+    "settings", "mean", "std", "interval95", "single"}} in [0, 1], "forward_backward_passes", "label_use", and
+    "transferred" {attack: the same, and "source"} under images made on another model.
     """
     comparisons = []
     for each in found:
@@ -58,6 +59,7 @@ def plain(found: list[Comparison]) -> dict[str, Any]:
                 if own_score := score(row.models, attack):
                     how = {"attack": attack[0], "settings": json.loads(attack[1])}
                     own["accuracy"][title] = how | own_score._asdict()
+            own["transferred"] = protocol_table.plain(row, each.results["dataset"]["num_examples"])
             rows.append(own)
         measured = {key: each.results[key] for key in ("dataset", "threat_model")}
         comparisons.append(measured | {"notes": each.notes, "rows": rows, "curves": each.curves})

@@ -11,7 +11,21 @@ _STAGES = {
     "joint": "With joint training",
 }
 _ROLES = {"baseline": "baseline", "defended": "probe"}  # labels that the evaluation gives, and their usual stages
-_ACRONYMS = ("fgsm", "bim", "mi_fgsm", "pgd", "apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t", "pma", "mm")
+_ACRONYMS = (
+    "fgsm",
+    "bim",
+    "mi_fgsm",
+    "pgd",
+    "apgd_ce",
+    "apgd_dlr",
+    "apgd_t",
+    "fab",
+    "fab_t",
+    "pma",
+    "mm",
+    "fmn",
+    "ddn",
+)
 _ATTACKS = {name: name.upper().replace("_", "-") for name in _ACRONYMS} | {
     **{"clean": "Clean images", "noise": "Random noise", "worst_case": "Worst case"},
     **{"cw": "C&W", "cw_l2": "C&W L2", "square": "Square", "autoattack": "AutoAttack"},

@@ -26,3 +26,11 @@ def build(workdir: str | Path) -> Path:
 def table(directory: str | Path) -> str:
     """The before/after table of an evaluation directory, for the terminal. Raises ValueError as `build` does."""
     return tables.table_text(read.evaluation(Path(directory)).results)
+
+
+def union_table(workdir: str | Path) -> str:
+    """The table of the union of threat models, for the terminal. Raises ValueError as `build` does, or without one."""
+    found = read.read(workdir)
+    if found.union is None:
+        raise ValueError(f"{workdir} holds no union of threat models")
+    return render.text(tables.union(found.union, found.results))

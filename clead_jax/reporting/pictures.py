@@ -12,6 +12,7 @@ from sklearn.manifold import TSNE
 from clead_jax.reporting import labels, style
 
 ROWS = 4
+MAX_MODELS = 4  # whose attacked images are shown side by side
 MAX_POINTS = 500  # images per model in the embedding: t-SNE then takes seconds
 MAX_CLASSES = len(style.PALETTE)
 
@@ -25,10 +26,15 @@ def shown_attack(samples: dict[str, np.ndarray], results: dict[str, Any]) -> str
     return preferred if preferred in attacks else next(iter(attacks), None)
 
 
+def pictured_models(samples: dict[str, np.ndarray], results: dict[str, Any], attack: str) -> list[str]:
+    """The models that have images of an attack."""
+    return [m for m in results["models"] if {f"{m}/{attack}", f"{m}/{attack}/prediction"} <= samples.keys()]
+
+
 @style.styled
 def perturbations(samples: dict[str, np.ndarray], results: dict[str, Any], attack: str) -> tuple[Figure, float]:
     """The first images; for every model what the attack adds, amplified, and the sum. Returns the amplification too."""
-    models = [m for m in results["models"] if {f"{m}/{attack}", f"{m}/{attack}/prediction"} <= samples.keys()]
+    models = pictured_models(samples, results, attack)[:MAX_MODELS]
     clean = samples["clean"][:ROWS]
     deltas = {model: samples[f"{model}/{attack}"][:ROWS] - clean for model in models}
     factor = 0.5 / max(1e-6, *(float(np.abs(delta).max()) for delta in deltas.values()))

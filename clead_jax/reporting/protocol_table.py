@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from clead_jax.core import spec
 from clead_jax.reporting import charts, labels, tables
 from clead_jax.reporting.compare_runs import Attack, Comparison, Entry, Row
 from clead_jax.reporting.render import Cell, Table
@@ -35,10 +34,19 @@ def table(found: Comparison) -> Table | None:
     return Table(header, rows) if rows else None
 
 
+def plain(row: Row, count: int) -> dict[str, Any]:
+    """The numbers of a row under transferred images as JSON values, by attack."""
+    shares, found = [entry.transferred for entry in row.models], dict[str, Any]()
+    for attack in dict.fromkeys(attack for each in shares for attack in each):
+        if own := _lowest(shares, attack.__eq__, count):
+            told = {"settings": json.loads(attack[1]), "source": row.models[0].source}
+            found[attack[0]] = told | own._asdict()
+    return found
+
+
 def _kind(attack: Attack) -> tuple[str, float | None]:
     """(row of the paper's table or "", radius; None for an attack without one)."""
-    family, eps = FAMILIES.get(spec.parse(attack[0])[0], ""), json.loads(attack[1]).get("eps")
-    return family, eps
+    return FAMILIES.get(attack[0].partition("(")[0], ""), json.loads(attack[1]).get("eps")
 
 
 def _kinds(transferred: Shares) -> list[tuple[str, float | None]]:
@@ -55,9 +63,8 @@ def _lowest(shares: Shares, wanted: Any, count: int) -> Summary | None:
 def _cell(shares: Shares, wanted: Any, count: int) -> Cell:
     if (own := _lowest(shares, wanted, count)) is None:
         return "not measured"
-    return labels.percent(own.mean) + (f" ± {labels.percent(own.std)}" if own.std is not None else ""), labels.span(
-        own.interval95
-    )
+    spread = "" if own.std is None else f" ± {labels.percent(own.std)}"
+    return f"{labels.percent(own.mean)}{spread}", labels.span(own.interval95)
 
 
 def _paper(row: Row, family: str, found: Comparison) -> Cell:
@@ -76,8 +83,8 @@ def figure(found: Comparison) -> Figure:
     count = found.results["dataset"]["num_examples"]
     for row in found.rows:
         transferred, direct = ([getattr(entry, of) for entry in row.models] for of in ("transferred", "accuracy"))
-        parts = (("clean", direct, models), ("worst_case", direct, models))
-        parts += (("worst_case", transferred, protocols["paper"]), ("autoattack", direct, protocols["autoattack"]))
+        parts = [("clean", direct, models), ("worst_case", direct, models)]
+        parts += [("worst_case", transferred, protocols["paper"]), ("autoattack", direct, protocols["autoattack"])]
         for name, shares, into in parts:
             if own := _lowest(shares, lambda attack, name=name: attack[0] == name, count):
                 entry = into.setdefault(row.name, {"accuracy": {}, "interval95": {}, "source": row.models[0].source})

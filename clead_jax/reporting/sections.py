@@ -25,25 +25,18 @@ def _audited(results: dict[str, Any]) -> bool:
 
 def compose(inputs: Inputs) -> list[Block]:
     """All blocks of the report, in order."""
-    sections = {
-        "Checks": checks,
-        "Robust accuracy by protocol": by_protocol,
+    first = {"Checks": checks, "Robust accuracy by protocol": by_protocol, "All norms together": union}
+    of_a_run = {
         "Accuracy before and after": accuracy,
         "Accuracy as the attack grows": over_eps,
         "What the attack changes": images,
         "Features before and after": features,
         "Distance to the nearest error": distances,
-        "Other evaluations of this run": elsewhere,
-        "Training": training,
-        "How to get these numbers again": origin,
     }
-    if _audited(inputs.results):
-        sections = {
-            "Checks": checks,
-            "Robust accuracy by protocol": by_protocol,
-            "Accuracy under every attack": accuracy,
-            "How to get these numbers again": origin,
-        }
+    own = {"Accuracy under every attack": accuracy} if _audited(inputs.results) else of_a_run
+    sections = first | own | {"Common corruptions": corruptions, "Other evaluations": elsewhere}
+    sections |= {} if _audited(inputs.results) else {"Training": training}
+    sections["How to get these numbers again"] = origin
     page: list[Block] = [Text(tables.measured(inputs.results))]
     for heading, section in sections.items():
         if blocks := section(inputs):
@@ -83,8 +76,20 @@ def by_protocol(inputs: Inputs) -> list[Block]:
         command = f"python -m clead_jax.evaluate --workdir={inputs.workdir} --protocol=paper,whitebox,autoattack"
         blocks += [Text(f"Not measured: {', '.join(absent)}. This adds what is missing:"), Code(command)]
     if measured.keys() - {"whitebox"}:  # those are the next table
-        blocks.append(headline.table(results))
+        blocks.append(tables.fitted(headline.table(results)))
     return [*blocks, Bullets(headline.notes(results))] if measured else blocks
+
+
+def union(inputs: Inputs) -> list[Block]:
+    """Accuracy where an image counts only if it withstands the attacks in several norms; nothing without several."""
+    if inputs.union is None:
+        return []
+    if not inputs.union["models"]:
+        return [
+            Text("Not shown: an evaluation is missing, unfinished, or of another model. Evaluate in all norms again.")
+        ]
+    rule = "An image counts only if it is right after every attack in that norm, in the last row in all these norms."
+    return [tables.union(inputs.union, inputs.results), Text(rule)]
 
 
 def accuracy(inputs: Inputs) -> list[Block]:
@@ -94,11 +99,12 @@ def accuracy(inputs: Inputs) -> list[Block]:
     alt = "Accuracy of every model under every attack, as points with intervals."
     picture = Picture("before_after", charts.before_after(results), alt, f"The table as a picture. {_BARS}")
     if _audited(results):
-        return [table, Bullets(_worst_case_notes(results)), picture]
+        return [table, Bullets(_worst_case_notes(results)), *tables.draws(results), picture]
     return [
         *_gain(results),
-        tables.with_paper(table, results, config.get("model", {}).get("backbone", "")),
+        tables.fitted(tables.with_paper(table, results, config.get("model", {}).get("backbone", ""))),
         Bullets(_table_notes(inputs)),
+        *tables.draws(results),
         *([tables.cited_by_paper()] if results["dataset"]["name"] == tables.paper()["dataset"] else []),
         picture,
     ]
@@ -133,6 +139,9 @@ def _table_notes(inputs: Inputs) -> list[str]:
         "Seen: the defended model was trained on images made by this attack, so a gain there says less.",
         f"Where labels were used. {'; '.join(used) or 'Not recorded'}.",
     ]
+    for model, found in results["models"].items():
+        seen = "; ".join(found.get("checkpoint", {}).get("attacks_see", []))
+        notes += [f"{labels.model_title(model, results)}: {seen}."] if seen else []
     source = f"{tables.PAPER_COLUMN}: {paper['source']}"
     if results["dataset"]["name"] == paper["dataset"]:
         notes.append(f"{source}, accuracy in %, without → with, both sub-columns of Table 1. A dash: no entry there.")
@@ -168,6 +177,7 @@ def over_eps(inputs: Inputs) -> list[Block]:
     caption = "Under an attack that works accuracy falls to guessing, or below, as the radius grows."
     if curves["attack"].startswith("fgsm"):
         caption = "One step need not do more the longer it is: read PGD and AutoAttack beside it."
+    caption += f" The attack: {labels.attack_title(curves['attack'], inputs.results)}."
     figure, alt = charts.accuracy_over_eps(inputs.results), "Accuracy of every model over the radius of the attack."
     return [Picture("accuracy_over_eps", figure, alt, f"{caption} {_BARS}")]
 
@@ -185,6 +195,8 @@ def images(inputs: Inputs) -> list[Block]:
         f"model. Changes are shown {factor:.2g} times as strong, around grey. Below the attacked image: what the model "
         "takes it for (✓ right, ✗ wrong)."
     )
+    if len(pictures.pictured_models(inputs.samples, inputs.results, shown)) > pictures.MAX_MODELS:
+        caption += f" Only the first {pictures.MAX_MODELS} models are shown."
     return [Picture("perturbations", figure, "Images, amplified changes and attacked images.", caption)]
 
 
@@ -238,13 +250,25 @@ def distances(inputs: Inputs) -> list[Block]:
     return [Text(unit), tables.distances(inputs.results), Text(counted)]
 
 
+def corruptions(inputs: Inputs) -> list[Block]:
+    """Accuracy without an attack, on images that are noisy, blurred, under fog or badly compressed."""
+    if not (found := inputs.results.get("corruptions")):
+        return []
+    count = next(iter(found.values()))["num_examples"]
+    said = (
+        f"Accuracy in %, the mean over five severities, of {count:,} images under the corruptions of Hendrycks and "
+        "Dietterich (2019) with the strengths of ImageNet-C; the data set CIFAR-10-C is milder."
+    )
+    return [Text(said), tables.corruptions(inputs.results)]
+
+
 def elsewhere(inputs: Inputs) -> list[Block]:
     """Evaluations under another threat model, or of other images: their tables."""
     blocks: list[Block] = []
     for results in inputs.others.values():
-        blocks += [Text(tables.measured(results)), tables.before_after(results)]
+        blocks += [Text(tables.measured(results)), tables.fitted(tables.before_after(results))]
         if headline.measured(results).keys() - {"whitebox"}:
-            blocks += [headline.table(results), Bullets(headline.notes(results))]
+            blocks += [tables.fitted(headline.table(results)), Bullets(headline.notes(results))]
     return blocks
 
 

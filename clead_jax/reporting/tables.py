@@ -13,6 +13,7 @@ from clead_jax.reporting.render import Cell, Table
 from clead_jax.results.intervals import PRELIMINARY, paired_difference
 
 PAPER_COLUMN = "Paper, not measured here"
+SIDE_BY_SIDE = 6  # columns that a page has room for
 _CITED = ("fgsm", "pgd", "cw")
 
 
@@ -52,6 +53,16 @@ def with_paper(table: Table, results: dict[str, Any], backbone: str) -> Table:
     return Table([*table.header, PAPER_COLUMN], rows)
 
 
+def fitted(table: Table) -> Table:
+    """A table with a column per model, turned so that each is a row where there are more than fit side by side."""
+    if len(table.header) <= 1 + SIDE_BY_SIDE:
+        return table
+    header = [" ".join(filter(None, row[0])) if isinstance(row[0], tuple) else row[0] for row in table.rows]
+    columns = zip(*(row[1:] for row in table.rows), strict=True)
+    rows: list[list[Cell]] = [[title, *cells] for title, cells in zip(table.header[1:], columns, strict=True)]
+    return table._replace(header=["Model", *header], rows=rows)
+
+
 def cited_by_paper() -> Table:
     """The paper's Table 2: accuracies in % that it cites from other works, beside its own."""
     rows: list[list[Cell]] = [
@@ -64,7 +75,8 @@ def cited_by_paper() -> Table:
 
 def table_text(results: dict[str, Any]) -> str:
     """The before/after table for the terminal, under what was measured, over a line per model for more protocols."""
-    parts = [measured(results), render.text(before_after(results))]
+    parts = [measured(results), render.text(fitted(before_after(results)))]
+    parts += map(render.text, draws(results))
     if headline.measured(results).keys() - {"whitebox"}:
         parts.append("\n".join(headline.sentence(model, results) for model in results["models"]))
     return "\n\n".join(parts)
@@ -80,6 +92,48 @@ def measured(results: dict[str, Any]) -> str:
         f"{data['name']}, {data['num_examples']:,} {data['split']} images{note}; "
         f"{labels.radius(**results['threat_model'])}; accuracy in % with 95 % intervals."
     )
+
+
+def union(found: dict[str, Any], results: dict[str, Any]) -> Table:
+    """Accuracy in % with its interval under all attacks in each norm, and in all norms together, a column per model."""
+    models = {label: model for label, model in found["models"].items() if label in results["models"]}
+    titles = {threat["norm"]: labels.radius(**threat) for threat in found["threat_models"]}
+    titles = {"clean": labels.attack_title("clean", results), **titles, "union": "All of these norms"}
+    rows: list[list[Cell]] = [
+        [title, *(labels.accuracy(name, model) for model in models.values())] for name, title in titles.items()
+    ]
+    return Table(["Norm", *(labels.model_title(model, results) for model in models)], rows)
+
+
+def corruptions(results: dict[str, Any]) -> Table:
+    """Accuracy in % under each common corruption, the mean of all severities with the strongest below, and over all."""
+    found, rows = results["corruptions"], list[list[Cell]]()
+    for name in next(iter(found.values()))["accuracy"]:
+        shares = [model["accuracy"].get(name) for model in found.values()]
+        mean = lambda of: (labels.percent(sum(of) / len(of)), f"(severity 5: {labels.percent(of[-1])})")
+        rows.append([name.replace("_", " "), *("not measured" if of is None else mean(of) for of in shares)])
+    for title, field in (("Mean of all", "mean"), ("Worst of these", "worst")):
+        rows.append([title, *(labels.percent(model[field]) for model in found.values())])
+    return Table(["Corruption", *(labels.model_title(model, results) for model in found)], rows)
+
+
+def draws(results: dict[str, Any]) -> list[Table]:
+    """Of models that draw noise, accuracy by single fresh draws: on average, and in every one. Empty if there are none.
+
+    The tables before judge by the mean probability of several draws.
+    """
+    rows: list[list[Cell]] = [
+        [
+            f"{labels.attack_title(attack, results)}: {labels.model_title(model, results)}",
+            *(labels.percent(share) for share in (found["mean"], found["worst"])),
+            str(found["n"]),
+        ]
+        for model, entry in results["models"].items()
+        for attack, found in entry.get("draws", {}).items()
+    ]
+    return [Table(["Attack and randomised model", "Mean of fresh draws", "Right in all of them", "Draws"], rows)][
+        : len(rows)
+    ]
 
 
 def distances(results: dict[str, Any]) -> Table:

@@ -1,12 +1,14 @@
 """An audit as files, and the comparison of a new one with them. The layout is that of a work directory."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clead_jax.results import read
+from clead_jax.core import names
+from clead_jax.results import read, union
 from clead_jax.results.forms import Arrays
 from clead_jax.results.intervals import interval95
 from clead_jax.results.store import Store
@@ -21,7 +23,7 @@ class Record(NamedTuple):
 
     directory: str
     results: dict[str, Any]
-    per_example: dict[str, np.ndarray]
+    per_example: dict[str, Arrays]  # norm -> per_example.npz
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,40 +43,54 @@ class Record(NamedTuple):
                 f"{self.directory} is the record of another model: it gives other outputs for the same images"
             )
 
-    def differences(self, records: dict[str, np.ndarray]) -> list[str]:
-        """What of the record does not hold, measured again: one sentence for each attack; none if all holds."""
-        found = []
+    def differences(self, norm: str, records: Arrays) -> list[str]:
+        """What does not hold of the record in a norm, measured again: a sentence for each attack; none if all holds."""
+        found, within = [], f" in {norm}" if len(self.per_example) > 1 else ""
         for name, hits in records.items():
-            before = self.per_example[f"{LABEL}/{name}"]
+            before = self.per_example[norm][f"{LABEL}/{name}"]
             differ = float((before != hits).mean())
             if differ > AGREE:
                 shares = f"{before.mean():.2%} in the record, {hits.mean():.2%} now"
-                found.append(f"{name} does not hold: {shares}; {differ:.2%} of the images differ")
+                found.append(f"{name}{within} does not hold: {shares}; {differ:.2%} of the images differ")
         return found
 
 
 def load(directory: str) -> Record:
     """Reads the record of an audit. Raises ValueError, in one line, for a folder that holds none."""
-    found = read.evaluation(Path(directory) / "evaluation")
+    base = Path(directory) / "evaluation"
+    found = read.evaluation(base)
     if "audit" not in found.results["environment"] or found.per_example is None:
         raise ValueError(f"{directory} is not the record of an audit (python -m clead_jax.audit --output=DIR)")
-    return Record(directory, found.results, found.per_example)
+    every = read.evaluations(directory).values()
+    record = Record(directory, found.results, {e.results["threat_model"]["norm"]: e.per_example or {} for e in every})
+    for norm, _ in names.threats(record.settings["norm"], record.settings["eps"]):
+        if norm not in record.per_example:
+            raise ValueError(f"{directory} has lost what was measured in {norm}")
+    return record
 
 
 def save(
     directory: str,
     index: np.ndarray,
     labels: np.ndarray,
-    results: dict[str, Any],
-    records: Arrays,
-    header: dict[str, Any],
+    parts: Sequence[tuple[dict[str, Any], Arrays]],
+    headers: Sequence[dict[str, Any]],
 ) -> None:
-    """Writes evaluation/results.json and per_example.npz into a folder, for report, compare and `load`."""
-    store = Store(header, index, labels, Path(directory) / "evaluation")
-    store.results |= {key: value for key, value in results.items() if key not in header}
-    store.results["checks"] = results["models"][LABEL].get("checks", [])
-    store.records |= {f"{LABEL}/{name}": hits for name, hits in records.items()}
-    store.save()
+    """Writes evaluation/results.json and per_example.npz into a folder, for report, compare and `load`.
+
+    `parts` are the results and records of every norm, `headers` what is to be said of them. The second and further
+    norms lie in folders of evaluation/, and beside them the union of all.
+    """
+    base, tags = Path(directory) / "evaluation", list[str]()
+    for (results, records), header in zip(parts, headers, strict=True):
+        tags.append("{norm}-{eps:.6g}".format(**header["threat_model"]) if tags else "")
+        store = Store(header, index, labels, base / tags[-1])
+        store.results |= {key: value for key, value in results.items() if key not in header}
+        store.results["checks"] = results["models"][LABEL].get("checks", [])
+        store.records |= {f"{LABEL}/{name}": hits for name, hits in records.items()}
+        store.save()
+    if len(tags) > 1:
+        union.write(base, read.evaluations(directory), tags)
 
 
 def below(records: dict[str, np.ndarray], percent: float | None) -> list[str]:

@@ -41,7 +41,7 @@ def contradictions(results: dict[str, Any], records: Arrays | None) -> Iterator[
 def _of_results(results: dict[str, Any]) -> Iterator[str]:
     models, protocols = results["models"], results.get("protocols", {}).values()
     curves = {"eps": [], "accuracy": {}} | results.get("curves", {})
-    others = (results.get(kind, {}) for kind in ("clusters", "label_use"))
+    others = (results.get(kind, {}) for kind in ("clusters", "label_use", "corruptions"))
     for by_model in (*protocols, *results.get("distances", {}).values(), *others, curves["accuracy"]):
         if unknown := by_model.keys() - models.keys():
             yield f"it has numbers of {min(unknown)!r}, which is no model"
@@ -54,6 +54,9 @@ def _of_results(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_model(label: str, model: dict[str, Any], records: Arrays | None) -> Iterator[tuple[str, str]]:
+    for attack, found in model.get("draws", {}).items():
+        if found["worst"] > found["mean"] + CLOSE:
+            yield f"{label}/{attack}", "more images are right in every draw than on average"
     shares, recorded = model["accuracy"], any(name.startswith(f"{label}/") for name in records or {})
     for attack, share in shares.items():
         name = f"{label}/{attack}"

@@ -101,12 +101,15 @@ _CHECKS = [{"name": str, "status": {"fail", "warn", "ok", "skipped"}, "value": o
 _MEASURED = {"accuracy": {str: SHARE}, "interval95?": {str: [SHARE, SHARE]}, "settings?": SETTINGS}
 _MEASURED |= {"complete?": bool, "incomplete?": [str]}
 _CHECKPOINT = {"stage": str, "which": str, "fingerprint": str, "weights?": str}
+_DRAWS = {"n": Number(1, 1e6, whole=True), "mean": SHARE, "worst": SHARE}
 _MODEL = _MEASURED | {"checkpoint": _CHECKPOINT, "worst_case_over?": [str], "checks?": _CHECKS}
 _MODEL |= {"batch_stats?": {"frozen", "reestimate"}}  # of a model whose backbone its stage did not train
+_MODEL |= {"draws?": {str: _DRAWS}}
 _PASSES = {str: {"forward": AMOUNT, "backward": AMOUNT}}
 _SUITE = _MEASURED | {"attacks?": [str], "notes?": [str], "passes?": _PASSES, "seconds?": AMOUNT}
 _SUITE |= {"version?": str, "precision?": str}
 _DISTANCE = {"success": SHARE, "num_examples": COUNT, "median": (AMOUNT, None), "mean": (AMOUNT, None)}
+_CORRUPTIONS = {"accuracy": {str: 5 * [SHARE]}, "mean": SHARE, "worst": SHARE, "num_examples": COUNT}
 _CLUSTERS = dict.fromkeys(("intra", "inter", "silhouette"), (Number(), None))
 _CURVES = {"attack?": str, "eps?": [AMOUNT], "accuracy?": {str: [SHARE]}, "settings?": {str: object}}
 RESULTS: dict[Any, Any] = {
@@ -121,6 +124,7 @@ RESULTS: dict[Any, Any] = {
     "protocols?": {"autoattack?": {str: _SUITE}, str: {str: _MEASURED}},
     "curves?": _CURVES | {"num_examples?": Number(1, 1e12, whole=True)},
     "distances?": {str: {str: _DISTANCE}},
+    "corruptions?": {str: _CORRUPTIONS},
     "clusters?": {str: {str: _CLUSTERS}},
     "seen_attacks?": [str],
     "unseen_attacks?": [str],

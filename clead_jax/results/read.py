@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clead_jax.core import spec
-from clead_jax.results import forms, jsonl
+from clead_jax.results import forms, jsonl, union
 from clead_jax.results.consistency import contradictions
 from clead_jax.results.files import load_arrays, load_json
 from clead_jax.results.forms import Arrays
@@ -45,6 +45,7 @@ class Inputs(NamedTuple):
     samples: Arrays | None  # "clean", "<model>/<attack>" float [n, H, W, C]
     embeddings: Arrays | None  # "<model>", "<model>/adversarial" float [m, F]
     others: dict[str, dict[str, Any]]  # tag -> results of evaluation/<tag>/: another threat model, split or subset
+    union: dict[str, Any] | None = None  # of several threat models: see `union.stored`
 
 
 def read(workdir: str | Path) -> Inputs:
@@ -52,7 +53,8 @@ def read(workdir: str | Path) -> Inputs:
     workdir = Path(workdir).expanduser()
     if not workdir.is_dir():
         raise ValueError(f"work directory {workdir} does not exist")
-    main, *others = evaluations(workdir).items()
+    found = evaluations(workdir)
+    main, *others = found.items()
     return Inputs(
         workdir="DIR" if workdir.is_absolute() else str(workdir),
         results=main[1].results,
@@ -61,7 +63,8 @@ def read(workdir: str | Path) -> Inputs:
         per_example=main[1].per_example,
         samples=_shown(load_arrays(workdir / "evaluation" / "samples.npz", forms.SAMPLES)) or None,
         embeddings=_shown(load_arrays(workdir / "evaluation" / "embeddings.npz", forms.EMBEDDINGS)) or None,
-        others={tag: found.results for tag, found in others},
+        others={tag: other.results for tag, other in others},
+        union=union.stored(workdir / "evaluation", found),
     )
 
 

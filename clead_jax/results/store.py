@@ -77,6 +77,11 @@ class Store:
         own = {k.split("/", 1)[1]: v for k, v in self.records.items() if k.startswith(f"{label}/")}
         return {k: v for k, v in own.items() if not k.startswith("paper/") and k not in self.suite(label)}
 
+    def transferred(self, label: str) -> dict[str, np.ndarray]:
+        """attack -> bool [N] of a model, on images that the attack has made of another."""
+        prefix = f"{label}/paper/"
+        return {k.removeprefix(prefix): v for k, v in self.records.items() if k.startswith(prefix)}
+
     def begin_model(self, label: str, identity: dict[str, Any]) -> None:
         """Drops what was measured of other weights under the same name."""
         if self.model(label).get("checkpoint") == identity:
@@ -85,7 +90,8 @@ class Store:
             for key in [k for k in arrays if k.split("/")[0] == label]:
                 del arrays[key]
         apart = (by_model for kind in ("distances", "protocols") for by_model in self.results.get(kind, {}).values())
-        for by_model in (self.results.get("curves", {}).get("accuracy", {}), *apart):
+        whole = (self.results.get("curves", {}).get("accuracy", {}), self.results.get("corruptions", {}))
+        for by_model in (*whole, *apart):
             by_model.pop(label, None)
         if self.writes and self.directory:
             shutil.rmtree(self.directory / "adversarial" / label, ignore_errors=True)
@@ -101,8 +107,10 @@ class Store:
     def drop(self, label: str, attack: str) -> None:
         """Forgets an attack on a model."""
         name, model = f"{label}/{attack}", self.model(label)
-        for known, key in ((self.records, name), (self.results["measured"], name), (model.get("settings", {}), attack)):
-            known.pop(key, None)
+        for known in (self.records, self.results["measured"]):
+            known.pop(name, None)
+        for known in (model.get("settings", {}), model.get("draws", {})):
+            known.pop(attack, None)
         model["incomplete"] = [other for other in model.get("incomplete", []) if other != attack]
         if self.writes and (file := self._image_file(name)):
             file.unlink(missing_ok=True)

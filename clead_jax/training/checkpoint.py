@@ -28,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from clead_jax.core import stopping
+from clead_jax.core import spec, stopping
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
 from clead_jax.results import forms
@@ -195,7 +195,7 @@ def _damage(path: Path) -> str | None:
     if not written:
         return "step.json is missing or unreadable"
     wrong = [name for name in written if found.get(name) != written[name]]
-    return f"{wrong[0]} is {'changed' if wrong[0] in found else 'missing'}" if wrong else None
+    return f"{spec.visible(wrong[0])} is {'changed' if wrong[0] in found else 'missing'}" if wrong else None
 
 
 def _checksums(path: Path) -> dict[str, str]:

@@ -9,6 +9,8 @@ with one reward for the batch, taken of a copy of the model that is one step of 
 
     R = min(cross entropy on the attacked images, clamp)
         + robust * accuracy of the copy under `attack`  +  clean * accuracy of the copy
+
+The cross entropy and the gradient that the copy follows are those of the model's own step.
 """
 
 from dataclasses import dataclass

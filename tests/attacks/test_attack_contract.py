@@ -28,6 +28,8 @@ QUICK = {
     "cw_l2": {"steps": 200},
     "pma": {"steps": 30},
     "mm": {"steps": 30, "targets": 1},
+    "ddn": {"steps": 100, "radius": 0.02},
+    "fmn": {"steps": 30},
     "fab": {"steps": 10},
     "fab_t": {"steps": 10, "targets": 1},
     "square": {"queries": 300, "rescale": True},

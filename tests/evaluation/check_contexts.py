@@ -64,15 +64,22 @@ def linear_context(forward=linear, reach=(0.1, 0.9), **more):
 # --- small nets on digits ---------------------------------------------------------------------------------------------
 
 
-def convolutional(v, x, act=jax.nn.relu):
-    """Two convolutions and a linear layer; [B, 8, 8, 1] -> [B, 10]."""
+def hidden(v, x, act=jax.nn.relu, pool=False):
+    """Two convolutions; [B, H, W, 1] -> [B, 8 H W]. The second has stride 2, or is followed by the largest of 2 x 2."""
     h = x - 0.5
-    for name, stride in (("first", 1), ("second", 2)):
+    for name, stride in (("first", 1), ("second", 1 if pool else 2)):
         h = jax.lax.conv_general_dilated(
             h, v[name], (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         h = act(h)
-    return h.reshape(len(h), -1) @ v["last"]
+    if pool:
+        h = jax.lax.reduce_window(h, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return h.reshape(len(h), -1)
+
+
+def convolutional(v, x, act=jax.nn.relu, pool=False):
+    """`hidden`, and a linear layer; [B, H, W, 1] -> [B, K]."""
+    return hidden(v, x, act, pool) @ v["last"]
 
 
 def digits():
@@ -82,16 +89,33 @@ def digits():
     return (images[N:], labels[N:].astype(np.int32)), (images[:N], labels[:N].astype(np.int32))
 
 
+def halves():
+    """`digits` of two classes: below 5, and from 5 on."""
+    return [(images, (labels >= 5).astype(np.int32)) for images, labels in digits()]
+
+
+def pairs():
+    """Two digits beside each other, [n, 8, 16, 1]: a hundred classes."""
+    rng = np.random.default_rng(0)
+
+    def paired(images, labels, count):
+        left, right = rng.integers(0, len(labels), (2, count))
+        return np.concatenate([images[left], images[right]], 2), 10 * labels[left] + labels[right]
+
+    train, test = digits()
+    return paired(*train, 8000), paired(*test, N)
+
+
 @functools.cache
-def trained(eps):
-    """Variables of `convolutional`, trained on what four steps of PGD make of the digits; clean for eps = 0."""
-    (images, labels), _ = digits()
+def trained(eps, net=convolutional, data=digits):
+    """Variables of `convolutional`, trained on what four steps of PGD make of the images; clean for eps = 0."""
+    (images, labels), _ = data()
     rng, tx = np.random.default_rng(0), optax.adam(3e-3)
-    shapes = {"first": (3, 3, 1, 16), "second": (3, 3, 16, 32), "last": (512, 10)}
+    shapes = {"first": (3, 3, 1, 16), "second": (3, 3, 16, 32), "last": (8 * images[0].size, labels.max() + 1)}
     variables = {
         k: jnp.asarray(rng.normal(size=s) * (2 / np.prod(s[:-1])) ** 0.5, jnp.float32) for k, s in shapes.items()
     }
-    loss = lambda v, x, y: optax.softmax_cross_entropy_with_integer_labels(convolutional(v, x), y).mean()
+    loss = lambda v, x, y: optax.softmax_cross_entropy_with_integer_labels(net(v, x), y).mean()
 
     @jax.jit
     def step(v, state, x, y):

@@ -9,7 +9,7 @@ import pytest
 import speck
 
 from clead_jax import config, main
-from clead_jax.experiment import builders, stages
+from clead_jax.experiment import builders, stages, terms
 from clead_jax.losses import ContrastiveConfig, info_nce
 from clead_jax.training import checkpoint
 
@@ -163,7 +163,7 @@ def test_pretraining_takes_any_settings_of_a_loss():
     z, labels = jax.random.normal(jax.random.key(0), (8, 3, 4)), jnp.arange(8) % 3
     cfg.pretrain.loss = "info_nce(margin=0.2,pairing=all,positives=class,temperature=1/2,weights=1:2:1)"
     expected = ContrastiveConfig(0.5, "cosine", "all", "class", (1, 2, 1), 0.2)
-    loss = lambda: stages.terms(cfg, "pretrain")["loss"][1](z, None, labels)
+    loss = lambda: terms.terms(cfg, "pretrain")["loss"][1](z, None, labels)
     assert loss() == info_nce(z, labels, expected).sum() / 8
     cfg.pretrain.loss = "supcon"
     assert loss() > 0

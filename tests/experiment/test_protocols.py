@@ -9,11 +9,12 @@ import pytest
 import speck
 
 import clead_jax
-from clead_jax import config, evaluate, main
+from clead_jax import config, evaluate, main, report
 from clead_jax.attacks import autoattack
 from clead_jax.attacks.parse import named_attack
 from clead_jax.evaluation import measuring
 from clead_jax.experiment import builders
+from clead_jax.reporting import page
 
 
 @pytest.fixture(scope="module")
@@ -298,12 +299,16 @@ def test_models_of_other_architectures_wrappers_and_weights_in_one_evaluation(ru
 
 def test_labels_of_models(run, wider):
     nested = "noise(ensemble(baseline+probe),std=0.1)"
-    again(
-        run, f"--models={wider}:baseline,defended=ensemble(baseline+probe),{nested}", "--attacks=fgsm", "--checks=false"
-    )
+    naive = "bit_depth(baseline,bits=4,attacked=exact)"
+    models = f"{wider}:baseline,defended=ensemble(baseline+probe),{nested},{naive}"
+    again(run, f"--models={models}", "--attacks=fgsm", "--checks=false")
     records = arrays(run / "evaluation" / "per_example.npz")
-    for label in (f"{wider.name}:baseline", "defended", nested):
+    for label in (f"{wider.name}:baseline", "defended", nested, naive):
         assert {f"{label}/clean", f"{label}/fgsm"} <= set(records)
+    np.testing.assert_array_equal(records[f"{naive}/clean"], records[f"{naive}/fgsm"])
+    page.build(run)
+    said = "bit_depth: attacks follow the derivative of the filter as it is."
+    assert said in (run / "report" / "report.md").read_text().replace("\\", "")
 
 
 def test_averaged_weights_are_chosen_by_name(wider):
@@ -325,6 +330,9 @@ def test_averaged_weights_are_chosen_by_name(wider):
         ("mean(probe)", "unknown wrapper 'mean'"),
         ("noise(probe,sigma=1)", "wrapper 'noise' has no setting 'sigma'; it has std"),
         ("noise(probe+baseline)", "noise wraps one classifier, not 2"),
+        ("bit_depth(probe,bits=0)", r"bit_depth\(bits=0\): bits must be at least 1, got 0"),
+        ("median(probe,size=4)", "size must be odd, got 4"),
+        ("median(probe,size=9)", "median: a window of 9 pixels is larger than the images, 8x8"),
         ("ensemble()", "'' names no model"),
         ("ensemble(baseline+)", "'' names no model"),
         ("ensemble(+baseline)", "'' names no model"),
@@ -366,3 +374,38 @@ def test_bad_input(finished, flags, message):
     with pytest.raises(ValueError) as error:
         evaluate.main(["evaluate", f"--workdir={finished}", *flags])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_several_norms_their_union_and_curves_from_distances(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    for flags, told in (
+        (["--norm=linf,l2", "--eps=0.1"], "one radius for each norm"),
+        (["--norm=linf,l2", "--eps=0.1,9"], r"\[0, 8\]"),
+        (["--corruptions"], "no corruptions of images 8x8x1"),
+        (["--curve=0,1", "--curve_attack=ddn"], "ddn.* measures in l2"),
+        (["--curve=0,1", "--curve_attack=fmn(eps=0.1)"], "leave it out"),
+        (["--curve=0,1", "--curve_attack=square"], "no step size; take fgsm, pgd or cw, or .*fmn"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            again(run, "--attacks=fgsm", *flags)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+
+    words = ["--attacks=fgsm", "--protocol=whitebox", "--norm=linf,l2", "--eps=0.1,0.5", "--curve=0,0.1,0.3"]
+    evaluate.main(["evaluate", f"--workdir={run}", *words, "--curve_attack=fmn(steps=5,targets=1)"])
+    assert "All of these norms" in capsys.readouterr().out
+    union = json.loads((run / "evaluation/union.json").read_text())
+    assert union["of"] == ["", "l2-0.5-test-32"] and [t["norm"] for t in union["threat_models"]] == ["linf", "l2"]
+    folders, kept = [run / "evaluation" / tag for tag in union["of"]], arrays(run / "evaluation/union.npz")
+    for label in ("baseline", "defended"):
+        records = [arrays(folder / "per_example.npz") for folder in folders]
+        every = [np.logical_and.reduce([r[k] for k in r if k.startswith(f"{label}/")]) for r in records]
+        np.testing.assert_array_equal(kept[f"{label}/union"], np.logical_and(*every))
+        assert union["models"][label]["accuracy"]["union"] == np.logical_and(*every).mean()
+    for folder in folders:
+        curves = json.loads((folder / "results.json").read_text())["curves"]
+        assert curves["attack"] == "fmn(steps=5,targets=1)"
+        for label, shares in curves["accuracy"].items():
+            assert shares[0] >= shares[1] >= shares[2], label
+    report.main(["report", f"--workdir={run}"])
+    page = (run / "report/report.md").read_text()
+    assert "## All norms together" in page and "The attack: FMN (steps 5, targets 1)" in page

@@ -6,7 +6,7 @@ import pytest
 import speck
 
 from clead_jax import config, main
-from clead_jax.experiment import builders, stages
+from clead_jax.experiment import builders, planning, stages
 from clead_jax.training import checkpoint
 
 FLAGS = {
@@ -51,7 +51,7 @@ def test_names_as_the_field_writes_them():
         "pgd(steps=10)",
         "pgd(steps=7)",
     )
-    assert builders.asked_for(cfg) == (["fgsm", "pgd(steps=20)"], True, "plus")
+    assert planning.asked_for(cfg) == (["fgsm", "pgd(steps=20)"], True, "plus")
     assert cfg.evaluation.distances == "cw_l2(steps=5)"
     assert (cfg.evaluation.norm, cfg.train_attack.norm) == ("l2", "linf")
 

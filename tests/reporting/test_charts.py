@@ -111,6 +111,17 @@ def test_perturbations_are_amplified_alike_and_predictions_marked(samples, resul
     assert {"label: 0", "✓ 0", "✗ 8", "✓ 1", "Without C-LEAD", "With C-LEAD", "change × 5"} <= set(said)
 
 
+def test_of_many_models_the_first_are_pictured(samples, results):
+    for n in range(4):
+        results["models"][f"more{n}"] = results["models"]["baseline"]
+        samples |= {key.replace("baseline", f"more{n}"): samples[key] for key in list(samples) if "baseline" in key}
+    assert len(pictures.pictured_models(samples, results, "pgd")) == 6
+    figure, _ = pictures.perturbations(samples, results, "pgd")
+    assert len(figure.axes) == pictures.ROWS * (1 + 2 * pictures.MAX_MODELS)
+    (legend,) = charts.before_after(results).legends
+    assert len(legend.texts) == 6 and legend._ncols < 6
+
+
 def test_another_attack_is_shown_where_pgd_was_not_run(samples, results):
     assert pictures.shown_attack(samples, results) == "pgd"
     assert pictures.shown_attack({k: v for k, v in samples.items() if "pgd" not in k}, results) == "fgsm"

@@ -42,6 +42,17 @@ def test_one_model_has_no_gain_and_an_unmeasured_attack_says_so(results):
     assert tables.before_after(results).header == ["Attack", "Without C-LEAD"]
 
 
+def test_many_models_have_a_row_each(results):
+    assert tables.fitted(tables.before_after(results)).header[0] == "Attack"
+    for n in range(5):
+        results["models"][f"more{n}"] = results["models"]["baseline"] | {"checkpoint": {"stage": f"more{n}"}}
+    table, turned = tables.before_after(results), tables.fitted(tables.before_after(results))
+    assert turned.header == ["Model", "Clean images", "FGSM (unseen)", "PGD-20 (seen)", "C&W (seen)", "Worst case"]
+    assert [line[0] for line in turned.rows] == [*table.header[1:]] and len(turned.rows) == 8
+    assert [line[2] for line in turned.rows] == table.rows[1][1:]
+    assert "more3" in tables.table_text(results).splitlines()[9]
+
+
 def test_adversarial_training_is_not_called_clead(results):
     results["models"]["defended"]["checkpoint"]["stage"] = "supervised"
     assert tables.before_after(results).header[2] == "With adversarial training"
@@ -89,6 +100,34 @@ def test_distances_that_do_not_exist_are_not_numbers(results):
     results["distances"]["cw_l2"]["defended"] |= {"median": None, "mean": None, "success": 0.0}
     row = ["C&W L2: With C-LEAD", "none found", "none found", ("0.0", "of 100")]
     assert tables.distances(results).rows[1] == row
+
+
+def test_corruptions_with_their_mean_the_strongest_and_the_worst(results):
+    shares = {"fog": [0.9, 0.8, 0.7, 0.6, 0.5], "jpeg_compression": [1.0] * 5}
+    one = {"accuracy": shares, "mean": 0.85, "worst": 0.7, "num_examples": 100}
+    results["corruptions"] = {"defended": one}
+    found = tables.corruptions(results)
+    assert found.header == ["Corruption", "With C-LEAD"]
+    assert found.rows == [
+        ["fog", ("70.0", "(severity 5: 50.0)")],
+        ["jpeg compression", ("100.0", "(severity 5: 100.0)")],
+        ["Mean of all", "85.0"],
+        ["Worst of these", "70.0"],
+    ]
+
+
+def test_the_union_has_a_row_for_each_norm_and_one_for_all(results):
+    threats = [{"norm": "linf", "eps": 8 / 255}, {"norm": "l2", "eps": 0.5}]
+    accuracy = {"clean": 0.9, "linf": 0.5, "l2": 0.6, "union": 0.4}
+    models = {"defended": {"accuracy": accuracy, "interval95": {}, "incomplete": ["l2", "union"]}}
+    found = tables.union({"of": ["", "l2-0.5"], "threat_models": threats, "models": models}, results)
+    assert [row[0] for row in found.rows] == [
+        "Clean images",
+        "L∞, ε = 8/255 (0.0314)",
+        "L2, ε = 0.5",
+        "All of these norms",
+    ]
+    assert [row[1][0] for row in found.rows] == ["90.0", "50.0", "≤ 60.0", "≤ 40.0"]
 
 
 def test_words():

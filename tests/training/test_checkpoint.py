@@ -315,3 +315,15 @@ def test_a_step_of_an_earlier_version_has_no_checksum_of_itself(tmp_path):
     assert _restore(tmp_path).step == 1
     (tmp_path / "²").mkdir()  # no step, though a digit
     assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_a_name_in_step_json_does_not_break_the_line(tmp_path):
+    _save(tmp_path, 1)
+    file = tmp_path / "1" / "step.json"
+    content = json.loads(file.read_text())
+    del content["digest"]
+    content["sha256"]["train/a\nb"] = content["sha256"].popitem()[1]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"train/a\\nb is missing") as caught:
+        checkpoint.restore_model(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -154,6 +154,38 @@ def test_views_are_batch_first_and_in_order(setting):
     np.testing.assert_array_equal(stack[:, 0], plain(None, images))
 
 
+def test_a_share_of_the_batches_is_attacked_each_as_a_whole(setting):
+    network, variables, images, labels = setting
+    darker, x = lambda forward, x, target, keys: x / 2, plain(None, images)
+    make = lambda share, keys: views.make_views((darker,), views.online(network), plain, share)(
+        variables, None, images, labels, keys
+    )
+    found = []
+    for number in range(12):
+        keys = example_keys(jax.random.key(number), jnp.arange(12))
+        view = make(0.5, keys)[:, 0]
+        found.append(bool((view == x / 2).all()))
+        assert found[-1] or bool((view == x).all())
+        assert bool((make(0.0, keys)[:, 0] == x).all() and (make(1.0, keys)[:, 0] == x / 2).all())
+    assert 2 < sum(found) < 10
+
+
+def test_stored_views_are_those_of_the_rows_augmented_by_a_draw_of_their_own(setting):
+    network, variables, images, labels = setting
+    seen = []
+    shift = lambda keys, images: seen.append(keys) or plain(keys, images)
+    make = views.make_views(("clean", views.Stored(1), views.Stored(0)), views.online(network), shift)
+    stored = jnp.stack([images // 2, images // 3], axis=1)
+    index = jnp.array([3, 5])
+    step = lambda s, frozen, batch, key: make(variables, None, batch.images, batch.labels, key, batch.stored)
+    keys = example_keys(jax.random.key(0), index)
+    stack = state.gathered(step)(None, (None, images, labels, stored), index, keys)
+    np.testing.assert_array_equal(stack[:, 1], plain(None, images[index] // 3))
+    np.testing.assert_array_equal(stack[:, 2], plain(None, images[index] // 2))
+    drawn = {tuple(np.asarray(jax.random.key_data(keys)).ravel()) for keys in seen}
+    assert len(drawn) == 3
+
+
 def test_what_the_views_attack_is_a_switch(setting):
     network, variables, images, labels = setting
     x = plain(None, images)

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from clead_jax.core.batches import pixels
-from clead_jax.core.types import Examples, Key, NamedAttack, ThreatModel
+from clead_jax.core.batches import pixels, sizes
+from clead_jax.core.types import Array, Examples, Key, NamedAttack, PyTree, ThreatModel
 from clead_jax.evaluation.classifier import Compiled
 from clead_jax.evaluation.runner import Finding, run_attacks
 
@@ -29,6 +29,9 @@ class CheckContext:
     training_attacks: tuple[str, ...] | None = None  # names of the attacks trained on; None: not known
     undefended: Compiled | None = None  # the undefended model of the same architecture
     published: tuple[str, str] | None = None  # (data set, architecture), to look up published figures
+    features: Callable[[PyTree, Array], Array] | None = None  # (variables, images) -> [B, F], what the last layer reads
+    transferred: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # as records, of images made on
+    # another model
 
     @functools.cached_property
     def images(self) -> np.ndarray:
@@ -78,6 +81,17 @@ class CheckContext:
         judge = inspect.unwrap(self.model.programs.logits)
         program = jax.jit(lambda *args: judge(*args))  # jit knows functions it has compiled before: hence a new one
         return self.model.each(lambda x: program(self.model.variables, x, jax.random.fold_in(self.key, 0)), images)
+
+    def penultimate(self, images: np.ndarray) -> np.ndarray:
+        """`features` [n, F] of images [n, H, W, C]; of a model that gives none its logits."""
+        program = self.features
+        if program is None:
+            return self.logits(images)
+        return self.model.each(lambda x: program(self.model.variables, x), images)
+
+    def batch_of(self, count: int) -> int:
+        """The smallest batch that holds so many rows on all devices."""
+        return sizes(count, self.model.mesh.size)[-1]
 
     def gradient(self, images: np.ndarray, draw: int = 0, maximised_by: str = "pgd") -> np.ndarray:
         """The gradient [n, H, W, C] of an attack's objective, as it sees it: "pgd" cross entropy, "cw" the margin."""

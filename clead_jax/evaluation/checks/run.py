@@ -7,7 +7,7 @@ symptoms. Another check is another function (context) -> check in `CHECKS`.
 from collections.abc import Callable
 from typing import Any
 
-from clead_jax.evaluation.checks import attack_strength, gradient_masking, inputs, outputs, plausibility
+from clead_jax.evaluation.checks import attack_strength, binarization, gradient_masking, inputs, outputs, plausibility
 from clead_jax.evaluation.checks.context import CheckContext, check
 
 Check = Callable[[CheckContext], dict[str, Any]]
@@ -20,8 +20,9 @@ CHECKS: tuple[Check, ...] = (
     *(inputs.ball, inputs.ball_uint8),
     *(attack_strength.iterative_vs_one_step, attack_strength.noise_vs_gradient, attack_strength.blackbox_vs_whitebox),
     *(attack_strength.steps_enough, attack_strength.restarts_enough, attack_strength.loss_still_rising),
-    *(attack_strength.falls_to_chance, attack_strength.undefended_falls),
-    *(plausibility.only_training_attacks, plausibility.sample_size, plausibility.extraordinary),
+    *(attack_strength.falls_to_chance, attack_strength.undefended_falls, binarization.finds_planted_points),
+    *(plausibility.robust_above_clean, plausibility.only_training_attacks),
+    *(plausibility.sample_size, plausibility.extraordinary),
 )
 
 

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import weak_defences
+import weak_inputs
+import weak_networks
 from check_contexts import EPS, blind, context_of, linear, linear_context
 
 from clead_jax.core.types import Examples
-from clead_jax.evaluation.checks import attack_strength, gradient_masking, inputs, outputs, plausibility
+from clead_jax.evaluation.checks import attack_strength, binarization, gradient_masking, inputs, outputs, plausibility
 from clead_jax.evaluation.checks.context import CheckContext
 from clead_jax.evaluation.checks.run import CHECKS, run_checks
 
+FEEBLE = {"step_size": EPS / 100, "random_start": False}
 TIMID = {"steps": 2, "step_size": EPS / 50}
 NOISY_SIZE = (0.02, 0.1)  # scores that random points of the ball reach now and then
 
@@ -33,6 +35,13 @@ def recorded(robust, n=1000, **more):
     """As if `n` examples had been attacked, and this share were still right."""
     records = {"clean": np.ones(n, bool), "autoattack": np.arange(n) < robust * n}
     return linear_context(records=records, **more)
+
+
+def above_clean(where, gained):
+    """As if so many more of 1000 images had been right under an attack, of those recorded or on transferred images."""
+    right = lambda count: np.arange(1000) < count
+    records = {"clean": right(90), "autoattack": right(50)}
+    return linear_context(**{"records": records, where: {**records, "pgd": right(90 + gained)}})
 
 
 class Forgetful(CheckContext):
@@ -67,13 +76,13 @@ def dithered(forward):
     return drawn
 
 
-def ten_directions():
+def ten_directions(defence=lambda forward: forward, **more):
     """A linear model of ten classes: which of them leads changes within a step, its gradient is exact all the same."""
     context = linear_context()
     v = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
     forward = lambda v, x: (x.reshape(len(x), -1) - 0.5) @ v
     labels = np.asarray(forward(v, context.images)).argmax(-1)
-    return context_of(forward, v, context.images, labels)
+    return context_of(defence(forward), v, context.images, labels, **more)
 
 
 def noisy(forward):
@@ -93,18 +102,18 @@ LOUD = [
         "warn",
     ),
     (outputs.nan_outputs, lambda: linear_context(TO_NAN), "fail"),
-    (outputs.probabilities_output, lambda: linear_context(weak_defences.probabilities(linear)), "fail"),
+    (outputs.probabilities_output, lambda: linear_context(weak_networks.probabilities(linear)), "fail"),
     (outputs.probabilities_output, lambda: linear_context(lambda v, x: jax.nn.sigmoid(linear(v, x) + 1)), "warn"),
-    (outputs.deterministic, lambda: linear_context(weak_defences.noise_of_python(linear)), "fail"),
-    (outputs.deterministic, lambda: linear_context(weak_defences.noise_of_content(linear)), "fail"),
+    (outputs.deterministic, lambda: linear_context(weak_inputs.noise_of_python(linear)), "fail"),
+    (outputs.deterministic, lambda: linear_context(weak_inputs.noise_of_content(linear)), "fail"),
     (outputs.deterministic, lambda: linear_context(lambda v, x, key: linear(v, x), randomized=True), "warn"),
     (outputs.batch_statistics, forgetful, "fail"),
-    (outputs.batch_composition, lambda: linear_context(weak_defences.batch_normalised(linear)), "fail"),
-    (outputs.batch_composition, lambda: linear_context(weak_defences.noise_by_place(linear)), "fail"),
+    (outputs.batch_composition, lambda: linear_context(weak_inputs.batch_normalised(linear)), "fail"),
+    (outputs.batch_composition, lambda: linear_context(weak_inputs.noise_by_place(linear)), "fail"),
     (gradient_masking.gradient_zero_or_nan, lambda: linear_context(blind), "fail"),
-    (gradient_masking.gradient_zero_or_nan, lambda: linear_context(weak_defences.scaled(linear)), "fail"),
+    (gradient_masking.gradient_zero_or_nan, lambda: linear_context(weak_networks.scaled(linear)), "fail"),
     (gradient_masking.gradient_direction, lambda: linear_context(blind), "fail"),
-    (gradient_masking.gradient_direction, lambda: linear_context(weak_defences.rippled(linear)), "fail"),
+    (gradient_masking.gradient_direction, lambda: linear_context(weak_networks.rippled(linear)), "fail"),
     (gradient_masking.gradient_foretells, lambda: linear_context(blind), "fail"),
     (gradient_masking.gradient_foretells, lambda: linear_context(half_hidden(linear)), "fail"),
     (gradient_masking.gradient_foretells, lambda: linear_context(dithered(linear), randomized=True), "fail"),
@@ -122,11 +131,21 @@ LOUD = [
         lambda: linear_context(eps=EPS / 50, undefended=linear_context().model.variables),
         "warn",
     ),
+    (binarization.finds_planted_points, lambda: linear_context(blind), "fail"),
+    (binarization.finds_planted_points, lambda: ten_directions(weak_networks.flipped_gradient), "fail"),
+    (binarization.finds_planted_points, lambda: ten_directions(lambda f: f, settings={"steps": 1, **FEEBLE}), "fail"),
+    (plausibility.robust_above_clean, lambda: above_clean("records", 400), "fail"),
+    (plausibility.robust_above_clean, lambda: above_clean("transferred", 400), "fail"),
+    (plausibility.robust_above_clean, lambda: above_clean("transferred", 1), "warn"),
     (plausibility.only_training_attacks, lambda: recorded(0.5, training_attacks=("autoattack",)), "warn"),
     (plausibility.sample_size, lambda: recorded(0.5, n=999), "warn"),
     (plausibility.extraordinary, lambda: recorded(0.9, published=("cifar10", "resnet18")), "warn"),
 ]
 QUIET = [
+    (binarization.finds_planted_points, ten_directions),
+    (binarization.finds_planted_points, lambda: ten_directions(features=lambda v, x: x.reshape(len(x), -1) @ v[:, :5])),
+    (plausibility.robust_above_clean, lambda: above_clean("transferred", 0)),
+    (attack_strength.loss_still_rising, lambda: linear_context(reach=(1.2, 1.6))),
     (gradient_masking.gradient_foretells, ten_directions),
     (gradient_masking.gradient_foretells, lambda: linear_context(noisy(linear), randomized=True)),
     (attack_strength.restarts_enough, lambda: linear_context(noisy(linear), randomized=True, reach=(0.95, 1.3))),
@@ -135,7 +154,7 @@ QUIET = [
     (plausibility.only_training_attacks, lambda: recorded(0.5, training_attacks=("pgd",))),
     (plausibility.sample_size, lambda: recorded(0.5)),
     (plausibility.extraordinary, lambda: recorded(0.5, published=("cifar10", "resnet18"), eps=8 / 255)),
-    (outputs.deterministic, lambda: linear_context(weak_defences.resized_and_padded(linear), randomized=True)),
+    (outputs.deterministic, lambda: linear_context(weak_inputs.resized_and_padded(linear), randomized=True)),
 ]
 
 
@@ -156,11 +175,30 @@ def test_a_linear_model_passes_every_check_that_applies():
     skipped = {
         "undefended_falls",
         "extraordinary",
+        "robust_above_clean",
         "loss_still_rising",
-    }  # no other model, no data set, nothing is left
+    }  # no other model, no data set, no attack recorded, nothing is left
     assert status.pop("only_training_attacks") == "warn"  # no attack was recorded
     assert {name for name, s in status.items() if s == "skipped"} == skipped
     assert {s for name, s in status.items() if name not in skipped} == {"ok"}
+
+
+def test_every_check_has_a_case_that_it_speaks_up_for_and_one_that_it_passes():
+    passed = {c["name"] for c in run_checks(linear_context()) if c["status"] == "ok"}
+    assert {question for question, *_ in LOUD} == set(CHECKS)
+    assert passed | {question.__name__ for question, _ in QUIET} == {check.__name__ for check in CHECKS}
+
+
+def test_the_planted_points_are_told_with_what_they_lie_behind():
+    behind = lambda **more: binarization.finds_planted_points(ten_directions(**more))["value"]
+    assert behind()["features"] == "logits" and behind()["random"] < 0.5
+    assert behind(features=lambda v, x: x.reshape(len(x), -1) @ v)["features"] == "penultimate layer"
+
+
+def test_nothing_is_planted_where_noise_is_drawn_or_features_are_flat():
+    flat = lambda v, x: jnp.array([1.0, 0.0]) + 0 * linear(v, x)
+    for context in (linear_context(noisy(linear), randomized=True), linear_context(flat), linear_context(eps=0.0)):
+        assert binarization.finds_planted_points(context)["status"] == "skipped"
 
 
 def test_names_are_those_of_the_functions_and_every_docstring_tells():

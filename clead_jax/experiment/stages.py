@@ -165,19 +165,13 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
         view_list(cfg, name), target, augment, strategy.choose, rate, embeddings.start_list(cfg, name), strength, pairs
     )
     beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": strategy.after}
-    unattacked = [spec.parse(text)[0] in views.UNATTACKED for text in view_texts(cfg, name)]
-    beside |= embeddings.settings(own, net, augment, tuple(not each for each in unattacked))
+    hostile = tuple(spec.parse(text)[0] not in views.UNATTACKED for text in view_texts(cfg, name))
+    beside |= embeddings.settings(own, net, augment, hostile)
+    found = lambda step: terms.terms(cfg, name, strength(step))
     cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes
     return Stage(
         name=name,
-        step=make_step(
-            net,
-            tx,
-            made,
-            lambda step: terms.terms(cfg, name, strength(step)),
-            online=isinstance(own, Contrastive),
-            **beside,
-        ),
+        step=make_step(net, tx, made, found, online=isinstance(own, Contrastive), **beside),
         tx=tx,
         extra=extra,
         trained=embeddings.trained(own),

@@ -85,6 +85,7 @@ def command(workdir, steps, **more):
     return speck.command(workdir, "configs/dynacl.py:plus-digits", stages=steps, **settings | more)
 
 
+@pytest.mark.slow
 def test_dynacl_with_its_post_stage_survives_kills_to_the_bit_and_uses_no_labels(tmp_path, monkeypatch):
     chain = "dynacl,assign,trades"
     main.main(command(tmp_path / "straight", chain))

@@ -4,6 +4,7 @@ As DynACL's post-stage has them (arXiv 2303.01289, Sec. 4.3). The features are o
 a second copy of BatchNorm for clean images uses that.
 """
 
+import jax.numpy as jnp
 import numpy as np
 from sklearn.cluster import KMeans
 
@@ -23,7 +24,7 @@ def clusters(run: Run, stage: str, variables: PyTree) -> np.ndarray:
     features, images = networks.features(run.network_fields), run.splits.train.images
     clean, k = encoding.clean_route(variables), run.network.num_classes
     starts = range(0, len(images), BATCH)
-    found = np.concatenate([features(clean, pixels(images[start : start + BATCH])) for start in starts])
+    found = np.concatenate([features(clean, jnp.asarray(pixels(images[start : start + BATCH]))) for start in starts])
     labels = KMeans(k, n_init=TRIES, random_state=run.seed).fit_predict(found.astype(np.float64)).astype(np.int32)
     counts = np.bincount(labels, minlength=k)
     log.info(f"labels: {k} clusters of {stage}'s features, of {counts.min():,} to {counts.max():,} images")

@@ -165,7 +165,7 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
         view_list(cfg, name), target, augment, strategy.choose, rate, embeddings.start_list(cfg, name), strength, pairs
     )
     beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": strategy.after}
-    hostile = tuple(spec.parse(text)[0] not in views.UNATTACKED for text in view_texts(cfg, name))
+    hostile = tuple(text in {*attacked(cfg, name), *stored(cfg, name)} for text in view_texts(cfg, name))
     beside |= embeddings.settings(own, net, augment, hostile)
     found = lambda step: terms.terms(cfg, name, strength(step))
     cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes

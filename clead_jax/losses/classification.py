@@ -92,7 +92,7 @@ def mart(logits: Array, labels: Array, cfg: MartConfig, where: Array | None = No
     if logits.shape[1] < 2:
         raise ValueError(f"mart needs a clean and an attacked view, not {logits.shape[1]}: write views=clean,pgd")
     logits = _masked(logits, where)
-    is_label = labels[:, None, None] == jnp.arange(logits.shape[-1])
+    is_label = labels[:, None, None] == jnp.arange(logits.shape[-1])[None, None]
     log_p, log_attacked = jax.nn.log_softmax(logits[:, :1]), jax.nn.log_softmax(logits[:, 1:])
     p, attacked = jnp.exp(log_p), jnp.exp(log_attacked)
     rival = jnp.max(jnp.where(is_label, 0.0, attacked), axis=-1)

@@ -206,6 +206,8 @@ def test_a_curve_over_eps_is_one_program(name, norm):
 def test_rows_can_be_dropped_between_steps(name, norm):
     """Every leaf of the state is [B, ...], and a gathered state goes on as if the others had never been there."""
     problem, cfg = mlp(name), config(name, norm)
+    if hasattr(cfg, "eps"):  # DLR is flat where the label ranks third: signs of rounding errors would be compared
+        cfg = dataclasses.replace(cfg, eps=cfg.eps / 4)
     attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
     step = jax.jit(lambda state: attack.step(problem.forward, objective, state, cfg))
     state = attack.init(problem.forward, objective, problem.x, problem.labels, problem.keys, cfg)

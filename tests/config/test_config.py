@@ -37,7 +37,7 @@ def test_spec():
     ("field", "value", "said"),
     [
         ("stages", "baseline,pretrian", "pretrian"),
-        ("pretrain.ascend", "labels", "contrastive, online, baseline"),
+        ("pretrain.ascend", "labels", "contrastive, partner, pairs, online, teacher, student, baseline"),
         ("evaluation.eps", "8", r"\[0, 1\]"),
         ("train_attack.eps", "-0.1", r"\[0, 1\]"),
         ("evaluation.curve", "0,2", r"\[0, 1\]"),

@@ -225,7 +225,7 @@ def test_a_dry_run_prints_commands_only(trained, tmp_path, capsys):
 
 
 def test_what_needs_jax_is_checked_for_every_run_before_anything_is_printed(trained, tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"^attacks=pgdd_seed=0: .*'pgdd'") as caught:
+    with pytest.raises(ValueError, match=r"^evaluation.attacks=pgdd_seed=0: .*'pgdd'") as caught:
         sweep.main(["sweep", QUICK, "--sweep.evaluation.attacks=fgsm;pgdd", f"--workdir={tmp_path}", "--dry_run"])
     assert "\n" not in str(caught.value) and capsys.readouterr().out == "" and trained == []
 

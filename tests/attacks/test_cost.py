@@ -39,6 +39,10 @@ CASES = (
     "mm(steps=2,targets=2,candidates=3,norm=l2)",
     "mm(steps=2,targets=4)",  # every class: the order costs nothing
     "mm(steps=2,targets=2,candidates=0)",
+    "fmn(steps=3)",
+    "fmn(steps=3,targets=0,norm=l2)",
+    "ddn(steps=3)",
+    "training_pgd(steps=3)",
 )
 
 

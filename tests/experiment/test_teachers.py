@@ -86,7 +86,7 @@ def one_step(preset, name, **own):
     cfg.train_attack.steps = 1
     cfg[name].update(own | {"warmup_epochs": 0})
     net = builders.network({**cfg.model, "num_classes": 10, "mean": (0.5,), "std": (0.5,)})
-    stage = stages.build(cfg, name, net, 64)
+    stage = stages.build(cfg, name, net, 64, IMAGES.shape[1:])
     student, teacher = (net.init(jax.random.key(seed), IMAGES[:1] / 255.0, False) for seed in (0, 1))
     begun, rest = states.create(student, stage.trained, stage.tx)
     frozen = states.Frozen(rest, *(teacher if other else None for other in (stage.reference, stage.teacher)))
@@ -138,7 +138,7 @@ def test_nothing_of_these_methods_uses_labels():
     ):
         cfg = config.preset("configs/", *preset.split(":"))
         assert stages.label_use(cfg, name) == []
-        assert stages.build(cfg, name, builders.network(FIELDS), 50_000).passes == PASSES[name]
+        assert stages.build(cfg, name, builders.network(FIELDS), 50_000, (32, 32, 3)).passes == PASSES[name]
 
 
 FIELDS = {"backbone": "resnet18", "num_classes": 10}
@@ -172,7 +172,7 @@ def test_a_supervised_teacher_is_told():
         ("deacl__views", "clean(hue=0.1),pgd(objective=cosine_distance)", "'clean' takes no settings; augmented does"),
         ("deacl__views", "augmented(blur=1)", "view 'augmented' has no setting 'blur'; it has crop_padding"),
         ("deacl__compares", "head", "deacl.compares is 'head'; it can be backbone, projector, or both"),
-        ("deacl__encoding", "dual", "deacl.encoding is 'dual'; it can be together, apart"),
+        ("deacl__encoding", "triple", "deacl.encoding is 'triple'; it can be together, apart, dual"),
         ("baseline__ascend", "partner", "baseline.ascend is 'partner'"),
         ("simclr__loss", "distillation", "simclr.loss is 'distillation', which needs a teacher"),
         ("simclr__start", "deacl", "deacl.start, .ascend or .teacher leads back to deacl: deacl <- simclr <- deacl"),

@@ -157,8 +157,8 @@ def test_views_are_batch_first_and_in_order(setting):
 def test_a_share_of_the_batches_is_attacked_each_as_a_whole(setting):
     network, variables, images, labels = setting
     darker, x = lambda forward, x, target, keys: x / 2, plain(None, images)
-    make = lambda share, keys: views.make_views((darker,), views.online(network), plain, share)(
-        variables, None, images, labels, keys
+    make = lambda share, keys: views.make_views((darker,), views.online(network), plain, attacked=share)(
+        None, variables, None, batch_of(images, labels)[0], keys
     )
     found = []
     for number in range(12):
@@ -177,7 +177,7 @@ def test_stored_views_are_those_of_the_rows_augmented_by_a_draw_of_their_own(set
     make = views.make_views(("clean", views.Stored(1), views.Stored(0)), views.online(network), shift)
     stored = jnp.stack([images // 2, images // 3], axis=1)
     index = jnp.array([3, 5])
-    step = lambda s, frozen, batch, key: make(variables, None, batch.images, batch.labels, key, batch.stored)
+    step = lambda s, frozen, batch, key: make(None, variables, None, batch, key)
     keys = example_keys(jax.random.key(0), index)
     stack = state.gathered(step)(None, (None, images, labels, stored), index, keys)
     np.testing.assert_array_equal(stack[:, 1], plain(None, images[index] // 3))

@@ -118,7 +118,7 @@ class Run:
     @property
     def timed_settings(self) -> dict[str, Any]:
         """The settings that decide what is timed, for the record."""
-        sections = {name: dict(self.cfg[name]) for name in ("model", "train_attack", "evaluation")}
+        sections = {name: config.nested(self.cfg[name]) for name in ("model", "train_attack", "evaluation")}
         return {**sections, "views": self.cfg.views}
 
     @property

@@ -14,6 +14,7 @@ All processes call `save` and `restore`; with several hosts the directory is on 
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -34,6 +35,8 @@ from clead_jax.core.types import PyTree
 from clead_jax.results import forms
 
 RECORD = {"meta": {str: object}, "score": (forms.Number(), None), "sha256": {str: str}, "digest?": str}
+
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a failed write has tasks beside the one whose error is raised
 
 MARGIN = 2**18  # bytes that the files of a step take beside its arrays
 

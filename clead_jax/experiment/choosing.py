@@ -26,18 +26,16 @@ def strategy(
     named: Callable[[str], NamedAttack],
 ) -> Strategy:
     """What chooses the settings of a stage's attacks; where the stage names nothing they are those of the config."""
-    per_epoch, total = plan.steps_per_epoch, plan.total_steps
-    warmup = round(own.warmup_epochs * per_epoch)
     stage = Surroundings(
         network=net,
         image_shape=image_shape,
         augment=augment,
         attack=attack,
         attack_passes=lambda text: named(text).passes(net.num_classes),
-        rate=lambda lr: optimizers.rate(own.schedule, lr, total, warmup, per_epoch),
+        rate=lambda lr: optimizers.rate_of(own, lr, plan.total_steps, plan.steps_per_epoch),
         lr=own.lr,
         weight_decay=own.weight_decay,
-        steps_per_epoch=per_epoch,
+        steps_per_epoch=plan.steps_per_epoch,
         key=jax.random.fold_in(key, 2),  # 1 are the initial weights
     )
     return strategies.strategy(getattr(own, "strategy", ""), stage) or FIXED

@@ -131,13 +131,17 @@ def rate(text: str, lr: float, total_steps: int, warmup_steps: int, steps_per_ep
     return optax.join_schedules([optax.linear_schedule(0.0, lr, max(1, warmup_steps)), after], [warmup_steps])
 
 
+def rate_of(own: Any, lr: float, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate that `own.schedule` and `own.warmup_epochs` make of `lr`."""
+    return rate(own.schedule, lr, total_steps, round(own.warmup_epochs * steps_per_epoch), steps_per_epoch)
+
+
 def make(settings: Settings, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """The optimizer of one stage. Raises ValueError for an unknown optimizer or schedule."""
     name, _ = spec.parse(settings.optimizer)
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(sorted(OPTIMIZERS))}")
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
-    schedule = rate(settings.schedule, settings.lr, total_steps, warmup, steps_per_epoch)
+    schedule = rate_of(settings, settings.lr, total_steps, steps_per_epoch)
     rule = spec.settings(settings.optimizer, "optimizer", OPTIMIZERS[name], {})
     main: optax.GradientTransformation = rule.make(schedule, settings.momentum, settings.weight_decay)
     if not settings.online_lr:

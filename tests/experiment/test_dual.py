@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import speck
+from reading import same
 
 from clead_jax import main
 from clead_jax.core import numerics
@@ -43,10 +44,6 @@ def after_a_step(number=0, **settings):
     batch = states.Batch(run.splits.train.images[:16], run.splits.train.labels[:16], np.arange(16))
     new, _ = jax.jit(stage.step)(state.replace(step=jnp.int32(number)), states.Frozen(rest), batch, stage.key)
     return jax.tree.map(np.asarray, new)
-
-
-def same(a, b):
-    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
 @pytest.mark.parametrize(

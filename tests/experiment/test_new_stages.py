@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import speck
+from reading import lines, same
 
 from clead_jax import main
 from clead_jax.experiment import builders
@@ -26,15 +27,6 @@ def start(workdir, config, **more):
 
 def weights(workdir, stage, which="latest", name=""):
     return checkpoint.restore_model(builders.checkpoint_dir(str(workdir), stage), which, name)[0]
-
-
-def same(a, b):
-    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
-
-
-def lines(workdir, stage):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in found if line["stage"] == stage]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import speck
+from reading import same
 
 from clead_jax import config, main
 from clead_jax.core import numerics
@@ -65,10 +66,6 @@ def after_a_step(number=0, **settings):
     """The parameters after step `number`; an epoch is one step."""
     begun, step = compiled(tuple(settings.items()))
     return jax.tree.map(np.asarray, step(begun.replace(step=jnp.int32(number))))
-
-
-def same(a, b):
-    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import speck
+from reading import same
 
 from clead_jax import config, main
 from clead_jax.attacks import run
@@ -27,10 +28,6 @@ def start(workdir, **more):
 
 def weights(workdir, stage="pretrain"):
     return checkpoint.restore_model(builders.checkpoint_dir(str(workdir), stage), "latest")[0]
-
-
-def same(a, b):
-    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
 def images(workdir, number):

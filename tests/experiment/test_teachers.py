@@ -4,13 +4,13 @@ All on eight fake devices, as every test.
 """
 
 import functools
-import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
 import speck
+from reading import lines, same
 
 from clead_jax import config, main
 from clead_jax.experiment import builders, stages
@@ -32,15 +32,6 @@ def quick(stage, **more):
 def weights(workdir, stage, part="backbone"):
     model = checkpoint.restore_model(builders.checkpoint_dir(str(workdir), stage), "latest")[0]
     return {collection: model[collection].get(part) for collection in model}
-
-
-def same(a, b):
-    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
-
-
-def lines(workdir, stage):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in found if line["stage"] == stage]
 
 
 @pytest.fixture(scope="module")

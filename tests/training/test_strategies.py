@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from reading import same
 
 from clead_jax import attacks
 from clead_jax.core.registry import ATTACKS
@@ -107,10 +108,6 @@ def step_of(text, number=0):
     begun, step = compiled(text)
     begun = begun.replace(step=jnp.int32(number))
     return begun, *step(begun, jax.random.key(1))
-
-
-def same(a, b):
-    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
 def test_one_action_is_pgd_training_to_the_bit():

@@ -16,8 +16,9 @@ import pytest
 jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "clead_jax_test_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job: what tests start would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # in a shell's background job, under nohup: tests would inherit it
+        signal.signal(number, default)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / room) for room in ("evaluation", "core")]  # helpers that several test files share
@@ -30,6 +31,22 @@ def shared() -> pathlib.Path:
     if not SHARED.exists():
         pytest.skip(f"no reference data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def quick_projection(monkeypatch):
+    """Two of the dimensions in place of t-SNE, which takes most of a report's time."""
+    from clead_jax.reporting import pictures
+
+    monkeypatch.setattr(pictures, "_project", lambda features: features[:, :2])
+
+
+@pytest.fixture
+def fast_pictures(quick_projection, monkeypatch):
+    """Pictures of few pixels too."""
+    from clead_jax.reporting import style
+
+    monkeypatch.setattr(style, "DPI", 20)
 
 
 @pytest.fixture(autouse=True)

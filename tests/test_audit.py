@@ -137,6 +137,7 @@ def test_with_variables_and_a_key(short):
     assert audit(noisy, IMAGES, LABELS, eps=EPS, variables=W, randomized=True).accuracy["clean"] > 0.8
 
 
+@pytest.mark.slow
 def test_bfloat16_finds_the_same(short):
     result = audit(linear, IMAGES, LABELS, eps=EPS, variables=jnp.asarray(W), precision="bfloat16")
     assert (robust() <= result.correct["autoattack"]).all()  # what counts was confirmed in float32
@@ -144,6 +145,7 @@ def test_bfloat16_finds_the_same(short):
 
 
 @pytest.mark.parametrize("norm, eps", [("l2", 0.2), ("l1", 0.5)])
+@pytest.mark.slow
 def test_other_norms(short, norm, eps):
     result = audit(plain, IMAGES, LABELS, norm=norm, eps=eps, keep_images=True)
     assert result.accuracy["autoattack"] < result.accuracy["clean"]
@@ -201,6 +203,7 @@ def test_a_model_without_a_derivative_is_attacked_without_gradients(short):
     assert any(check["status"] == "fail" for check in result.checks)
 
 
+@pytest.mark.slow
 def test_a_random_model_without_a_derivative_still_meets_an_attack(short):
     def outside(x, key):
         shape = jax.ShapeDtypeStruct((len(x), K), np.float32)
@@ -211,6 +214,7 @@ def test_a_random_model_without_a_derivative_still_meets_an_attack(short):
     assert result.accuracy["square"] < result.accuracy["clean"] and result.passes["square"]["forward"].sum() > 0
 
 
+@pytest.mark.slow
 def test_progress_is_not_taken_from_a_model_with_other_gradients(short, tmp_path):
     """Backward pass differentiable approximation: the same answers, but gradients that lead somewhere."""
 
@@ -233,6 +237,7 @@ def test_progress_in_another_precision_is_not_gone_on_from(short, tmp_path):
     assert half.passes["apgd_ce"]["forward"].sum() == begun.passes["apgd_ce"]["forward"].sum() > 0
 
 
+@pytest.mark.slow
 def test_a_model_in_16_bits_is_attacked_and_gone_on_with(short, tmp_path):
     half = lambda x: plain(x).astype(jnp.bfloat16)
     settings = {"eps": EPS, "path": tmp_path / "audit.npz"}

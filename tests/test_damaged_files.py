@@ -12,12 +12,11 @@ import speck  # noqa: F401  the plugin of that run
 import clead_jax
 from clead_jax import compare, config, evaluate, report
 from clead_jax.experiment import context, provenance
-from clead_jax.reporting import pictures, style
 from clead_jax.training import checkpoint
 from clead_jax.training.metric_writer import MetricWriter
 
 OLD = pathlib.Path(__file__).resolve().parent / "fixtures" / "workdir-v0.1"
-QUICK, ALL = 60, 1000
+QUICK, ALL = 24, 1000
 STEPS = [f"checkpoints/{stage}/8/step.json" for stage in ("baseline", "probe")]
 ARRAYS = [f"evaluation/{name}.npz" for name in ("per_example", "samples", "embeddings")]
 FILES = ["evaluation/results.json", "config.json", "metrics.jsonl", *STEPS, *ARRAYS]
@@ -140,12 +139,6 @@ def evaluated(tmp_path_factory):
     run = shutil.copytree(OLD, tmp_path_factory.mktemp("damaged") / "run")
     evaluate.main([*COMMAND, f"--workdir={run}"])
     return run
-
-
-@pytest.fixture
-def fast_pictures(monkeypatch):
-    monkeypatch.setattr(pictures, "_project", lambda features: features[:, :2])
-    monkeypatch.setattr(style, "DPI", 20)
 
 
 def outcome(reader, run):

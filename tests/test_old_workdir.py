@@ -37,6 +37,7 @@ def test_what_it_has_measured_is_not_measured_again(run, capsys):
     assert all(np.array_equal(found[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_measured_afresh_it_gives_the_same_to_the_bit(run):
     """The old code ran every attack to its end on every image; this one lets broken images leave."""
     before, suite = records(run), results(run)["protocols"]["autoattack"]["defended"]

@@ -58,13 +58,9 @@ def straight(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)),
-    ],
-    ids=["TERM", "USR1", "INT", "HUP"],
+    "number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP], ids=["TERM", "USR1", "INT", "HUP"]
 )
 def test_a_signal_in_the_middle_of_an_epoch_saves_there_and_costs_no_bit(straight, tmp_path, number):
     workdir, steps = tmp_path / "run", []

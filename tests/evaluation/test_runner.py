@@ -156,6 +156,7 @@ def test_progress_of_something_else_is_not_resumed(tmp_path):
     assert run([SINGLE["pgd"]], path=path, keep=3, budget=Budget(passes=1)).images.shape[0] == 3
 
 
+@pytest.mark.slow
 def test_damaged_progress_is_refused_in_one_line(tmp_path):
     path, little = tmp_path / "progress.npz", Budget(passes=5)
     assert not run(path=path, budget=little).complete

@@ -52,8 +52,8 @@ def after_a_step(number=0, **settings):
         {"encoding": "together"},
         pytest.param({"ascend": "contrastive"}, marks=pytest.mark.slow),
         pytest.param({"loss": "acl(shift=0,keys=true)"}, marks=pytest.mark.slow),
-        {"loss": "acl(shift=0.6667,keys=false)"},
-        {"fade_every": 0},
+        pytest.param({"loss": "acl(shift=0.6667,keys=false)"}, marks=pytest.mark.slow),
+        pytest.param({"fade_every": 0}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

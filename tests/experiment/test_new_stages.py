@@ -101,7 +101,10 @@ def test_a_new_stage_killed_and_resumed_ends_with_the_same_weights(from_pretrain
 # --- averaged weights -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("average", "name"), [("ema(decay=0.5)", "ema"), ("swa(start=0.5)", "swa")])
+@pytest.mark.parametrize(
+    ("average", "name"),
+    [pytest.param("ema(decay=0.5)", "ema", marks=pytest.mark.slow), ("swa(start=0.5)", "swa")],
+)
 def test_averaged_weights_stand_beside_the_last_and_survive_a_kill(tmp_path, monkeypatch, average, name):
     settings = {"stages": "baseline", "baseline__average": average, "baseline__epochs": 3}
     straight = start(tmp_path / "straight", "configs/quickstart.py", **settings)

@@ -280,6 +280,7 @@ def wider(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_models_of_other_architectures_wrappers_and_weights_in_one_evaluation(run, wider, short):
     models = f"probe,wide={wider}:baseline,both=ensemble(probe+{wider}:baseline),noisy=noise(probe,std=0.2)"
     again(run, f"--models={models}", "--attacks=pgd,autoattack(version=rand)", "--checks=false")

@@ -97,14 +97,16 @@ def plain(preset, name):
     [
         ("deacl.py:digits", "deacl", {"loss": "distillation(attacked_weight=0)"}),
         ("deacl.py:digits", "deacl", {"loss": "distillation(anchor=teacher)"}),
-        ("deacl.py:digits", "deacl", {"ascend": "student"}),
-        ("deacl.py:digits", "deacl", {"compares": "projector"}),
-        ("deacl.py:digits", "deacl", {"encoding": "apart"}),
+        pytest.param("deacl.py:digits", "deacl", {"ascend": "student"}, marks=pytest.mark.slow),
+        pytest.param("deacl.py:digits", "deacl", {"compares": "projector"}, marks=pytest.mark.slow),
+        pytest.param("deacl.py:digits", "deacl", {"encoding": "apart"}, marks=pytest.mark.slow),
         ("deacl.py:fare-digits", "fare", {"views": "pgd(objective=cosine_distance)"}),
-        ("profeat.py:digits", "profeat", {"ascend": "teacher,teacher"}),
-        ("profeat.py:digits", "profeat", {"views": "clean,pgd(objective=cosine_distance)"}),
+        pytest.param("profeat.py:digits", "profeat", {"ascend": "teacher,teacher"}, marks=pytest.mark.slow),
+        pytest.param(
+            "profeat.py:digits", "profeat", {"views": "clean,pgd(objective=cosine_distance)"}, marks=pytest.mark.slow
+        ),
         ("rocl.py:digits", "rocl", {"loss": "rocl(stop_keys=false)"}),
-        ("rocl.py:digits", "rocl", {"ascend": "contrastive"}),
+        pytest.param("rocl.py:digits", "rocl", {"ascend": "contrastive"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

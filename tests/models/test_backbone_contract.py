@@ -12,6 +12,11 @@ from clead_jax.core.registry import BACKBONES
 
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
 every_backbone = pytest.mark.parametrize("name", [name for name in BACKBONES if name != "speck"])  # a test plugin
+DEEP = ("resnet50", "wide_resnet28_10", "efficientnet_b0")
+deep_ones_slowly = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in DEEP else ()) for n in BACKBONES if n != "speck"],
+)
 
 
 def make(name, dtype="float32"):
@@ -42,7 +47,7 @@ def test_training_uses_and_updates_the_statistics_of_the_batch(name):
     assert jax.tree.structure(shapes["batch_stats"]) == jax.tree.structure(initial(name)["batch_stats"])
 
 
-@every_backbone
+@deep_ones_slowly
 def test_gradients_reach_every_parameter_and_every_image(name):
     def loss(params, images):
         variables = {**initial(name), "params": params}

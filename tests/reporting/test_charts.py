@@ -128,6 +128,7 @@ def test_another_attack_is_shown_where_pgd_was_not_run(samples, results):
     assert pictures.shown_attack({"clean": samples["clean"]}, results) is None
 
 
+@pytest.mark.slow
 def test_embedding_is_repeatable_and_shows_clusters_fall_apart(embeddings, results):
     spread = {}
     figure = pictures.embeddings(embeddings, results)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from clead_jax.reporting.page import build
 
+pytestmark = pytest.mark.usefixtures("quick_projection")
+
 PICTURES = {"protocols", "before_after", "accuracy_over_eps", "perturbations", "embeddings", "training_curves"}
 
 

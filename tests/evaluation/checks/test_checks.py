@@ -258,6 +258,7 @@ def test_the_architecture_counts_where_a_figure_of_it_is_known():
     assert ask("resnet18")["status"] == "warn" and ask("some_other_net")["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_other_norms():
     for norm, eps in (("l2", 0.4), ("l1", 2.0)):
         found = run_checks(linear_context(norm=norm, eps=eps))

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from clead_jax.data import AugmentConfig, augment, to_float
-from clead_jax.data.augment import _turned
+from clead_jax.data.augment import _blurred, _rotated, _turned
 
 OFF = AugmentConfig(crop_padding=0, flip=False)
-ALL = AugmentConfig(crop_padding=2, flip=True, color_jitter=0.5, grayscale=0.3, hue=0.1, resized_crop=0.3)
+ALL = AugmentConfig(2, "black", True, 0.5, 0.3, 0.1, 0.3, crop_shift=3, rotation=20, blur=0.5, erasing=0.5)
 run = jax.jit(augment, static_argnums=2)
 
 
@@ -105,12 +106,64 @@ def test_hues_turn_and_lightest_and_darkest_channel_stay():
     np.testing.assert_allclose(augmented(np.full((1, 1, 3), 90, np.uint8), 9, hue=0.5), 90, atol=0.01)
 
 
+def test_crop_shift_pastes_a_window_anywhere_on_black():
+    image, most = np.arange(1, 17, dtype=np.uint8).reshape(4, 4), 2
+    allowed: dict[bytes, int] = {}
+    for rows, columns in ((r, c) for r in range(most + 1) for c in range(most + 1) if r + c <= most):
+        for top, left, i, j in np.ndindex(rows + 1, columns + 1, rows + 1, columns + 1):
+            pasted = np.zeros_like(image)
+            pasted[i : i + 4 - rows, j : j + 4 - columns] = image[top : top + 4 - rows, left : left + 4 - columns]
+            allowed[pasted.tobytes()] = rows + columns
+    draws = np.round(augmented(image[..., None], 600, crop_shift=most)[..., 0]).astype(np.uint8)
+    cut = [allowed[draw.tobytes()] for draw in draws]  # nothing else occurs
+    assert all(150 < cut.count(number) < 250 for number in range(most + 1))
+    assert len({draw.tobytes() for draw in draws}) > 40
+    assert (augmented(image[..., None], 50, crop_shift=99) > 0).any((1, 2, 3)).all()  # one pixel is left at least
+
+
+def test_rotations_are_scipys_and_as_wide_as_asked():
+    image = pictures(1)[0] / np.float32(255)
+    np.testing.assert_allclose(_rotated(image, np.pi / 2), np.rot90(image), atol=1e-5)
+    expected = scipy.ndimage.rotate(image, 25, reshape=False, order=1, mode="grid-constant")
+    np.testing.assert_allclose(_rotated(image, np.deg2rad(25)), expected, atol=1e-5)
+    ramp = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None] * 20, (9, 9, 1))
+    draws = augmented(ramp, 400, rotation=30)[..., 0]
+    across, down = draws[:, 4, 5] - draws[:, 4, 3], draws[:, 5, 4] - draws[:, 3, 4]
+    angles = np.rad2deg(np.arctan2(across, down))
+    assert -30.1 < angles.min() < -28 and 28 < angles.max() < 30.1 and abs(angles.mean()) < 3
+
+
+@pytest.mark.parametrize(("size", "radius"), [(8, 1), (40, 2)])
+def test_blur_is_scipys_in_a_tenth_of_the_image_as_often_as_asked(size, radius):
+    image = pictures(1, size=size)[0] / np.float32(255)
+    expected = scipy.ndimage.gaussian_filter(image, 1.3, mode="mirror", radius=radius, axes=(0, 1))
+    np.testing.assert_allclose(_blurred(image, 1.3), expected, atol=1e-5)
+    if size == 8:
+        kept = np.isclose(augmented(pictures(1)[0], 400, blur=0.5), pictures(1)[0], atol=1e-3).all((1, 2, 3))
+        assert 160 < kept.sum() < 250  # the least blurred look kept too
+
+
+def test_erasing_blackens_one_rectangle_as_often_as_asked():
+    draws = augmented(np.full((20, 20, 1), 200, np.uint8), 400, erasing=0.5)[..., 0]
+    black = draws == 0
+    erased = black.any((1, 2))
+    assert 150 < erased.sum() < 250 and np.allclose(draws[~black], 200, atol=0.01)
+    heights, widths = black.any(2).sum(1), black.any(1).sum(1)
+    np.testing.assert_array_equal(black.sum((1, 2)), heights * widths)
+    share = black[erased].mean((1, 2))
+    assert 0.01 < share.min() < 0.05 and 0.28 < share.max() < 0.36
+    assert heights[erased].min() < 4 and (heights[erased] > 2 * widths[erased]).any()
+    assert len({tuple(np.argwhere(draw)[0]) for draw in black[erased]}) > 60
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shape_type_and_range(channels):
     images = pictures(16, channels)
     out = run(keys(16), images, dataclasses.replace(ALL, color_jitter=1.0))
     assert (out.shape, out.dtype) == (images.shape, np.float32)
     assert 0 <= out.min() < out.max() <= 1
+    white = np.full_like(images, 255)
+    assert run(keys(16), white, dataclasses.replace(ALL, color_jitter=1.0)).max() <= 1
     assert (np.abs(np.asarray(out) - images / 255).reshape(16, -1).max(1) > 0.01).sum() > 12
 
 
@@ -126,7 +179,7 @@ def test_an_example_is_augmented_by_its_own_key_alone():
 def test_strength_takes_crops_colours_and_grey_away():
     """At 0 there are no colours and no grey, and windows of the whole area; at 1 nothing has changed."""
     images = np.broadcast_to(pictures(1), (400, 8, 8, 3))
-    colours = dataclasses.replace(OFF, color_jitter=0.5, hue=0.1, grayscale=0.5)
+    colours = dataclasses.replace(OFF, color_jitter=0.5, hue=0.1, grayscale=0.5, blur=1, erasing=1, rotation=90)
     crops = dataclasses.replace(OFF, resized_crop=0.3)
     at = lambda cfg, strength: np.asarray(run(keys(400), images, cfg, jnp.float32(strength)))
     np.testing.assert_allclose(at(colours, 0), to_float(images), atol=1e-6)
@@ -141,7 +194,11 @@ def test_strength_takes_crops_colours_and_grey_away():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop_padding": -1}, {"color_jitter": -0.1}, {"grayscale": 1.5}, {"hue": 0.6}, {"resized_crop": 2}]
+    "wrong",
+    [
+        *({"crop_padding": -1}, {"color_jitter": -0.1}, {"grayscale": 1.5}, {"hue": 0.6}, {"resized_crop": 2}),
+        *({"crop_shift": -1}, {"crop_shift": 1.5}, {"rotation": 200}, {"blur": 2}, {"erasing": -0.1}),
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -84,7 +84,7 @@ def _variants(path: Path) -> Iterable[Preset]:
 
 def lineage(cfg: Any, stage: str) -> list[str]:
     """The stages that a stage's weights come from or are attacked with, and itself, in their order."""
-    read = [config.origin(cfg, stage), config.labelled_by(cfg, stage)]
+    read = [of(cfg, stage) for of in (config.origin, config.labelled_by, config.neighbours_of)]
     needed = [*(source[0] for source in read if source), *filter(None, [config.reference(cfg, stage)])]
     before = [name for other in needed for name in lineage(cfg, other)]
     return list(dict.fromkeys([*before, stage]))
@@ -97,6 +97,7 @@ def row(preset: Preset, records: list[dict[str, Any]]) -> list[str]:
     from clead_jax.core import numerics
     from clead_jax.experiment import stages
     from clead_jax.experiment.context import open_random
+    from clead_jax.experiment.label_use import label_use
 
     cfg, stage = preset.cfg, preset.cfg.defended
     epochs = {name: cfg[name].epochs for name in lineage(cfg, stage)}
@@ -109,12 +110,12 @@ def row(preset: Preset, records: list[dict[str, Any]]) -> list[str]:
     )
     params = jax.eval_shape(run.fresh, numerics.key(0))["params"]
     size = sum(leaf.size for part in ("backbone", "head") for leaf in jax.tree.leaves(params[part]))
-    seen = sorted(stages.trained_on(cfg, stage) - {"clean", "augmented"})
+    seen = sorted(stages.trained_on(cfg, stage) - {"clean", "augmented", "neighbour"})
     return [
         f"`{preset.name}`",
         preset.title,
         ", ".join(built[stage].trained),
-        ", ".join(stages.label_use(cfg, stage)) or "nothing",
+        ", ".join(label_use(cfg, stage)) or "nothing",
         ", ".join(seen) or "none",
         cost,
         f"{size / 1e6:.3g} M",

@@ -43,6 +43,7 @@ READ_THE_CONFIG = (
     "planning",
     "stages",
     "terms",
+    "label_use",
     "embeddings",
     "context",
 )  # of experiment; below it nothing knows a config

@@ -92,6 +92,12 @@ class Stage(Section):
     attack_batch_norm: str = "eval"  # while attacked: running statistics, or "train": those of the attacked batch
     # Views are one batch to BatchNorm, or "apart", each its own, or "dual", attacked ones and others with an own copy.
     encoding: str = "together"
+    # A stage that says what the labels are, in place of true ones, its weights as in `start`: "dynacl:momentum".
+    pseudo_labels: str = ""
+    # How: clusters of its features, as many as there are classes, "kmeans(of=projector)" of its projections, or "head".
+    pseudo_labels_by: str = "kmeans"
+    neighbours: str = ""  # a stage among whose nearest features the image of the view "neighbour" is drawn
+    neighbour_count: int = 20  # how many those are; SCAN (arXiv 2005.12320, Sec. 3.1)
     perturb: str = ""  # the weights at which gradients are taken: "awp(gamma=0.01)"; empty: the weights themselves
     average: str = ""  # averaged weights beside the last ones: "ema(decay=0.999)", "swa(start=0.75)"
     epochs: int = 100
@@ -126,8 +132,6 @@ class Supervised(Stage):
     strategy: str = ""  # chooses the settings of training_pgd in each step: "friendly(later=50:90)", "las_at"
     loss: str = "cross_entropy"  # any registered loss on logits: cross_entropy(smoothing=0.1), trades(beta=6)
     augment: bool = True  # crops and flips, or the plain images
-    # A stage whose features fall into as many clusters as there are classes, which are the labels: "dynacl:momentum".
-    pseudo_labels: str = ""
 
 
 @dataclass

@@ -28,8 +28,14 @@ def named_weights(cfg: Config, stage: str) -> tuple[str, ...]:
 
 
 def labelled_by(cfg: Config, stage: str) -> tuple[str, str] | None:
-    """The weights whose features, in clusters, give a stage its labels, or None: true ones."""
-    text = getattr(cfg[stage], "pseudo_labels", "")
+    """The weights that give a stage its labels, or None: true ones."""
+    text = cfg[stage].pseudo_labels
+    return weights_of(text) if text else None
+
+
+def neighbours_of(cfg: Config, stage: str) -> tuple[str, str] | None:
+    """The weights in whose features the images of a stage have neighbours, or None: there are none."""
+    text = cfg[stage].neighbours
     return weights_of(text) if text else None
 
 
@@ -54,6 +60,6 @@ def teacher(cfg: Config, stage: str) -> str | None:
 
 def needed(cfg: Config, stage: str) -> set[str]:
     """The other stages whose weights a stage reads."""
-    read = [origin(cfg, stage), labelled_by(cfg, stage)]
+    read = [origin(cfg, stage), labelled_by(cfg, stage), neighbours_of(cfg, stage)]
     named = [source[0] for source in read if source] + [reference(cfg, stage), teacher(cfg, stage)]
     return set(filter(None, named))

@@ -53,7 +53,8 @@ def validate(cfg: Config) -> None:
             raise ValueError(f"{field} is empty; write {example}")
     if cfg.data.name.partition(":")[0::2] in [(source, "") for source in FILE_SOURCES]:
         raise ValueError(f"data.name is {cfg.data.name!r}; it lacks the path: npz:FILE or folder:DIR")
-    for field in (*POSITIVE, *(f"{name}.{field}" for name in stages for field in ("epochs", "batch_size", "lr"))):
+    counts = ("epochs", "batch_size", "lr", "neighbour_count")
+    for field in (*POSITIVE, *(f"{name}.{field}" for name in stages for field in counts)):
         if not flat[field] > 0:
             raise ValueError(f"{field} is {flat[field]}; it must be above 0")
     rates = ("momentum", "weight_decay", "warmup_epochs")
@@ -82,10 +83,12 @@ def _stage(cfg: Config, name: str) -> None:
         raise ValueError(f"{name}.attacked is {own.attacked}; it is a probability, between 0 and 1")
     if own.batch_stats not in BATCH_STATS:
         raise ValueError(f"{name}.batch_stats is {own.batch_stats!r}; it can be {', '.join(BATCH_STATS)}")
-    for field, also in (("start", ("scratch",)), ("pseudo_labels", ("",))):
-        source, which = weights_of(text := getattr(own, field, ""))
+    unset = {"start": "scratch", "pseudo_labels": "empty: true labels", "neighbours": "empty: none"}
+    for field, none in unset.items():
+        also = ("scratch",) if field == "start" else ("",)
+        source, which = weights_of(text := own[field])
         if source not in (*also, *others):
-            known = f"{also[0] or 'empty: true labels'}, or one of {', '.join(others)} (:best)"
+            known = f"{none}, or one of {', '.join(others)} (:best)"
             raise ValueError(f"{name}.{field} is {text!r}; it can be {known}")
         if which not in (there := named_weights(cfg, source) if source in others else ("latest",)):
             raise ValueError(f"{name}.{field} is {text!r}; the weights of {source} are {', '.join(there)}")

@@ -129,7 +129,9 @@ def _sides(area: Key, ratio: Key, least: Array | float, most: float, longest: fl
 
 def _window(image: Array, corner: Array, sides: Array) -> Array:
     """bool [H, W, 1], where a window of `sides` [2] pixels from `corner` [2] on lies."""
-    rows, columns = ((start <= k) & (k < start + side) for start, side, k in zip(corner, sides, _axes(image)))
+    rows, columns = (
+        (start <= k) & (k < start + side) for start, side, k in zip(corner, sides, _axes(image), strict=True)
+    )
     return (rows[:, None] & columns)[..., None]
 
 
@@ -154,7 +156,7 @@ def _rotated(image: Array, angle: Array | float) -> Array:
     rows, columns = (k - (len(k) - 1) / 2 for k in _axes(image))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     place = [cos * rows[:, None] + sin * columns, cos * columns - sin * rows[:, None]]
-    read = [p + (side - 1) / 2 for p, side in zip(place, image.shape)]
+    read = [p + (side - 1) / 2 for p, side in zip(place, image.shape[:2], strict=True)]
     channel = lambda values: jax.scipy.ndimage.map_coordinates(values, read, order=1)
     return jnp.clip(jax.vmap(channel, in_axes=-1, out_axes=-1)(image), 0, 1)
 
@@ -166,7 +168,7 @@ def _blurred(image: Array, sigma: Array | float) -> Array:
     for axis in (0, 1):
         padded = jnp.pad(image, [(radius, radius) if k == axis else (0, 0) for k in range(3)], "reflect")
         shifted = [jax.lax.slice_in_dim(padded, n, n + image.shape[axis], axis=axis) for n in range(2 * radius + 1)]
-        image = sum(w * part for w, part in zip(weights, shifted))
+        image = sum(w * part for w, part in zip(weights, shifted, strict=True))
     return jnp.clip(image, 0, 1)
 
 

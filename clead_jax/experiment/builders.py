@@ -12,7 +12,7 @@ import numpy as np
 from clead_jax import attacks, data
 from clead_jax.attacks import parse
 from clead_jax.attacks.objectives import kl
-from clead_jax.config import Config, reference, stages_of
+from clead_jax.config import Config, Contrastive, Joint, reference, stages_of
 from clead_jax.core import names, spec
 from clead_jax.core.progress import log
 from clead_jax.core.types import CleanLogits, Examples, NamedAttack
@@ -20,7 +20,7 @@ from clead_jax.data.splits import pixel_statistics
 from clead_jax.models import Network
 from clead_jax.results import forms
 from clead_jax.training import checkpoint
-from clead_jax.training.views import Attack, Draw
+from clead_jax.training.views import UNATTACKED, Attack, Draw
 
 _SIZE = forms.Number(0, 1e6, whole=True)
 _CHANNELS = [forms.Number(-1e6, 1e6)]
@@ -154,6 +154,25 @@ def static(text: str) -> str:
     return found[1] if found else ""
 
 
+def view_texts(cfg: Config, name: str) -> tuple[str, ...]:
+    """The views of a stage as they are written: its own, or `config.views` where its kind compares views."""
+    own = cfg[name]
+    if isinstance(own, Contrastive | Joint):
+        return spec.items(getattr(own, "views", "") or cfg.views)
+    return spec.items(own.views) or (own.attack or "clean",)
+
+
+def attacked(cfg: Config, name: str) -> list[str]:
+    """Those of them that are attacks made in every step."""
+    made = (text for text in view_texts(cfg, name) if not static(text))
+    return [text for text in made if spec.parse(text)[0] not in UNATTACKED]
+
+
+def stored(cfg: Config, name: str) -> list[str]:
+    """Those of them that are made once, before training."""
+    return [text for text in view_texts(cfg, name) if static(text)]
+
+
 def check_static(cfg: Config, name: str, texts: tuple[str, ...]) -> None:
     """Raises ValueError for a static view among the views of a stage that cannot be made before it."""
     for text in filter(static, texts):
@@ -187,11 +206,13 @@ def training_attack(cfg: Config, text: str) -> Attack:
 
 
 def draw(cfg: Config, text: str) -> Draw:
-    """'augmented(color_jitter=0.5)' -> a view by this augmentation; what is not said is as in `config.augment`."""
-    if (name := spec.parse(text)[0]) != "augmented":
+    """'augmented(color_jitter=0.5)' -> a view by this augmentation; what is not said is as in `config.augment`. Of
+    the neighbour: 'neighbour', 'neighbour(color_jitter=0.5)'.
+    """
+    if (name := spec.parse(text)[0]) == "clean":
         raise ValueError(f"view {text!r}: {name!r} takes no settings; augmented does")
     augmentation = spec.settings(text, "view", data.AugmentConfig, dict(cfg.augment))
-    return Draw(lambda keys, images, strength: data.augment(keys, images, augmentation, strength))
+    return Draw(lambda keys, images, strength: data.augment(keys, images, augmentation, strength), name == "neighbour")
 
 
 def threat(section: Any, common: tuple[str, ...], **more: Any) -> tuple[dict, dict]:

@@ -23,6 +23,7 @@ from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
 from clead_jax.experiment import builders, networks, planning, stages
 from clead_jax.experiment.builders import Splits
+from clead_jax.experiment.label_use import label_use
 from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
 from clead_jax.training.views import Attack
@@ -173,7 +174,7 @@ def history(workdir: str, stage: str = "", plugins: str = "") -> dict[str, Any]:
         return {"stage": stage, "label_use": [], "epochs": 0}
     own = cfg[stage]
     trained = {"kind": own.kind} | {field: own[field] for field in HOW_TRAINED if field in own}
-    told = {"label_use": stages.label_use(cfg, stage), "batch_stats": stages.batch_stats(cfg, stage)}
+    told = {"label_use": label_use(cfg, stage), "batch_stats": stages.batch_stats(cfg, stage)}
     return {"stage": stage, "epochs": own.epochs, "trained": trained, **told}
 
 

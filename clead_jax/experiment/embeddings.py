@@ -66,7 +66,7 @@ def start_list(cfg: Config, name: str) -> tuple[views.Draw | str, ...]:
     texts = spec.items(getattr(cfg[name], "starts", ""))
     if wrong := [text for text in texts if spec.parse(text)[0] not in views.UNATTACKED]:
         raise ValueError(f"{name}.starts: {wrong[0]!r} is not one of {', '.join(views.UNATTACKED)}")
-    return tuple(text if text in views.UNATTACKED else builders.draw(cfg, text) for text in texts)
+    return tuple(text if text in views.PLAIN else builders.draw(cfg, text) for text in texts)
 
 
 def two_norms(cfg: Config, name: str) -> bool:

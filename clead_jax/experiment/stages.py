@@ -15,9 +15,10 @@ import optax
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
 from clead_jax.core import numerics, spec
-from clead_jax.core.registry import ATTACKS, BACKBONES, LOSSES
+from clead_jax.core.registry import ATTACKS, BACKBONES
 from clead_jax.core.types import Key, NamedAttack, Step
-from clead_jax.experiment import builders, choosing, embeddings, planning, terms
+from clead_jax.experiment import builders, choosing, embeddings, label_use, planning, terms, without_labels
+from clead_jax.experiment.builders import attacked, stored, view_texts
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
 from clead_jax.training import averaging, momentum, optimizers, perturbation, views
@@ -52,7 +53,8 @@ class Stage(NamedTuple):
     origin: tuple[str, str] | None  # (stage, "latest" or "best") whose weights it starts from
     reference: str | None  # the stage whose frozen weights its attacks look at
     teacher: str | None  # the stage whose frozen embeddings its loss reads
-    labelled_by: tuple[str, str] | None  # (stage, its weights) whose clusters are its labels
+    labelled_by: tuple[str, str, str] | None  # (stage, its weights, how) that say what its labels are
+    neighbours: tuple[str, str, int] | None  # (stage, its weights, how many) in whose features images have neighbours
     plan: Plan
     stored: tuple[NamedAttack, ...]  # its static views: those that are made before training
     passes: int  # forward+backward passes per training image
@@ -81,6 +83,8 @@ def check(cfg: Config) -> None:
         embeddings.check(cfg, name, attacks, len(view_texts(cfg, name)) - len(attacks))
         named = partial(builders.named_training_attack, cfg)
         choosing.check(getattr(cfg[name], "strategy", ""), attacks, named, f"{name}.strategy")
+        without_labels.way(cfg[name].pseudo_labels_by)
+        _check_neighbours(cfg, name)
         _check_terms(cfg, name)
     for text in planning.asked_for(cfg)[0]:
         planning.evaluation_attack(cfg, text)
@@ -103,6 +107,12 @@ def check_radii(cfg: Config, size: int) -> None:
             radii.append((f"{named.name}: eps", named.cfg.eps, named.cfg.norm))
     for name, eps, norm in radii:
         spec.unit(eps, name, norm, size)
+
+
+def _check_neighbours(cfg: Config, name: str) -> None:
+    shown = any(spec.parse(text)[0] == "neighbour" for text in view_texts(cfg, name) if not builders.static(text))
+    if shown and not cfg[name].neighbours:
+        raise ValueError(f"{name}: the view neighbour needs {name}.neighbours, a stage with whose features it is found")
 
 
 def _check_terms(cfg: Config, name: str) -> None:
@@ -135,7 +145,7 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
     pairs_up = (isinstance(own, Contrastive) and not own.teacher) or (
         isinstance(own, Joint) and (own.weight_supcon or own.weight_margin)
     )
-    by_class = isinstance(own, Joint) or "positives" in label_use(cfg, name)
+    by_class = isinstance(own, Joint) or "positives" in label_use.reads_labels(cfg, name)
     if size < 2 and (pairs_up or own.ascend in config.UNLABELLED):
         raise ValueError(f"{name}.batch_size is {size}: there are no negatives in a batch of one image; take 2 or more")
     if pairs_up and by_class and classes < 2:
@@ -181,7 +191,8 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
         origin=config.origin(cfg, name),
         reference=config.reference(cfg, name),
         teacher=config.teacher(cfg, name),
-        labelled_by=config.labelled_by(cfg, name),
+        labelled_by=(*labelled, own.pseudo_labels_by) if (labelled := config.labelled_by(cfg, name)) else None,
+        neighbours=(*near, own.neighbour_count) if (near := config.neighbours_of(cfg, name)) else None,
         plan=plan,
         stored=tuple(named(text) for text in stored(cfg, name)),
         passes=cost + len(view_texts(cfg, name)) * (2 if perturb else 1),
@@ -207,32 +218,13 @@ def optimizer(cfg: Config, name: str) -> optimizers.Settings:
     return optimizers.Settings(**{n: own[n] for n in names}, online_lr=getattr(own, "online_lr", 0.0))
 
 
-def view_texts(cfg: Config, name: str) -> tuple[str, ...]:
-    """The views of a stage as they are written: its own, or `config.views` where its kind compares views."""
-    own = cfg[name]
-    if isinstance(own, Contrastive | Joint):
-        return spec.items(getattr(own, "views", "") or cfg.views)
-    return spec.items(own.views) or (own.attack or "clean",)
-
-
-def attacked(cfg: Config, name: str) -> list[str]:
-    """Those of them that are attacks made in every step."""
-    made = (text for text in view_texts(cfg, name) if not builders.static(text))
-    return [text for text in made if spec.parse(text)[0] not in views.UNATTACKED]
-
-
-def stored(cfg: Config, name: str) -> list[str]:
-    """Those of them that are made once, before training."""
-    return [text for text in view_texts(cfg, name) if builders.static(text)]
-
-
 def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | views.Stored | str, ...]:
     """The same: attacks as functions, draws with settings of their own and stored views as such, others by name."""
     return tuple(map(partial(_view, cfg, name), view_texts(cfg, name)))
 
 
 def _view(cfg: Config, name: str, text: str) -> views.Attack | views.Draw | views.Stored | str:
-    if text in views.UNATTACKED:
+    if text in views.PLAIN:
         return text
     if text in (made_before := stored(cfg, name)):
         return views.Stored(made_before.index(text))
@@ -273,24 +265,3 @@ def trained_on(cfg: Config, name: str) -> set[str]:
 def batch_stats(cfg: Config, name: str) -> str:
     """ "frozen" or "reestimate": the BatchNorm of a backbone that this stage does not train; "" where it does."""
     return "" if "backbone" in spec.items(cfg[name].trains) else cfg[name].batch_stats
-
-
-def label_use(cfg: Config, name: str) -> list[str]:
-    """Where class labels entered a stage's model: training, probe, attacks, initial weights, positives."""
-    own, source = cfg[name], config.origin(cfg, name)
-    before = label_use(cfg, source[0]) if source else []
-    if clusters := config.labelled_by(cfg, name):
-        return list(dict.fromkeys([*before, *label_use(cfg, clusters[0])]))
-    if "backbone" not in spec.items(own.trains):
-        return list(dict.fromkeys(["probe", *before]))
-    if not isinstance(own, Contrastive):
-        return ["training"]
-    loss, settings = spec.parse(own.loss)
-    by_class = settings.get("positives", own.positives) == "class"
-    found = {
-        "attacks": own.ascend not in config.UNLABELLED and not config.distances(own.ascend),
-        "initial weights": bool(before),
-        "teacher": bool(own.teacher and label_use(cfg, own.teacher)),
-        "positives": LOSSES[loss].info.get("uses_labels", by_class),
-    }
-    return [use for use, is_so in found.items() if is_so]

@@ -30,18 +30,18 @@ from clead_jax.training.metric_writer import MetricWriter
 FORM = {"images": ("u", 4), "made_of": ("U", 0)}
 
 
-def stored(run: Run, stage: Stage, reference: PyTree, writer: MetricWriter) -> list[np.ndarray]:
-    """[uint8 [N, S, H, W, C]], the static views of all training images, read or made; [] for a stage without any.
+def stored(run: Run, stage: Stage, reference: PyTree, writer: MetricWriter) -> np.ndarray | None:
+    """uint8 [N, S, H, W, C], the static views of all training images, read or made; None for a stage without any.
 
     Raises FloatingPointError if the model that is attacked is not finite.
     """
     if not stage.stored:
-        return []
+        return None
     source = dataclasses.replace(run.classifier, variables=reference)
     model, folder = run.compiled(source), Path(run.workdir, "views")
     paths = [folder / f"{stage.name}-{number}.npz" for number in range(1, len(stage.stored) + 1)]
     each = [_one(run, stage, model, named, path, writer) for named, path in zip(stage.stored, paths, strict=True)]
-    return [np.stack(each, axis=1)]
+    return np.stack(each, axis=1)
 
 
 def _one(run: Run, stage: Stage, model: Compiled, named: NamedAttack, path: Path, writer: MetricWriter) -> np.ndarray:

@@ -187,8 +187,9 @@ def step_cases(run: Run) -> Iterator[Case]:
     for name, stage in run.every_stage.items():
         state, rest = begin(stage, init())
         frozen = states.Frozen(rest, *(init() if other else None for other in (stage.reference, stage.teacher)))
-        stored = [np.stack([images] * len(stage.stored), axis=1)] if stage.stored else []
-        resident = sharding.put((frozen, images, labels, *stored), replicated)
+        stored = np.stack([images] * len(stage.stored), axis=1) if stage.stored else None
+        near = np.zeros((len(images), 1), np.int32) if stage.neighbours else None
+        resident = sharding.put(states.Resident(frozen, images, labels, stored, near), replicated)
         index = sharding.put(np.arange(stage.plan.batch_size, dtype=np.int32), sharding.split(run.mesh))
         args = (sharding.put(state, replicated), resident, index, numerics.key(0))
         of_rows = states.gathered(stage.step)

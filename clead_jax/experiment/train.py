@@ -10,7 +10,7 @@ from clead_jax import data
 from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
-from clead_jax.experiment import pseudo_labels, static_views
+from clead_jax.experiment import static_views, without_labels
 from clead_jax.experiment.builders import checkpoint_dir, latest_meta
 from clead_jax.experiment.context import Run
 from clead_jax.experiment.stages import Stage
@@ -46,8 +46,7 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")
     try:
-        examples, stored = run.splits.train, static_views.stored(run, stage, frozen.reference, writer)
-        resident = sharding.put((frozen, examples.images, _labels(run, stage), *stored), replicated)
+        resident = sharding.put(_resident(run, stage, frozen, writer), replicated)
         fit(
             jax.jit(states.gathered(stage.step), donate_argnums=0, out_shardings=replicated),
             sharding.put(state, replicated),
@@ -57,7 +56,9 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
             first_step=first_step,
             place=lambda index: sharding.put(index.astype(np.int32), sharding.split(run.mesh)),
             fetch=sharding.to_host,
-            hooks=_callbacks(run, stage, directory, resident[0].variables, writer, progress, begun.get("spent", 0.0)),
+            hooks=_callbacks(
+                run, stage, directory, resident.frozen.variables, writer, progress, begun.get("spent", 0.0)
+            ),
             log_every=stage.log_every,
             sums=begun.get("sums"),
         )
@@ -69,11 +70,19 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         writer.close()
 
 
-def _labels(run: Run, stage: Stage) -> np.ndarray:
-    """Labels of the training images, int32 [N]: true ones, or clusters of another stage's features."""
-    if not stage.labelled_by:
-        return run.splits.train.labels
-    return pseudo_labels.clusters(run, stage.labelled_by[0], upstream_model(run, *stage.labelled_by))
+def _resident(run: Run, stage: Stage, frozen: states.Frozen, writer: MetricWriter) -> states.Resident:
+    """All training examples of a stage, with what else is to be known of them before it begins."""
+    examples, near = run.splits.train, None
+    images, labels = examples.images, examples.labels
+    if stage.labelled_by:
+        source, which, by = stage.labelled_by
+        weights = upstream_model(run, source, which)
+        labels = without_labels.pseudo_labels(run.network_fields, weights, images, by, source, run.seed)
+    if stage.neighbours:
+        source, which, count = stage.neighbours
+        near = without_labels.neighbours(run.network_fields, upstream_model(run, source, which), images, count)
+    stored = static_views.stored(run, stage, frozen.reference, writer)
+    return states.Resident(frozen, images, labels, stored, near)
 
 
 def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | None:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import optax
 
+from clead_jax.core.batches import example_keys
 from clead_jax.core.types import Array, PyTree
 
 
@@ -36,9 +38,20 @@ class Batch(flax.struct.PyTreeNode):
     """Training examples; `index` [B] is their place in the data set and keys their randomness."""
 
     images: Array  # uint8 [B, H, W, C]
-    labels: Array  # int32 [B]
+    labels: Array  # int32 [B]; below 0: not known, another number for each image
     index: Array  # int32 [B]
     stored: Array | None = None  # uint8 [B, S, H, W, C], versions of the images that were made before training
+    neighbours: Array | None = None  # uint8 [B, H, W, C], for each image one that is near to it
+
+
+class Resident(NamedTuple):
+    """What the devices keep throughout a stage, besides its state: all training examples, row by row."""
+
+    frozen: Frozen
+    images: Array  # uint8 [N, H, W, C]
+    labels: Array  # int32 [N]
+    stored: Array | None = None  # uint8 [N, S, H, W, C]
+    neighbours: Array | None = None  # int32 [N, K], the rows of the nearest other images
 
 
 class Extra(NamedTuple):
@@ -102,14 +115,18 @@ def apply_gradients(
 
 
 def gathered(step: Callable) -> Callable:
-    """`step(state, frozen, batch, key)` as (state, (frozen, images, labels), index [B], key): rows of resident data,
-    which may hold a fourth array, of `stored` views.
+    """`step(state, frozen, batch, key)` as (state, resident, index [B], key): rows of the fields of a `Resident`.
 
     The gathering is part of the compiled program; images and labels are arguments, closed over they would be constants.
+    A neighbour is drawn anew in every step, by the key of its image.
     """
 
     def of_rows(state: TrainState, resident: tuple[Any, ...], index: Array, key: Array) -> Any:
-        frozen, images, labels, *stored = resident
-        return step(state, frozen, Batch(images[index], labels[index], index, *(made[index] for made in stored)), key)
+        frozen, images, labels, stored, near = Resident(*resident)
+        batch = Batch(images[index], labels[index], index, None if stored is None else stored[index])
+        if near is not None:
+            drawn = lambda key, among: jax.random.choice(jax.random.fold_in(key, 0), among)
+            batch = batch.replace(neighbours=images[jax.vmap(drawn)(example_keys(key, index), near[index])])
+        return step(state, frozen, batch, key)
 
     return of_rows

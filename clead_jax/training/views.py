@@ -43,9 +43,10 @@ Strength = Callable[[Array], Array | float]
 
 
 class Draw(NamedTuple):
-    """A view by an augmentation of its own: as `Augment`, with its strength behind."""
+    """A view by an augmentation of its own: as `Augment`, with its strength behind; of the image, or its neighbour."""
 
     augment: Callable[[Key, Array, Array | float], Array]
+    of_neighbour: bool = False
 
 
 class Base(NamedTuple):
@@ -63,7 +64,8 @@ class Base(NamedTuple):
 Target = Callable[[PyTree, PyTree, Base, Array], tuple[Forward, PyTree]]
 """(variables, reference, base, labels) -> what a view attacks: a function to outputs, and what is right for it."""
 
-UNATTACKED = ("clean", "augmented")
+PLAIN = ("clean", "augmented")
+UNATTACKED = (*PLAIN, "neighbour")
 
 
 class Stored(NamedTuple):
@@ -185,14 +187,14 @@ def make_views(
     in_pairs: bool = False,
 ) -> MakeViews:
     """The function that makes the views. A view is "clean" (the batch's augmentation), "augmented" (a draw of its own),
-    a `Draw`, an attack with the settings that `choose` has chosen, or `Stored`. With `attacked` below 1 a batch is
-    attacked with this probability, and clean otherwise. `in_pairs`: two attacks are one, of both images, for `pairs`.
-    Raises ValueError for another name.
+    a `Draw` (of the neighbour perhaps), an attack with the settings that `choose` has chosen, or `Stored`. With
+    `attacked` below 1 a batch is attacked with this probability, and clean otherwise. `in_pairs`: two attacks are one,
+    of both images, for `pairs`. Raises ValueError for another name.
     """
     attacks = {n: view for n, view in enumerate(views) if not isinstance(view, Draw | str)}
     for view in views:
-        if isinstance(view, str) and view not in UNATTACKED:
-            raise ValueError(f"unknown view {view!r}: known: {', '.join(UNATTACKED)}, and attacks as functions")
+        if isinstance(view, str) and view not in PLAIN:
+            raise ValueError(f"unknown view {view!r}: known: {', '.join(PLAIN)}, and attacks as functions")
 
     def make(state: TrainState, variables: PyTree, reference: PyTree, batch: Batch, keys: Key) -> Array:
         plain = augment(keys, batch.images)
@@ -202,7 +204,8 @@ def make_views(
 
         def drawn(view: Draw | str, keys: Key) -> Array:
             if isinstance(view, Draw):
-                return view.augment(keys, batch.images, strength(state.step))
+                images = jnp.asarray(batch.neighbours) if view.of_neighbour else batch.images
+                return view.augment(keys, images, strength(state.step))
             return plain if view == "clean" else augment(keys, batch.images)
 
         def hostile(view: Attack | Stored, keys: Key) -> Array:

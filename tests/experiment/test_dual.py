@@ -17,6 +17,7 @@ from clead_jax import main
 from clead_jax.core import numerics
 from clead_jax.experiment import builders, stages, train
 from clead_jax.experiment.context import open_random
+from clead_jax.experiment.label_use import label_use
 from clead_jax.training import checkpoint, encoding
 from clead_jax.training import state as states
 
@@ -105,7 +106,7 @@ def test_dynacl_with_its_post_stage_survives_kills_to_the_bit_and_uses_no_labels
     tuned = weights(tmp_path / "straight", "trades")
     assert not same(tuned["params"]["clean_norms"]["backbone"], slow["params"]["clean_norms"]["backbone"])
     cfg = preset("dynacl:plus-digits")
-    assert stages.label_use(cfg, "trades") == [] and stages.label_use(cfg, "probe") == ["probe"]
+    assert label_use(cfg, "trades") == [] and label_use(cfg, "probe") == ["probe"]
 
 
 def weights(workdir, stage, **of):
@@ -117,7 +118,7 @@ def test_presets_can_be_trained(name):
     cfg = preset(name)
     stages.check(cfg)
     first = cfg.stages.split(",")[1]
-    assert stages.label_use(cfg, first) == [] and stages.trained_on(cfg, first) <= {"clean", "augmented", "pgd"}
+    assert label_use(cfg, first) == [] and stages.trained_on(cfg, first) <= {"clean", "augmented", "pgd"}
 
 
 @pytest.mark.parametrize("name", PASSES)

@@ -16,6 +16,7 @@ from clead_jax.evaluation import measuring
 from clead_jax.experiment import builders, stages
 from clead_jax.experiment import context as contexts
 from clead_jax.experiment import train as training
+from clead_jax.experiment.label_use import label_use
 from clead_jax.reporting import page
 from clead_jax.results import files
 from clead_jax.training import callbacks, checkpoint
@@ -144,7 +145,7 @@ def test_results_hold_what_was_measured(finished):
 def test_labels_used_by_the_loss_of_phase_1_are_told(loss, uses):
     cfg = config.base()
     cfg.pretrain.loss = loss
-    assert ("positives" in stages.label_use(cfg, "probe")) == uses
+    assert ("positives" in label_use(cfg, "probe")) == uses
 
 
 def test_per_example_records(finished):

@@ -14,6 +14,7 @@ from reading import lines, same
 
 from clead_jax import config, main
 from clead_jax.experiment import builders, stages
+from clead_jax.experiment.label_use import label_use
 from clead_jax.training import checkpoint
 from clead_jax.training import state as states
 
@@ -130,7 +131,7 @@ def test_nothing_of_these_methods_uses_labels():
         ("rocl.py", "rocl"),
     ):
         cfg = config.preset("configs/", *preset.split(":"))
-        assert stages.label_use(cfg, name) == []
+        assert label_use(cfg, name) == []
         assert stages.build(cfg, name, builders.network(FIELDS), 50_000, (32, 32, 3)).passes == PASSES[name]
 
 
@@ -141,7 +142,7 @@ PASSES = {"deacl": 7, "fare": 6, "profeat": 7, "rocl": 10}  # as counted from th
 def test_a_supervised_teacher_is_told():
     cfg = config.preset("configs/", "deacl.py", "digits")
     cfg.deacl.teacher = "baseline"
-    assert stages.label_use(cfg, "deacl") == ["teacher"]
+    assert label_use(cfg, "deacl") == ["teacher"]
     assert "pgd" in stages.trained_on(cfg, "deacl") and "fgsm" not in stages.trained_on(cfg, "deacl")
 
 

@@ -124,6 +124,8 @@ def _examples(given: "flags.FlagValues", settings: dict[str, Any]) -> tuple[dict
     from clead_jax import data
 
     dataset = data.load(given.images, given.data_dir or None)
+    if not dataset.num_classes:
+        raise ValueError(f"--images: {dataset.name} has no labels, with which accuracy is measured")
     examples, split, count = dataset.test, settings["split"], settings["num_examples"]
     if split == "all":
         images = np.concatenate([dataset.train_images, dataset.test_images])

@@ -44,8 +44,8 @@ def _command(file: str, preset: Any, chosen: Any) -> str:
     """The command that gives `chosen`, as the report shows it: without the places where this machine keeps things."""
     before = config.flatten(preset)
     changed = {k: v for k, v in config.flatten(chosen).items() if v != before[k] and k != "data.data_dir"}
-    if "data.name" in changed:
-        changed["data.name"] = re.sub(r"^(npz|folder):.*/(?=.)", r"\1:", changed["data.name"])
+    for field in changed.keys() & {"data.name", "data.extra"}:
+        changed[field] = re.sub(r"^(npz|folder):.*/(?=.)", r"\1:", changed[field])
     if (source := "evaluation.transfer.source") in changed:
         changed[source] = re.sub(r"(^|(?<=[(+]))/[^:+]*/(?=.)", "", changed[source])
     words = (f"--config.{field}={value}" for field, value in changed.items())

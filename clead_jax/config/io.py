@@ -12,6 +12,8 @@ from clead_jax.config.upstream import needed
 from clead_jax.config.validate import validate
 from clead_jax.core import spec
 
+DATA_SETS = ("name", "extra")  # fields of `data` that may hold a path
+
 
 def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
     """The fields that decide the weights of `stage`, flat: {'pretrain.epochs': 200, ...}. Changing one is refused."""
@@ -20,7 +22,9 @@ def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
         parts |= {"views", "train_attack"}
     elif own.attack or own.views:
         parts |= {"train_attack"}
-    free = ("data.data_dir", "data.test_size")
+    free = ["data.data_dir", "data.test_size"]
+    if not isinstance(own, Contrastive):
+        free += ["data.extra", "data.extra_share"]
     fields = {k: v for k, v in flatten(cfg).items() if k.split(".")[0] in parts and k not in free}
     before: dict[str, Any] = {}
     for source in needed(cfg, stage):
@@ -48,7 +52,7 @@ def save(cfg: Config, workdir: str, name: str, command: str = "", fingerprint: s
     split are kept.
     """
     plain, path = as_json(cfg), Path(workdir) / "config.json"
-    plain["data"] |= {"data_dir": "", "name": _without_path(cfg.data.name)}
+    plain["data"] |= {"data_dir": ""} | {field: _without_path(cfg.data[field]) for field in DATA_SETS}
     own = plain["evaluation"]["transfer"]
     own["source"] = _elsewhere(own["source"], lambda source: os.path.relpath(source, workdir))
     saved = {"name": name, "command": command, "train_fingerprint": fingerprint, "config": plain}
@@ -68,10 +72,11 @@ def restore(workdir: str) -> tuple[Config, str]:
     cfg, name = saved
     own = cfg.evaluation.transfer
     own.source = _elsewhere(own.source, lambda source: os.path.normpath(os.path.join(workdir, source)))
-    kind, _, file = cfg.data.name.partition(":")
-    if kind in FILE_SOURCES:
-        inside, beside = (os.path.normpath(os.path.join(workdir, up, file)) for up in (".", ".."))
-        cfg.data.name = f"{kind}:{beside if os.path.exists(beside) and not os.path.exists(inside) else inside}"
+    for field in DATA_SETS:
+        kind, _, file = cfg.data[field].partition(":")
+        if kind in FILE_SOURCES:
+            inside, beside = (os.path.normpath(os.path.join(workdir, up, file)) for up in (".", ".."))
+            cfg.data[field] = f"{kind}:{beside if os.path.exists(beside) and not os.path.exists(inside) else inside}"
     return cfg, name
 
 
@@ -111,7 +116,8 @@ def _read(workdir: str, take: Callable[[dict[str, Any]], Any]) -> Any:
 
 def portable(fields: dict[str, Any]) -> dict[str, Any]:
     """Flat fields with the user's own data by their name, without the path, as `save` does."""
-    return {**fields, "data.name": _without_path(fields["data.name"])}
+    named = {name: fields[name] for name in (f"data.{field}" for field in DATA_SETS) if name in fields}
+    return fields | {name: _without_path(text) for name, text in named.items()}
 
 
 def _without_path(data_name: str) -> str:

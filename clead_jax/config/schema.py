@@ -27,6 +27,11 @@ class Data(Section):
     validation: float = 0.1  # share of train held out for every choice made during training; the size is ours
     train_size: int = 0  # class-balanced subset of train; 0: all
     test_size: int = 0
+    classes: int = (
+        0  # of data without labels: how many clusters are taken for classes where a stage makes pseudo-labels
+    )
+    extra: str = ""  # more images for contrastive stages, as `name`; labels that they may have are not read
+    extra_share: float = 0.5  # of every batch of such a stage; ours
 
 
 @dataclass

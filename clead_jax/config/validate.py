@@ -32,7 +32,7 @@ POSITIVE = (
     *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
 )
 NOT_NEGATIVE = (
-    *("data.image_size", "data.train_size", "data.test_size"),
+    *("data.image_size", "data.train_size", "data.test_size", "data.classes"),
     *("evaluation.num_examples", "evaluation.batch_size", "model.projection_hidden"),
 )
 
@@ -51,8 +51,11 @@ def validate(cfg: Config) -> None:
     for field, example in (NOT_EMPTY | {f"{name}.trains": f"some of {', '.join(PARTS)}" for name in stages}).items():
         if not spec.items(flat[field]):
             raise ValueError(f"{field} is empty; write {example}")
-    if cfg.data.name.partition(":")[0::2] in [(source, "") for source in FILE_SOURCES]:
-        raise ValueError(f"data.name is {cfg.data.name!r}; it lacks the path: npz:FILE or folder:DIR")
+    for field in ("name", "extra"):
+        if (text := cfg.data[field]).partition(":")[0::2] in [(source, "") for source in FILE_SOURCES]:
+            raise ValueError(f"data.{field} is {text!r}; it lacks the path: npz:FILE or folder:DIR")
+    if not 0 < cfg.data.extra_share <= 1:
+        raise ValueError(f"data.extra_share is {cfg.data.extra_share}; it is a share of a batch, above 0, at most 1")
     counts = ("epochs", "batch_size", "lr", "neighbour_count")
     for field in (*POSITIVE, *(f"{name}.{field}" for name in stages for field in counts)):
         if not flat[field] > 0:

@@ -13,6 +13,7 @@ import numpy as np
 from clead_jax.core.types import Examples, fingerprint
 
 MOST_CLASSES = 1_000_000  # a larger label is an error: memory is proportional to K
+UNKNOWN = -1  # the label of an image that has none
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8 [N, H, W, C], C = 1 or 3, and labels int32 [N] in 0..K-1."""
+    """Images uint8 [N, H, W, C], C = 1 or 3, and labels int32 [N] in 0..K-1. Without labels K is 0, all are UNKNOWN."""
 
     name: str
     train_images: np.ndarray
@@ -66,13 +67,16 @@ class Dataset:
     def __str__(self) -> str:
         """What was understood, in one line: sizes, classes and their balance, channels, range of values, splits."""
         height, width, channels = self.image_shape
-        sizes = [np.bincount(labels, minlength=self.num_classes) for labels in (self.train_labels, self.test_labels)]
+        known = [labels[labels >= 0] for labels in (self.train_labels, self.test_labels)]
+        sizes = [np.bincount(labels, minlength=self.num_classes) for labels in known]
         some = ", ".join(map(shown, self.class_names[:5])) + (", ..." if self.num_classes > 5 else "")
         parts = [
             f"{self.name}: {len(self.train_labels)} images to train on, {len(self.test_labels)} to test on",
             f"{width}x{height} {'grey' if channels == 1 else 'RGB'}",
             f"values {self.train_images.min()} to {self.train_images.max()} of 255",
-            f"{self.num_classes} classes ({some}) of " + " and ".join(f"{n.min()} to {n.max()}" for n in sizes),
+            f"{self.num_classes} classes ({some}) of " + " and ".join(f"{n.min()} to {n.max()}" for n in sizes)
+            if self.num_classes
+            else "without labels",
         ]
         return ", ".join(parts) + "".join(f"; {note}" for note in self.notes)
 
@@ -101,6 +105,8 @@ def check(dataset: Dataset) -> None:
     if test_shape != dataset.image_shape:
         raise ValueError(f"{dataset.name}: train images are {dataset.image_shape}, test images {test_shape}")
     names = dataset.class_names
+    if not names and (np.concatenate([dataset.train_labels, dataset.test_labels]) == UNKNOWN).all():
+        return
     if len(names) < 2 or len(set(names)) < len(names):
         found = "no class" if not names else f"only class {names[0]!r}" if len(names) < 2 else "two classes of one name"
         raise ValueError(f"{dataset.name}: {found}; a classifier needs two classes at least, each with its own name")
@@ -118,6 +124,6 @@ def check_split(name: str, images: np.ndarray, labels: np.ndarray, num_classes: 
         raise ValueError(f"{name}: images of dtype {images.dtype}; allowed: uint8")
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{name}: labels {labels.dtype} {labels.shape}; allowed: integers ({len(images)},)")
-    outside = labels[(labels < 0) | (labels >= num_classes)]
+    outside = labels[(labels >= num_classes) | (labels < (0 if num_classes else UNKNOWN))]
     if outside.size:
         raise ValueError(f"{name}: label {outside[0]} is outside the classes 0..{num_classes - 1}")

@@ -1,4 +1,4 @@
-"""A user's own images: one .npz file, or a folder with one subfolder of pictures per class.
+"""A user's own images: one .npz file, or a folder with one subfolder of pictures per class. Labels may be missing.
 
 Either may have a test split; if not, `with_test_split` holds one out. What is not read is said in the data set's notes.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from clead_jax.core.registry import SOURCES
 from clead_jax.data.cache import below, cached
-from clead_jax.data.dataset import Dataset, Options, shown, to_labels
+from clead_jax.data.dataset import UNKNOWN, Dataset, Options, shown, to_labels
 from clead_jax.data.decode import GREY, decode_all, stored_as
 from clead_jax.data.splits import with_test_split
 
@@ -29,7 +29,8 @@ def npz(argument: str, options: Options) -> Dataset:
     """`npz:FILE` holding `train_images`, `train_labels`, `test_images`, `test_labels`, or just `images`, `labels`.
 
     Images [N, H, W, C] are uint8, or float in [0, 1] (rounded to 8 bits); labels int [N] in 0..K-1; `class_names` [K]
-    may name the classes. Raises ValueError (one line) for anything else.
+    may name the classes. Without any labels: images for stages that need none. Raises ValueError (one line) for
+    anything else.
     """
     path = Path(argument).expanduser()
     if not argument or not path.is_file():
@@ -41,14 +42,16 @@ def npz(argument: str, options: Options) -> Dataset:
     except Exception as error:  # a damaged header can make zipfile and numpy raise anything
         raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
     splits = [""] if "images" in arrays else ["train_", "test_"]
-    kinds = {
-        f"{split}{kind}": check for split in splits for kind, check in (("images", _images), ("labels", to_labels))
-    }
+    labelled = "class_names" in arrays or any(f"{split}labels" in arrays for split in splits)
+    checks = {"images": _images} | ({"labels": to_labels} if labelled else {})
+    kinds = {f"{split}{kind}": check for split in splits for kind, check in checks.items()}
     for key in kinds:
         if key not in arrays:
             raise ValueError(f"{path}: no array {key!r} among {', '.join(arrays) or 'none'}")
-    images, labels, *test = [check(arrays[key], f"{path}: {key}") for key, check in kinds.items()]
-    names = np.ravel(arrays.get("class_names", range(labels.max(initial=0) + 1)))
+    found = {key: check(arrays[key], f"{path}: {key}") for key, check in kinds.items()}
+    every = [f"{split}{kind}" for split in splits for kind in ("images", "labels")]
+    images, labels, *test = [found[key] if key in found else _unknown(len(found[key[:-6] + "images"])) for key in every]
+    names = np.ravel(arrays.get("class_names", range(labels.max(initial=0) + 1) if labelled else ()))
     names = np.char.decode(names, "utf-8", "backslashreplace") if names.dtype.kind == "S" else names
     unread = [key for key in arrays if key not in (*kinds, "class_names")]
     notes = [f"not read: {', '.join(map(shown, unread))}"] * bool(unread)
@@ -57,6 +60,10 @@ def npz(argument: str, options: Options) -> Dataset:
     if not test:
         return with_test_split(name, images, labels, class_names, tuple(notes))
     return Dataset(name, images, labels, test[0], test[1], class_names, tuple(notes))
+
+
+def _unknown(count: int) -> np.ndarray:
+    return np.full(count, UNKNOWN, np.int32)
 
 
 def _images(images: np.ndarray, name: str) -> np.ndarray:
@@ -71,15 +78,12 @@ def _images(images: np.ndarray, name: str) -> np.ndarray:
     return levels
 
 
-KINDS = {"images": _images, "labels": to_labels}
-
-
 @SOURCES.register("folder")
 def pictures(argument: str, options: Options) -> Dataset:
     """`folder:DIR` with pictures in DIR/CLASS/, or in DIR/train/CLASS/ and DIR/test/CLASS/ (or as in `SPLITS`).
 
-    Grey if every picture is, else RGB. Raises ValueError (one line) naming an empty class, a class that only test has,
-    splits where classes should be, a picture that cannot be read without loss, or one of another size (unless
+    Pictures in a DIR without subfolders have no labels. Grey if every picture is, else RGB. Raises ValueError (one line)
+    naming an empty class, a class that only test has, splits where classes should be, a picture that cannot be read without loss, or one of another size (unless
     `options.image_size` is given).
     """
     root = Path(argument).expanduser().absolute()
@@ -92,13 +96,14 @@ def pictures(argument: str, options: Options) -> Dataset:
 
 def _decode_folder(root: Path, name: str, image_size: int | None) -> Dataset:
     train_in, test_in = _splits(root)
-    train, test = _pictures(train_in), _pictures(test_in) if test_in else []
-    class_names = tuple(dict.fromkeys(class_name for _, class_name in train))
+    train, test = _unsorted(root) or _pictures(train_in), _pictures(test_in) if test_in else []
+    class_names = tuple(dict.fromkeys(class_name for _, class_name in train if class_name))
     unknown = {class_name for _, class_name in test} - set(class_names)
     if unknown:
         raise ValueError(f"{test_in}: class {min(unknown)!r} is not in train; allowed: {', '.join(class_names)}")
     files = [path for path, _ in train + test]
-    labels = np.array([class_names.index(class_name) for _, class_name in train + test], np.int32)
+    place = {class_name: number for number, class_name in enumerate(class_names)}
+    labels = np.array([place.get(class_name, UNKNOWN) for _, class_name in train + test], np.int32)
     modes = Counter(map(stored_as, files))
     images = decode_all(files, name, 1 if all(mode.split(",")[0] in GREY for mode in modes) else 3, image_size)
     notes = (*_notes(root, train_in, test_in, set(files)), "stored as " + " and ".join(modes))
@@ -136,6 +141,12 @@ def _notes(root: Path, train: Path, test: Path | None, read: set[Path]) -> Itera
         yield "not read: " + ", ".join(f"{count or ''} {what}".strip() for what, count in unread.items())
 
 
+def _unsorted(root: Path) -> list[tuple[Path, str]]:
+    """The pictures of a folder without subfolders, of no class."""
+    found = [] if _subfolders(root) else sorted(root.glob("[!.]*"))
+    return [(path, "") for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
+
+
 def _pictures(root: Path) -> list[tuple[Path, str]]:
     """Every picture with its class, sorted. Raises ValueError where there is no class, or one without pictures."""
     pictures, inner = [], list[set[str]]()
@@ -150,7 +161,7 @@ def _pictures(root: Path) -> list[tuple[Path, str]]:
         inner.append({path.relative_to(folder).parts[0] if path.parent != folder else "" for path in paths})
         pictures += [(path, shown(folder.name)) for path in paths]
     if not pictures:
-        raise ValueError(f"{shown(root)}: no subfolders; allowed: one subfolder of pictures per class")
+        raise ValueError(f"{shown(root)}: no pictures; allowed: one subfolder of them per class, or none")
     if set.intersection(*inner) - {""} and len(set.union(*inner)) > 1 and "" not in set.union(*inner):
         outer, names = _subfolders(root), ", ".join(sorted(map(shown, set.union(*inner)))[:5])
         hint = f"{names}; if those are the classes, write folder:{shown(outer[0])}, else take that level away"

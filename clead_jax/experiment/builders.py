@@ -13,6 +13,7 @@ from clead_jax import attacks, data
 from clead_jax.attacks import parse
 from clead_jax.attacks.objectives import kl
 from clead_jax.config import Config, Contrastive, Joint, reference, stages_of
+from clead_jax.config.schema import FILE_SOURCES
 from clead_jax.core import names, spec
 from clead_jax.core.progress import log
 from clead_jax.core.types import CleanLogits, Examples, NamedAttack
@@ -84,6 +85,20 @@ def dataset(cfg: Config) -> data.Dataset:
     return data.load(cfg.data.name, data_dir=cfg.data.data_dir or None, image_size=cfg.data.image_size or None)
 
 
+def extra_images(cfg: Config, shape: tuple[int, ...]) -> np.ndarray:
+    """The images of `data.extra`, uint8 [M, H, W, C]: all of a user's own, else those to train on.
+
+    Raises ValueError if they are of another shape.
+    """
+    own = cfg.data
+    found = data.load(own.extra, data_dir=own.data_dir or None, image_size=own.image_size or None)
+    if found.image_shape != shape:
+        shapes = " and ".join("x".join(map(str, each)) for each in (found.image_shape, shape))
+        raise ValueError(f"data.extra: images of {found.name} and {own.name} are of several shapes ({shapes})")
+    every = own.extra.partition(":")[0] in FILE_SOURCES
+    return np.concatenate([found.train_images, found.test_images]) if every else found.train_images
+
+
 def random_dataset(cfg: Config, size: int) -> data.Dataset:
     """`size` random images and labels, in the shape and classes of `cfg.data.name`: it is read for them, save CIFAR."""
     side = cfg.data.image_size or 32
@@ -91,7 +106,7 @@ def random_dataset(cfg: Config, size: int) -> data.Dataset:
     classes = NOT_READ.get(cfg.data.name, 0)
     if not classes:
         real = dataset(cfg)
-        shape, classes = real.image_shape, real.num_classes
+        shape, classes = real.image_shape, real.num_classes or cfg.data.classes or 1
     random = np.random.default_rng(cfg.seed)
     images = random.integers(0, 256, (size, *shape), np.uint8)
     labels = random.integers(0, classes, size, np.int32)
@@ -119,7 +134,7 @@ def augment_config(cfg: Config) -> data.AugmentConfig:
 def network_fields(cfg: Config, ds: data.Dataset, train: Examples) -> dict[str, Any]:
     """What `Network` is made from: plain values, kept in every checkpoint, so that it can be rebuilt without data."""
     mean, std = pixel_statistics(train.images)
-    return {**cfg.model, "num_classes": ds.num_classes, "mean": mean, "std": std}
+    return {**cfg.model, "num_classes": ds.num_classes or cfg.data.classes or 1, "mean": mean, "std": std}
 
 
 def network(fields: dict[str, Any]) -> Network:

@@ -16,7 +16,7 @@ from clead_jax import config, data
 from clead_jax.config import Config
 from clead_jax.core import cluster, numerics, sharding, spec
 from clead_jax.core.batches import rounded_up
-from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree
+from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree, fingerprint
 from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.classifier import Compiled, compiled
 from clead_jax.evaluation.plan import Plan
@@ -60,15 +60,33 @@ class Run:
         """All stages that the config describes, whether they are to be trained or not."""
         return {name: self._built(name) for name in config.stages_of(self.cfg)}
 
+    @functools.cached_property
+    def extra(self) -> np.ndarray:
+        """Images beside the training split, uint8 [M, H, W, C]; none, and nothing is read, where no stage uses them."""
+        shape = self.dataset.image_shape
+        if not any(stages.extra_per_batch(self.cfg, name) for name in config.trained_stages(self.cfg)):
+            return np.zeros((0, *shape), np.uint8)
+        return sharding.main_first(lambda: builders.extra_images(self.cfg, shape))
+
+    def examples_of(self, stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+        """(images uint8 [N, H, W, C], labels int32 [N]) of a stage: those to train on, behind them the extra ones if its
+        batches hold any. A label that is not known is below 0, another for every image.
+        """
+        train, more = self.splits.train, self.extra if stage.plan.extra_per_batch else self.extra[:0]
+        images = np.concatenate([train.images, more]) if len(more) else train.images
+        labels = np.concatenate([train.labels, np.full(len(more), -1)])
+        return images, np.where(labels < 0, -1 - np.arange(len(labels)), labels).astype(np.int32)
+
     def _built(self, name: str) -> Stage:
         count, shape = len(self.splits.train.labels), self.dataset.image_shape
-        return stages.build(self.cfg, name, self.network, count, shape)
+        return stages.build(self.cfg, name, self.network, count, shape, len(self.extra))
 
     def meta(self, stage: Stage) -> dict[str, Any]:
         """What every checkpoint of a stage says of its network and of the config, without paths of this machine."""
         data = {"image_shape": list(self.dataset.image_shape), "train_fingerprint": self.dataset.fingerprints["train"]}
         own = {"stage": stage.name, "fields": config.portable(stage.fields)}
-        return {"network": self.network_fields, **data, **own}
+        beside = {"extra_fingerprint": fingerprint(self.extra)} if stage.plan.extra_per_batch else {}
+        return {"network": self.network_fields, **data, **own, **beside}
 
     def fresh(self, key: Key) -> PyTree:
         """New variables of the network."""
@@ -98,6 +116,17 @@ class Run:
         for name in self.stages:
             labels, classes = self.splits.train.labels, self.network.num_classes
             stages.check_batch(self.cfg, name, labels, classes, self.mesh.size)
+            meta = builders.latest_meta(self.workdir, name) or {}
+            if "extra_fingerprint" in meta and meta["extra_fingerprint"] != fingerprint(self.extra):
+                what = f"{self.cfg.data.extra} has changed since {self.workdir} trained its {name} stage"
+                raise ValueError(f"{what}; use the same images, or another --workdir")
+        if "evaluate" in self.asked:
+            self.require_labels()
+
+    def require_labels(self) -> None:
+        """Raises ValueError where there are no labels to evaluate with."""
+        if not self.dataset.num_classes:
+            raise ValueError(f"{self.dataset.name} has no labels, which evaluate needs; stages=pretrain trains without")
 
     def validate(self, variables: PyTree, held: Examples, attack: NamedAttack) -> dict[str, float]:
         """Clean and robust accuracy of the classifier on held-out images; in phase 1 that is the online head."""
@@ -235,6 +264,7 @@ def open_random(cfg: Config, batch_size: int = 0) -> Run:
     """A run on random images, enough for one batch of every stage; batch sizes become `batch_size` if that is above 0,
     and multiples of the devices. Raises ValueError for a config that cannot run.
     """
+    cfg.data.extra = ""
     stages.check(cfg)
     devices = sharding.data_mesh().size
     sections: list[Any] = [*config.stages_of(cfg).values(), cfg.evaluation]

@@ -85,6 +85,7 @@ def check(cfg: Config) -> None:
         choosing.check(getattr(cfg[name], "strategy", ""), attacks, named, f"{name}.strategy")
         without_labels.way(cfg[name].pseudo_labels_by)
         _check_neighbours(cfg, name)
+        _check_extra(cfg, name)
         _check_terms(cfg, name)
     for text in planning.asked_for(cfg)[0]:
         planning.evaluation_attack(cfg, text)
@@ -107,6 +108,19 @@ def check_radii(cfg: Config, size: int) -> None:
             radii.append((f"{named.name}: eps", named.cfg.eps, named.cfg.norm))
     for name, eps, norm in radii:
         spec.unit(eps, name, norm, size)
+
+
+def _check_extra(cfg: Config, name: str) -> None:
+    own, said = cfg[name], f"data.extra is {cfg.data.extra!r}, whose images have no labels"
+    if not (cfg.data.extra and isinstance(own, Contrastive) and name in spec.items(cfg.stages)):
+        return
+    if not extra_per_batch(cfg, name):
+        raise ValueError(f"data.extra_share is {cfg.data.extra_share}: none of the {own.batch_size} images of a batch")
+    if stored(cfg, name):
+        raise ValueError(f"{said}: {name} has the static view {stored(cfg, name)[0]}, which is made with them")
+    if "attacks" in label_use.needs_labels(cfg, name):
+        known = ", ".join(config.UNLABELLED)
+        raise ValueError(f"{said}: {name}.ascend={own.ascend} needs them; take {known}, or {name}.pseudo_labels")
 
 
 def _check_neighbours(cfg: Config, name: str) -> None:
@@ -136,6 +150,8 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
     one class where there is one view.
     """
     own, size, classes = cfg[name], cfg[name].batch_size, len(np.unique(labels))
+    if labels.max() < 0:
+        _check_unlabelled(cfg, name)
     if size > len(labels):
         raise ValueError(f"{name}.batch_size is {size}, but there are only {len(labels)} training images")
     if size % devices:
@@ -157,10 +173,23 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
         )
 
 
-def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: tuple[int, ...]) -> Stage:
-    """A stage's step, optimizer and length."""
+def _check_unlabelled(cfg: Config, name: str) -> None:
+    if parts := label_use.needs_labels(cfg, name):
+        without = [other for other in config.trained_stages(cfg) if not label_use.needs_labels(cfg, other)]
+        can = f"stages that need none: {', '.join(without) or 'none'}"
+        raise ValueError(f"{cfg.data.name} has no labels, which {name} needs for its {' and '.join(parts)}; {can}")
+    if config.labelled_by(cfg, name) and not cfg.data.classes:
+        raise ValueError(
+            f"{cfg.data.name} has no labels: {name}.pseudo_labels needs data.classes, the number of clusters"
+        )
+
+
+def build(
+    cfg: Config, name: str, net: Network, num_examples: int, image_shape: tuple[int, ...], extra: int = 0
+) -> Stage:
+    """A stage's step, optimizer and length. `extra`: how many images without labels there are besides."""
     own = cfg[name]
-    plan = Plan(num_examples, own.batch_size, own.epochs)
+    plan = Plan(num_examples, own.batch_size, own.epochs, extra, extra_per_batch(cfg, name))
     tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
     augment, key = _augment(cfg, getattr(own, "augment", True)), key_of(cfg.seed, name)
     named, attack = partial(builders.named_training_attack, cfg), partial(builders.training_attack, cfg)
@@ -203,6 +232,12 @@ def build(cfg: Config, name: str, net: Network, num_examples: int, image_shape: 
         log_every=cfg.log.every,
         fields=config.stage_fields(cfg, name),
     )
+
+
+def extra_per_batch(cfg: Config, name: str) -> int:
+    """How many images of a stage's batch are of `data.extra`."""
+    own = cfg[name]
+    return round(cfg.data.extra_share * own.batch_size) if cfg.data.extra and isinstance(own, Contrastive) else 0
 
 
 def key_of(seed: int, name: str) -> Key:

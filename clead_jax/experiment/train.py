@@ -72,8 +72,7 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
 
 def _resident(run: Run, stage: Stage, frozen: states.Frozen, writer: MetricWriter) -> states.Resident:
     """All training examples of a stage, with what else is to be known of them before it begins."""
-    examples, near = run.splits.train, None
-    images, labels = examples.images, examples.labels
+    (images, labels), near = run.examples_of(stage), None
     if stage.labelled_by:
         source, which, by = stage.labelled_by
         weights = upstream_model(run, source, which)
@@ -144,6 +143,8 @@ def _callbacks(
         checkpoint.save(directory, step, model, _for_training(state), meta | {"epoch": epoch} | more, score, sets)
 
     def validate(state: TrainState) -> dict[str, float]:
+        if held.labels.max() < 0:
+            return {}
         variables = sharding.put(whole(state.params, state.batch_stats), sharding.replicated(run.mesh))
         return run.validate(variables, held, stage.validation.attack)
 

@@ -18,11 +18,17 @@ FIRST_LOOKS = (1, 5)  # steps after a start: the first holds the compilation, th
 
 
 class Plan(NamedTuple):
-    """How long a stage trains: `epochs` passes over `num_examples` in whole batches; an epoch's ragged tail waits."""
+    """How long a stage trains: `epochs` passes over `num_examples` in whole batches; an epoch's ragged tail waits.
+
+    `extra_per_batch` of a batch are drawn from `extra` further examples, which stand behind the others; an epoch is
+    still as many images as there are without them, so that it costs the same.
+    """
 
     num_examples: int
     batch_size: int
     epochs: int
+    extra: int = 0
+    extra_per_batch: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -36,8 +42,17 @@ class Plan(NamedTuple):
 
     def order(self, key: Key, epoch: int) -> np.ndarray:
         """A fresh permutation for this epoch, cut into rows [steps_per_epoch, batch_size] of example indices."""
-        permutation = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), self.num_examples))
-        return permutation[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+        key, steps, own = jax.random.fold_in(key, epoch), self.steps_per_epoch, self.batch_size - self.extra_per_batch
+        rows = _shuffled(key, self.num_examples, (steps, own))
+        if not self.extra_per_batch:
+            return rows
+        more = _shuffled(jax.random.fold_in(key, 1), self.extra, (steps, self.extra_per_batch))
+        return np.concatenate([rows, self.num_examples + more], axis=1)
+
+
+def _shuffled(key: Key, count: int, shape: tuple[int, int]) -> np.ndarray:
+    """Numbers below `count` in random order, from the beginning again where there are not enough of them."""
+    return np.resize(np.asarray(jax.random.permutation(key, count)), shape)
 
 
 Sums = dict[str, tuple[float, float]]  # metric -> its sum and how many it is over

@@ -85,8 +85,9 @@ def make_step(
     statistics alone, are in the state; else it stays in eval mode.
 
     With `online` the logits are gradient-stopped: the class head learns by a cross entropy of its own (reported as
-    online_loss), so it watches the encoder and never moves it. The metric term_<name> is what a term adds to the loss,
-    weight included; a term called "loss" is the whole of it. `perturb` says at which weights the gradient is taken.
+    online_loss) from the images whose label is known, 0 or above, so it watches the encoder and never moves it. The
+    metric term_<name> is what a term adds to the loss, weight included; a term called "loss" is the whole of it.
+    `perturb` says at which weights the gradient is taken.
 
     z are the `compared` outputs, if not said the projections. Behind them, without gradient, stand a `teacher`'s
     embedding, z is [B, V + 1, D] then, and the keys that `keys_of` gives, one for each view. `terms` may depend on the
@@ -101,6 +102,8 @@ def make_step(
         views = make_views(state, now, frozen.reference, batch, keys)
         b, v = views.shape[:2]
         view_labels = jnp.repeat(batch.labels, v)
+        known = view_labels >= 0
+        labelled = jnp.maximum(known.sum(), 1)
         train = "backbone" in state.params or "backbone" in state.batch_stats
         behind = [jax.lax.stop_gradient(teacher(frozen.teacher, batch.images, keys))[:, None]] if teacher else []
         found, kept = terms(state.step) if callable(terms) else terms, state.extra
@@ -116,7 +119,8 @@ def make_step(
             logits = network.apply(merged, seen, method=network.classify)
             added = {n: w * term(z, logits.reshape(b, v, -1), batch.labels) for n, (w, term) in found.items()}
             loss = jnp.stack(list(added.values())).sum()
-            beside = cross_entropy(logits, view_labels).mean() if online else jnp.zeros(())
+            each = jnp.where(known, cross_entropy(logits, jnp.maximum(view_labels, 0)), 0) if online else jnp.zeros(1)
+            beside = each.sum() / labelled
             stats = {part: new[part] for part in state.batch_stats}
             return loss + beside, (loss, beside, added, logits, stats)
 
@@ -129,7 +133,7 @@ def make_step(
         shown |= {"online_loss": beside} if online else {}
         metrics = {name: (value * count, count) for name, value in shown.items()}
         hits = (logits.argmax(-1) == view_labels).sum() / v
-        metrics["online_accuracy" if online else "train_accuracy"] = hits, count
+        metrics["online_accuracy" if online else "train_accuracy"] = hits, jnp.float32(labelled / v)
         new, more = after(
             state,
             apply_gradients(state.replace(extra=kept), tx, grads, stats, extra),

@@ -11,7 +11,7 @@ import speck  # noqa: F401  the plugin of that run
 
 import clead_jax
 from clead_jax import compare, config, evaluate, report
-from clead_jax.experiment import context, provenance
+from clead_jax.experiment import changes, provenance
 from clead_jax.training import checkpoint
 from clead_jax.training.metric_writer import MetricWriter
 
@@ -111,7 +111,7 @@ def writer(run):
 
 def of_main(run):
     cfg, _ = config.restore(str(run))
-    context.refuse_changes(cfg, str(run))
+    changes.refuse_changes(cfg, str(run))
     provenance.training_cost(str(run))
     checkpoint.steps(run / "checkpoints/probe")
     checkpoint.restore_model(run / "checkpoints/probe", "best")

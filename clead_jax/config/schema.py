@@ -10,45 +10,12 @@ import runpy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from clead_jax.config.images import Augment, Data
 from clead_jax.config.sections import Section
 from clead_jax.config.transfer import Transfer
 from clead_jax.core import spec
 
 FILE_SOURCES = ("npz", "folder")  # data sets whose name holds a path
-
-
-@dataclass
-class Data(Section):
-    """Which images."""
-
-    name: str = "cifar10"  # digits, cifar10, cifar100, any prepared TFDS set, npz:FILE, folder:DIR
-    data_dir: str = ""  # where TFDS data lies; empty: the TFDS default
-    image_size: int = 0  # resize to this many pixels a side; 0: as stored
-    validation: float = 0.1  # share of train held out for every choice made during training; the size is ours
-    train_size: int = 0  # class-balanced subset of train; 0: all
-    test_size: int = 0
-    classes: int = (
-        0  # of data without labels: how many clusters are taken for classes where a stage makes pseudo-labels
-    )
-    extra: str = ""  # more images for contrastive stages, as `name`; labels that they may have are not read
-    extra_share: float = 0.5  # of every batch of such a stage; ours
-
-
-@dataclass
-class Augment(Section):
-    """Sec. 4: crop and flip. Four pixels: He et al. (arXiv 1512.03385, Sec. 4.2). No colours: Sec. 4 names none."""
-
-    crop_padding: int = 4
-    padding: str = "black"  # or "reflect"
-    flip: bool = True
-    color_jitter: float = 0.0
-    grayscale: float = 0.0
-    hue: float = 0.0
-    resized_crop: float = 0.0  # least share of the area that a random window keeps; 0: no such crop
-    crop_shift: int = 0  # CropShift (arXiv 2301.09879) of up to so many pixels
-    rotation: float = 0.0  # degrees, at most
-    blur: float = 0.0  # probability, SimCLR's (arXiv 2002.05709, appendix A)
-    erasing: float = 0.0  # probability of a black rectangle (arXiv 1708.04896)
 
 
 @dataclass
@@ -94,13 +61,12 @@ class Stage(Section):
     # Whose loss the attacks maximise: contrastive, partner, pairs, online, or that of a stage, its weights frozen. Or
     # embeddings move away from the "teacher"'s or the "student"'s own, one word for each part of `compares`.
     ascend: str = "online"
+    goal: str = ""  # "likeliest": attacks lead to the likeliest class (or image) but the label, not just away from it
     attack_batch_norm: str = "eval"  # while attacked: running statistics, or "train": those of the attacked batch
     # Views are one batch to BatchNorm, or "apart", each its own, or "dual", attacked ones and others with an own copy.
     encoding: str = "together"
-    # A stage that says what the labels are, in place of true ones, its weights as in `start`: "dynacl:momentum".
-    pseudo_labels: str = ""
-    # How: clusters of its features, as many as there are classes, "kmeans(of=projector)" of its projections, or "head".
-    pseudo_labels_by: str = "kmeans"
+    pseudo_labels: str = ""  # a stage that says what the labels are, its weights as in `start`: "dynacl:momentum"
+    pseudo_labels_by: str = "kmeans"  # by clusters of its features; "kmeans(of=projector)"; or by its "head"
     neighbours: str = ""  # a stage among whose nearest features the image of the view "neighbour" is drawn
     neighbour_count: int = 20  # how many those are; SCAN (arXiv 2005.12320, Sec. 3.1)
     perturb: str = ""  # the weights at which gradients are taken: "awp(gamma=0.01)"; empty: the weights themselves

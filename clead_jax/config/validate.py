@@ -101,6 +101,12 @@ def _stage(cfg: Config, name: str) -> None:
         raise ValueError(f"{name}.fade_every is {own.fade_every}; it must not be negative")
     if own.ascend not in (*ASCENDS, *others) and not distances(own.ascend):
         raise ValueError(f"{name}.ascend is {own.ascend!r}; it can be {', '.join((*ASCENDS, *DISTANCES, *others))}")
+    if own.goal not in ("", "likeliest"):
+        raise ValueError(f"{name}.goal is {own.goal!r}; it can be likeliest, or empty: any other class")
+    if own.goal and distances(own.ascend):
+        raise ValueError(
+            f"{name}.goal is {own.goal!r}, but {name}.ascend is {own.ascend!r}: embeddings have no classes"
+        )
     if own.attack_batch_norm not in ("eval", "train"):
         raise ValueError(f"{name}.attack_batch_norm is {own.attack_batch_norm!r}; it can be eval, train")
     if own.attack_batch_norm == "train" and own.ascend != "online":

@@ -29,7 +29,8 @@ def root(options: Options) -> Path:
 def cached(source: Path, name: str, options: Options, build: Callable[[], Dataset]) -> Dataset:
     """`build()`, or what it returned for the same `source` files and options at an earlier start."""
     source = source.resolve()
-    digest = hashlib.sha256(os.fsencode(f"{source} {options.image_size}")).hexdigest()[:12]
+    how = f"{options.image_size}" + " whole" * options.whole
+    digest = hashlib.sha256(os.fsencode(f"{source} {how}")).hexdigest()[:12]
     path = root(options) / "data" / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
     fingerprint = stamp(source)
     if (dataset := _read(path, name, fingerprint)) is None:

@@ -24,6 +24,7 @@ class Options:
     cache_dir: str | None = None
     download: bool = True
     image_size: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def npz(argument: str, options: Options) -> Dataset:
     notes += ["floats, rounded to 8 bits"] * any(arrays[f"{split}images"].dtype.kind == "f" for split in splits)
     class_names = tuple(map(str, names))
     if not test:
-        return with_test_split(name, images, labels, class_names, tuple(notes))
+        return with_test_split(name, images, labels, class_names, tuple(notes), options.whole)
     return Dataset(name, images, labels, test[0], test[1], class_names, tuple(notes))
 
 
@@ -82,19 +82,19 @@ def _images(images: np.ndarray, name: str) -> np.ndarray:
 def pictures(argument: str, options: Options) -> Dataset:
     """`folder:DIR` with pictures in DIR/CLASS/, or in DIR/train/CLASS/ and DIR/test/CLASS/ (or as in `SPLITS`).
 
-    Pictures in a DIR without subfolders have no labels. Grey if every picture is, else RGB. Raises ValueError (one line)
-    naming an empty class, a class that only test has, splits where classes should be, a picture that cannot be read without loss, or one of another size (unless
-    `options.image_size` is given).
+    Pictures in a DIR without subfolders have no labels. Grey if every picture is, else RGB. Raises ValueError (one
+    line) naming an empty class, a class that only test has, splits where classes should be, a picture that cannot be
+    read without loss, or one of another size (unless `options.image_size` is given).
     """
     root = Path(argument).expanduser().absolute()
     if not argument or not root.is_dir():
         allowed = "folder:DIR (in evaluate: --config.data.name=folder:DIR)"
         raise ValueError(f"no folder {shown(argument)!r}; allowed: {allowed}")
     name = f"folder:{shown(root.resolve().name)}"
-    return cached(root, name, options, lambda: _decode_folder(root, name, options.image_size))
+    return cached(root, name, options, lambda: _decode_folder(root, name, options))
 
 
-def _decode_folder(root: Path, name: str, image_size: int | None) -> Dataset:
+def _decode_folder(root: Path, name: str, options: Options) -> Dataset:
     train_in, test_in = _splits(root)
     train, test = _unsorted(root) or _pictures(train_in), _pictures(test_in) if test_in else []
     class_names = tuple(dict.fromkeys(class_name for _, class_name in train if class_name))
@@ -105,10 +105,10 @@ def _decode_folder(root: Path, name: str, image_size: int | None) -> Dataset:
     place = {class_name: number for number, class_name in enumerate(class_names)}
     labels = np.array([place.get(class_name, UNKNOWN) for _, class_name in train + test], np.int32)
     modes = Counter(map(stored_as, files))
-    images = decode_all(files, name, 1 if all(mode.split(",")[0] in GREY for mode in modes) else 3, image_size)
+    images = decode_all(files, name, 1 if all(mode.split(",")[0] in GREY for mode in modes) else 3, options.image_size)
     notes = (*_notes(root, train_in, test_in, set(files)), "stored as " + " and ".join(modes))
     if not test:
-        return with_test_split(name, images, labels, class_names, notes)
+        return with_test_split(name, images, labels, class_names, notes, options.whole)
     n = len(train)
     return Dataset(name, images[:n], labels[:n], images[n:], labels[n:], class_names, notes)
 

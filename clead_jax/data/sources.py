@@ -16,6 +16,7 @@ def load(
     cache_dir: str | None = None,
     download: bool = True,
     image_size: int | None = None,
+    whole: bool = False,
 ) -> Dataset:
     """The data set `name`, decoded and in memory. Raises ValueError (one line) naming what is wrong with it.
 
@@ -23,8 +24,9 @@ def load(
     `data_dir`: where TFDS sets are prepared (default $TFDS_DATA_DIR or ~/tensorflow_datasets). `cache_dir`: where
     decoded arrays are kept (default $CLEAD_JAX_CACHE or ~/.cache/clead_jax). `download`: whether a missing CIFAR may be
     fetched. `image_size`: the square that encoded pictures are resized to; without it all must have one size already.
+    `whole`: from a user's own images without a test split none are held out, and the test split is a copy of them.
     """
-    options = Options(data_dir, cache_dir, download, image_size)
+    options = Options(data_dir, cache_dir, download, image_size, whole)
     source, _, argument = name.partition(":")
     if source not in SOURCES and tfds.knows(name, options):
         source, argument = "tfds", name

@@ -43,10 +43,20 @@ def train_validation_split(dataset: Dataset, validation: float, seed: int = 0) -
 
 
 def with_test_split(
-    name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], notes: tuple[str, ...] = ()
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    notes: tuple[str, ...] = (),
+    whole: bool = False,
 ) -> Dataset:
-    """A data set without a test split of its own: a fifth of every class is held out, the same at every start."""
+    """A data set without a test split of its own: a fifth of every class is held out, the same at every start.
+
+    With `whole` it is not, and the test split is a copy.
+    """
     check_split(name, images, labels, len(class_names))
+    if whole:
+        return Dataset(name, images, labels, images, labels, class_names, (*notes, "none held out"))
     train, test = hold_out(labels, TEST_SHARE)
     notes = (*notes, "a fifth held out to test on")
     return Dataset(name, images[train], labels[train], images[test], labels[test], class_names, notes)

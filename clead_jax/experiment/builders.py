@@ -13,7 +13,6 @@ from clead_jax import attacks, data
 from clead_jax.attacks import parse
 from clead_jax.attacks.objectives import kl
 from clead_jax.config import Config, Contrastive, Joint, reference, stages_of
-from clead_jax.config.schema import FILE_SOURCES
 from clead_jax.core import names, spec
 from clead_jax.core.progress import log
 from clead_jax.core.types import CleanLogits, Examples, NamedAttack
@@ -86,17 +85,22 @@ def dataset(cfg: Config) -> data.Dataset:
 
 
 def extra_images(cfg: Config, shape: tuple[int, ...]) -> np.ndarray:
-    """The images of `data.extra`, uint8 [M, H, W, C]: all of a user's own, else those to train on.
+    """The images of `data.extra`, uint8 [M, H, W, C], in their order; of a set with a test split those to train on.
 
     Raises ValueError if they are of another shape.
     """
     own = cfg.data
-    found = data.load(own.extra, data_dir=own.data_dir or None, image_size=own.image_size or None)
+    found = data.load(own.extra, data_dir=own.data_dir or None, image_size=own.image_size or None, whole=True)
     if found.image_shape != shape:
         shapes = " and ".join("x".join(map(str, each)) for each in (found.image_shape, shape))
         raise ValueError(f"data.extra: images of {found.name} and {own.name} are of several shapes ({shapes})")
-    every = own.extra.partition(":")[0] in FILE_SOURCES
-    return np.concatenate([found.train_images, found.test_images]) if every else found.train_images
+    return found.train_images
+
+
+def extra_per_batch(cfg: Config, name: str) -> int:
+    """How many images of a stage's batch are of `data.extra`."""
+    own = cfg[name]
+    return round(cfg.data.extra_share * own.batch_size) if cfg.data.extra and isinstance(own, Contrastive) else 0
 
 
 def random_dataset(cfg: Config, size: int) -> data.Dataset:

@@ -21,7 +21,7 @@ from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.classifier import Compiled, compiled
 from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
-from clead_jax.experiment import builders, networks, planning, stages
+from clead_jax.experiment import builders, changes, networks, planning, stages
 from clead_jax.experiment.builders import Splits
 from clead_jax.experiment.label_use import label_use
 from clead_jax.experiment.stages import Stage
@@ -68,9 +68,14 @@ class Run:
             return np.zeros((0, *shape), np.uint8)
         return sharding.main_first(lambda: builders.extra_images(self.cfg, shape))
 
+    @property
+    def extra_name(self) -> str:
+        """What the extra data are called, without their path."""
+        return config.portable({"data.extra": self.cfg.data.extra})["data.extra"]
+
     def examples_of(self, stage: Stage) -> tuple[np.ndarray, np.ndarray]:
-        """(images uint8 [N, H, W, C], labels int32 [N]) of a stage: those to train on, behind them the extra ones if its
-        batches hold any. A label that is not known is below 0, another for every image.
+        """(images uint8 [N, H, W, C], labels int32 [N]) of a stage: those to train on, behind them the extra ones where
+        its batches hold any. A label that is not known is below 0, another for every image.
         """
         train, more = self.splits.train, self.extra if stage.plan.extra_per_batch else self.extra[:0]
         images = np.concatenate([train.images, more]) if len(more) else train.images
@@ -116,10 +121,7 @@ class Run:
         for name in self.stages:
             labels, classes = self.splits.train.labels, self.network.num_classes
             stages.check_batch(self.cfg, name, labels, classes, self.mesh.size)
-            meta = builders.latest_meta(self.workdir, name) or {}
-            if "extra_fingerprint" in meta and meta["extra_fingerprint"] != fingerprint(self.extra):
-                what = f"{self.cfg.data.extra} has changed since {self.workdir} trained its {name} stage"
-                raise ValueError(f"{what}; use the same images, or another --workdir")
+            changes.refuse_other_extra(self.workdir, name, self.extra, self.extra_name)
         if "evaluate" in self.asked:
             self.require_labels()
 
@@ -220,7 +222,7 @@ def open_run(cfg: Config, workdir: str, name: str, find_data: bool = False) -> R
     dataset = sharding.main_first(lambda: builders.dataset(cfg))
     splits = builders.splits(cfg, dataset)
     fields = builders.network_fields(cfg, dataset, splits.train)
-    _refuse_other_data(cfg, dataset, fields, workdir)
+    changes.refuse_other_data(cfg, dataset, fields, workdir)
     if own:
         data.remember(cfg.data.name, dataset)
     return _run(cfg, workdir, name, dataset, splits, fields)
@@ -274,30 +276,3 @@ def open_random(cfg: Config, batch_size: int = 0) -> Run:
     everything = Examples(dataset.train_images, dataset.train_labels, dataset.test.index)
     fields = builders.network_fields(cfg, dataset, everything)
     return _run(cfg, "", "", dataset, Splits(everything, everything, everything), fields)
-
-
-def _refuse_other_data(cfg: Config, dataset: data.Dataset, fields: dict[str, Any], workdir: str) -> None:
-    """Files can be replaced under their old name: other images or labels to train on, another shape, other classes."""
-    now = {"image_shape": list(dataset.image_shape), **fields, "train split": dataset.fingerprints["train"]}
-    for stage in config.stages_of(cfg):
-        if meta := builders.latest_meta(workdir, stage):
-            before = {"image_shape": meta["image_shape"], **config.base().model, **meta["network"]}
-            before["train split"] = meta.get("train_fingerprint", now["train split"])  # an earlier version had none
-            if differing := config.changed(before, now):
-                remedy = "use the same data, or another --workdir"
-                changed = f"{dataset.name} has changed since {workdir} trained its {stage} stage"
-                raise ValueError(f"{changed}: {differing}; {remedy}")
-
-
-def refuse_changes(cfg: Config, workdir: str) -> None:
-    """Raises ValueError if a stage was started with other values of the fields its weights depend on."""
-    for stage in config.stages_of(cfg):
-        directory = builders.checkpoint_dir(workdir, stage)
-        if not (meta := builders.latest_meta(workdir, stage)):
-            continue
-        now = config.portable(config.stage_fields(cfg, stage))
-        if differing := config.changed(config.fields_then(meta["fields"], cfg, stage), now):
-            raise ValueError(
-                f"{workdir} holds a {stage} stage with other values ({differing}); "
-                f"use another --workdir, or delete {directory}"
-            )

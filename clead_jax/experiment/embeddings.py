@@ -3,11 +3,11 @@
 from typing import Any
 
 from clead_jax import config
-from clead_jax.attacks.objectives import OF_EMBEDDINGS
+from clead_jax.attacks.objectives import OF_EMBEDDINGS, kl, likeliest_others
 from clead_jax.config import Config, Contrastive
 from clead_jax.core import spec
 from clead_jax.core.registry import LOSSES
-from clead_jax.core.types import Array, Key, NamedAttack, PyTree
+from clead_jax.core.types import Array, Forward, Key, NamedAttack, PyTree, Targeted
 from clead_jax.experiment import builders
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
@@ -27,6 +27,8 @@ def check(cfg: Config, name: str, attacks: list[NamedAttack], unattacked: int) -
             known = ", ".join(objective.__name__ for objective in OF_EMBEDDINGS)
             which = f"takes an objective of embeddings ({known})" if words else "takes an objective of logits"
             raise ValueError(f"{name}: {attack.name!r} cannot be maximised, for {name}.ascend={own.ascend} {which}")
+        if own.goal and attack.objective is kl:
+            raise ValueError(f"{name}.goal is {own.goal!r}, but {attack.name!r} moves away from the clean logits")
     beginnings = unattacked + len(spec.items(getattr(own, "starts", "")))
     if own.ascend in ("partner", "pairs") and beginnings < 2:
         raise ValueError(f"{name}.ascend is {own.ascend!r}: two views must not be attacked, as in clean,augmented,pgd")
@@ -90,6 +92,16 @@ def target(own: Any, net: Network) -> views.Target | None:
     if own.ascend == "pairs":
         return views.pairs(net, SIMILARITIES[own.similarity], own.temperature)
     return None
+
+
+def to_likeliest(target: views.Target) -> views.Target:
+    """The same attack, led to the output that is the largest of the unattacked images, their own left aside."""
+
+    def targeted(variables: PyTree, reference: PyTree, base: views.Base, labels: Array) -> tuple[Forward, PyTree]:
+        forward, own = target(variables, reference, base, labels)
+        return forward, Targeted(own, likeliest_others(forward(base.start), own, 1)[:, 0])
+
+    return targeted
 
 
 def settings(own: Any, net: Network, augment: views.Augment, attacked: tuple[bool, ...]) -> dict[str, Any]:

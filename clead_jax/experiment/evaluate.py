@@ -31,6 +31,7 @@ def evaluate(run: Run, names: str = "", fresh: bool = False) -> Path:
     `names` is a comma list of [LABEL=]MODEL (see `models.resolve`), by default the undefended and the defended model.
     What is there and still true is not measured again, unless `fresh`. Raises ValueError if there is no model.
     """
+    run.require_labels()
     found = {label: model for label, text in _wanted(run, names) if (model := _model(run, label, text, bool(names)))}
     if not found:
         stages = " or ".join(text for _, text in _wanted(run, names))

@@ -3,6 +3,7 @@
 WORKDIR/config.json            the config of the last start, without paths of this machine
 WORKDIR/checkpoints/<stage>/   see `training.checkpoint`; a stage is finished when its last step is there
 WORKDIR/views/                 see `static_views`
+WORKDIR/extra.json             see `extra_data`
 WORKDIR/metrics.jsonl          one line per stage and epoch
 WORKDIR/evaluation/, report/   see `evaluation.measurements` and `reporting`
 """
@@ -12,8 +13,9 @@ from pathlib import Path
 from clead_jax.config import Config
 from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
-from clead_jax.experiment import provenance, stages
-from clead_jax.experiment.context import open_run, refuse_changes
+from clead_jax.experiment import extra_data, provenance, stages
+from clead_jax.experiment.changes import refuse_changes
+from clead_jax.experiment.context import open_run
 from clead_jax.experiment.evaluate import check_source, evaluate
 from clead_jax.experiment.train import train
 from clead_jax.reporting import page
@@ -36,6 +38,7 @@ def run(cfg: Config, workdir: str, name: str, command: str = "") -> None:
     with context.alone():
         if sharding.is_main():
             context.save_config(command)
+            extra_data.compare(context)
         left = provenance.passes_left(context)
         if sum(left.values()):
             log.info(provenance.cost_line(left))

@@ -18,7 +18,7 @@ from clead_jax.core import numerics, spec
 from clead_jax.core.registry import ATTACKS, BACKBONES
 from clead_jax.core.types import Key, NamedAttack, Step
 from clead_jax.experiment import builders, choosing, embeddings, label_use, planning, terms, without_labels
-from clead_jax.experiment.builders import attacked, stored, view_texts
+from clead_jax.experiment.builders import attacked, extra_per_batch, stored, view_texts
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
 from clead_jax.training import averaging, momentum, optimizers, perturbation, views
@@ -85,7 +85,7 @@ def check(cfg: Config) -> None:
         choosing.check(getattr(cfg[name], "strategy", ""), attacks, named, f"{name}.strategy")
         without_labels.way(cfg[name].pseudo_labels_by)
         _check_neighbours(cfg, name)
-        _check_extra(cfg, name)
+        label_use.check_extra(cfg, name)
         _check_terms(cfg, name)
     for text in planning.asked_for(cfg)[0]:
         planning.evaluation_attack(cfg, text)
@@ -108,19 +108,6 @@ def check_radii(cfg: Config, size: int) -> None:
             radii.append((f"{named.name}: eps", named.cfg.eps, named.cfg.norm))
     for name, eps, norm in radii:
         spec.unit(eps, name, norm, size)
-
-
-def _check_extra(cfg: Config, name: str) -> None:
-    own, said = cfg[name], f"data.extra is {cfg.data.extra!r}, whose images have no labels"
-    if not (cfg.data.extra and isinstance(own, Contrastive) and name in spec.items(cfg.stages)):
-        return
-    if not extra_per_batch(cfg, name):
-        raise ValueError(f"data.extra_share is {cfg.data.extra_share}: none of the {own.batch_size} images of a batch")
-    if stored(cfg, name):
-        raise ValueError(f"{said}: {name} has the static view {stored(cfg, name)[0]}, which is made with them")
-    if "attacks" in label_use.needs_labels(cfg, name):
-        known = ", ".join(config.UNLABELLED)
-        raise ValueError(f"{said}: {name}.ascend={own.ascend} needs them; take {known}, or {name}.pseudo_labels")
 
 
 def _check_neighbours(cfg: Config, name: str) -> None:
@@ -149,9 +136,10 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
     labels the classifier has no output for; batches that hold nothing to compare an image with, or may hold no two of
     one class where there is one view.
     """
-    own, size, classes = cfg[name], cfg[name].batch_size, len(np.unique(labels))
+    own, size = cfg[name], cfg[name].batch_size
+    classes = num_classes if config.labelled_by(cfg, name) else len(np.unique(labels))
     if labels.max() < 0:
-        _check_unlabelled(cfg, name)
+        label_use.check_unlabelled(cfg, name)
     if size > len(labels):
         raise ValueError(f"{name}.batch_size is {size}, but there are only {len(labels)} training images")
     if size % devices:
@@ -170,17 +158,6 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
         raise ValueError(
             f"{name}.batch_size is {size} and views is {cfg.views!r}: a batch may hold no positive pair, for there are "
             f"{classes} classes; take a batch above {classes}, or two views (clean,augmented)"
-        )
-
-
-def _check_unlabelled(cfg: Config, name: str) -> None:
-    if parts := label_use.needs_labels(cfg, name):
-        without = [other for other in config.trained_stages(cfg) if not label_use.needs_labels(cfg, other)]
-        can = f"stages that need none: {', '.join(without) or 'none'}"
-        raise ValueError(f"{cfg.data.name} has no labels, which {name} needs for its {' and '.join(parts)}; {can}")
-    if config.labelled_by(cfg, name) and not cfg.data.classes:
-        raise ValueError(
-            f"{cfg.data.name} has no labels: {name}.pseudo_labels needs data.classes, the number of clusters"
         )
 
 
@@ -234,12 +211,6 @@ def build(
     )
 
 
-def extra_per_batch(cfg: Config, name: str) -> int:
-    """How many images of a stage's batch are of `data.extra`."""
-    own = cfg[name]
-    return round(cfg.data.extra_share * own.batch_size) if cfg.data.extra and isinstance(own, Contrastive) else 0
-
-
 def key_of(seed: int, name: str) -> Key:
     """The key of a stage: by its place in `FIRST`, by its name if it is not there."""
     number = FIRST.index(name) if name in FIRST else zlib.crc32(name.encode())
@@ -279,6 +250,10 @@ def _augment(cfg: Config, wanted: bool) -> views.Augment:
 
 
 def _target(own: Any, net: Network) -> views.Target:
+    return embeddings.to_likeliest(_any_other(own, net)) if own.goal else _any_other(own, net)
+
+
+def _any_other(own: Any, net: Network) -> views.Target:
     if target := embeddings.target(own, net):
         return target
     if own.ascend == "online":

@@ -5,7 +5,7 @@ A section that lacks its data says what is missing; one without blocks is left o
 
 from typing import Any
 
-from clead_jax.reporting import charts, headline, labels, pictures, tables
+from clead_jax.reporting import charts, extra, headline, labels, pictures, tables
 from clead_jax.reporting.render import Block, Bullets, Code, Heading, Picture, Text
 from clead_jax.results.read import Inputs
 
@@ -35,7 +35,9 @@ def compose(inputs: Inputs) -> list[Block]:
     }
     own = {"Accuracy under every attack": accuracy} if _audited(inputs.results) else of_a_run
     sections = first | own | {"Common corruptions": corruptions, "Other evaluations": elsewhere}
-    sections |= {} if _audited(inputs.results) else {"Training": training}
+    sections |= (
+        {} if _audited(inputs.results) else {"Training": training, "Extra data and the test split": extra.compared}
+    )
     sections["How to get these numbers again"] = origin
     page: list[Block] = [Text(tables.measured(inputs.results))]
     for heading, section in sections.items():

@@ -135,5 +135,8 @@ RESULTS: dict[Any, Any] = {
     "measured?": {str: str},
     "digests?": {str: str},
 }
+_PAIR = {"test": COUNT, "extra": COUNT, "distance": SHARE}
+EXTRA = {"name": str, "fingerprints": [str, str], "num_images": COUNT, "num_test": COUNT, "near_duplicates": COUNT}
+EXTRA |= {"threshold": SHARE, "nearest": [_PAIR]}
 METRICS = {"stage": str, "step": COUNT, "passes?": COUNT, "seconds?": AMOUNT, str: (Number(), None)}
 CONFIG = {"name": str, "command?": str, "config": {str: object}}

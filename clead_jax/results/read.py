@@ -46,6 +46,7 @@ class Inputs(NamedTuple):
     embeddings: Arrays | None  # "<model>", "<model>/adversarial" float [m, F]
     others: dict[str, dict[str, Any]]  # tag -> results of evaluation/<tag>/: another threat model, split or subset
     union: dict[str, Any] | None = None  # of several threat models: see `union.stored`
+    extra: dict[str, Any] | None = None  # extra data against the test split: see `experiment.extra_data`
 
 
 def read(workdir: str | Path) -> Inputs:
@@ -65,6 +66,7 @@ def read(workdir: str | Path) -> Inputs:
         embeddings=_shown(load_arrays(workdir / "evaluation" / "embeddings.npz", forms.EMBEDDINGS)) or None,
         others={tag: other.results for tag, other in others},
         union=union.stored(workdir / "evaluation", found),
+        extra=_shown(load_json(workdir / "extra.json", forms.EXTRA, TRAIN)) or None,
     )
 
 

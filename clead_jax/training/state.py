@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from clead_jax.core.batches import example_keys
@@ -48,10 +49,10 @@ class Resident(NamedTuple):
     """What the devices keep throughout a stage, besides its state: all training examples, row by row."""
 
     frozen: Frozen
-    images: Array  # uint8 [N, H, W, C]
-    labels: Array  # int32 [N]
-    stored: Array | None = None  # uint8 [N, S, H, W, C]
-    neighbours: Array | None = None  # int32 [N, K], the rows of the nearest other images
+    images: Array | np.ndarray  # uint8 [N, H, W, C]
+    labels: Array | np.ndarray  # int32 [N]
+    stored: Array | np.ndarray | None = None  # uint8 [N, S, H, W, C]
+    neighbours: Array | np.ndarray | None = None  # int32 [N, K], the rows of the nearest other images
 
 
 class Extra(NamedTuple):

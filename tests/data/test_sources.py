@@ -103,6 +103,17 @@ def test_npz_without_a_test_split_gets_one(tmp_path):
     np.testing.assert_array_equal(again.test_images, dataset.test_images)
 
 
+def test_npz_without_labels(tmp_path):
+    images = np.arange(50).reshape(50, 1, 1, 1).astype(np.uint8)
+    dataset = load(npz(tmp_path, images=images))
+    assert dataset.class_names == () and len(dataset.train_labels) == 40 and (dataset.test_labels == -1).all()
+    assert "without labels" in str(dataset)
+    np.testing.assert_array_equal(load(npz(tmp_path, images=images), whole=True).train_images, images)
+    split = load(npz(tmp_path, train_images=images, test_images=images[:5]))
+    assert (len(split.train_labels), len(split.test_labels), split.num_classes) == (50, 5, 0)
+    fails(npz(tmp_path, images=images, class_names=np.array(["a", "b"])), "no array 'labels'")
+
+
 FLOATS = arrays()["train_images"] / 255.0
 BAD_ARRAYS = {
     "missing array": ({"test_labels": None}, ["mine.npz", "'test_labels'", "train_images"]),
@@ -169,6 +180,19 @@ def test_folder_of_classes(tmp_path):
     assert sorted(reds) == [10, 11, 12, 13, 14, 100, 101, 102, 103, 104]
     assert ((dataset.train_images[:, 3, 5, 0] >= 100) == dataset.train_labels).all()
     assert (dataset.train_images[..., 2] == 255).all()
+
+
+def test_folder_without_classes(tmp_path):
+    for i in range(10):
+        picture(tmp_path / "all" / f"{i}.png", (i, 0, 0))
+    (tmp_path / "all" / "notes.txt").write_text("no picture")
+    name = f"folder:{tmp_path / 'all'}"
+    dataset = load(name)
+    assert dataset.class_names == () and (len(dataset.train_labels), len(dataset.test_labels)) == (8, 2)
+    assert set(dataset.train_labels) == {-1} and "not read: 1 .txt" in str(dataset)
+    for again in range(2):  # the second time from the cache, not mixed up with the other reading
+        assert load(name, whole=True).train_images[:, 0, 0, 0].tolist() == list(range(10)), again
+    assert len(load(name).train_labels) == 8
 
 
 def test_folder_with_its_own_test_split_in_grey(tmp_path):

@@ -135,6 +135,17 @@ def distillation_oracle(z, labels, cfg, where):
     return losses
 
 
+def scan_oracle(logits, labels, cfg, where):
+    """The consistency of every pair, and the entropy of the mean prediction of the first view, for every image."""
+    losses, images = np.zeros(logits.shape[:2]), np.flatnonzero(where)
+    mean = np.mean([softmax(logits[i, 0]) for i in images], axis=0)
+    for i in images:
+        losses[i, 0] = cfg.entropy * (mean * np.log(mean)).sum()
+        for v in range(1, logits.shape[1]):
+            losses[i, v] = -np.log(softmax(logits[i, 0]) @ softmax(logits[i, v])) / (logits.shape[1] - 1)
+    return losses
+
+
 def mart_oracle(logits, labels, cfg, where):
     losses = np.zeros(logits.shape[:2])
     for i, v in ((i, v) for i in np.flatnonzero(where) for v in range(1, logits.shape[1])):
@@ -184,6 +195,7 @@ ORACLES = {
     "acl": acl_oracle,
     "air": air_oracle,
     "rocl": rocl_oracle,
+    "scan": scan_oracle,
     "distillation": distillation_oracle,
     "mart": mart_oracle,
     "cross_entropy": cross_entropy_oracle,

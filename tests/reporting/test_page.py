@@ -246,3 +246,17 @@ def test_a_report_that_cannot_be_written_is_an_os_error(workdir):
     (workdir / "report").touch()
     with pytest.raises(OSError, match="report"):
         build(workdir)
+
+
+def test_extra_data_that_are_test_images_are_named(workdir):
+    assert "Extra data" not in (build(workdir).parent / "report.md").read_text()
+    pair = {"test": 7, "extra": 40, "distance": 0.0123}
+    found = {"name": "npz:more.npz", "fingerprints": ["a", "b"], "num_images": 42, "num_test": 360}
+    found |= {"near_duplicates": 1, "threshold": 0.05, "nearest": [pair]}
+    (workdir / "extra.json").write_text(json.dumps(found))
+    text = (build(workdir).parent / "report.md").read_text().replace("\\", "")
+    assert "## Extra data and the test split" in text and "42 images of npz:more.npz" in text
+    assert "1 of 360 test images have a near-duplicate" in text and "0.0123" in text
+    (workdir / "extra.json").write_text(json.dumps(found | {"nearest": [{"test": -1}]}))
+    with pytest.raises(ValueError, match=r"extra.json is damaged \(.*nearest"):
+        build(workdir)

@@ -104,3 +104,16 @@ def test_stops_at_the_step_whose_loss_is_no_number():
 
     with pytest.raises(Diverged, match="nan at step 3"):
         run(step, jnp.float32(0), log_every=100)
+
+
+def test_a_share_of_every_batch_is_of_the_extra_examples():
+    plain, plan = Plan(20, 8, 3), Plan(20, 8, 3, extra=5, extra_per_batch=3)
+    rows = np.concatenate([plan.order(jax.random.key(0), epoch) for epoch in range(3)])
+    assert rows.shape == (6, 8) and plan.total_steps == plain.total_steps
+    assert (rows[:, :5] < 20).all() and (rows[:, 5:] >= 20).all() and {*rows[:, 5:].ravel()} == {*range(20, 25)}
+    assert all(len({*plan.order(jax.random.key(0), epoch)[:, :5].ravel()}) == 10 for epoch in range(3))
+    whole = Plan(20, 8, 1, extra=5, extra_per_batch=8).order(jax.random.key(0), 0)
+    assert whole.shape == (2, 8) and (whole >= 20).all()
+    np.testing.assert_array_equal(
+        plain.order(jax.random.key(0), 1), Plan(20, 8, 3, extra=5).order(jax.random.key(0), 1)
+    )

@@ -144,6 +144,44 @@ def batch_of(images, labels):
     return state.Batch(images, labels, index), example_keys(jax.random.key(0), index)
 
 
+def test_the_online_head_learns_from_known_labels_alone(setting):
+    """Its step on a batch with unknown labels is that on the others; the encoder's own loss sees all of them."""
+    network, variables, images, labels = setting
+    made = views.make_views(("clean",), views.online(network), plain)
+    step = online_step(network, optax.sgd(0.1), made, lambda z, labels: (z**2).mean())
+    unknown = jnp.where(jnp.arange(12) < 4, -1 - jnp.arange(12), labels)
+
+    def head(labels, index):
+        start, resident = begin(variables, ("backbone", "projector", "head"), optax.sgd(0.1), images, labels)
+        new, metrics = step(start, resident, jnp.arange(*index), jax.random.key(0))
+        return new.params["head"], metrics["online_accuracy"]
+
+    (some, seen), (known, own) = head(unknown, (0, 12)), head(labels, (4, 12))
+    chex.assert_trees_all_close(some, known, atol=1e-6)
+    assert seen[1] == own[1] == 8 and seen[0] == own[0]
+    none, (hits, count) = head(-1 - jnp.arange(12), (0, 12))
+    chex.assert_trees_all_equal(none, variables["params"]["head"])
+    assert hits == 0 and count > 0
+
+
+def test_a_neighbour_is_drawn_among_the_rows_that_are_named(setting):
+    network, variables, images, labels = setting
+    near = jnp.asarray((np.arange(12)[:, None] + [1, 2]) % 12, jnp.int32)
+    show = lambda state, frozen, batch, key: batch.neighbours
+    resident, index = state.Resident(None, images, labels, neighbours=near), jnp.arange(12)
+    drawn = [np.asarray(state.gathered(show)(None, resident, index, jax.random.key(n))) for n in range(12)]
+    which = [(each[:, None] == images[near]).all((2, 3, 4)) for each in drawn]
+    assert np.any(which, axis=2).all() and (np.any(which, axis=0).sum(1) == 2).all()  # one of them, now this, now that
+    some = state.gathered(show)(None, resident, index[3:5], jax.random.key(0))
+    np.testing.assert_array_equal(some, drawn[0][3:5])
+    draw = views.Draw(lambda keys, images, strength: plain(keys, images), of_neighbour=True)
+    made = views.make_views(("clean", draw), views.online(network), plain)
+    batch = state.Batch(images, labels, index, neighbours=images[near[:, 0]])
+    begun, _ = begin(variables, ("head",), optax.sgd(0.1), images, labels)
+    found = made(begun, variables, None, batch, jax.random.split(jax.random.key(0), 12))
+    np.testing.assert_allclose(found[:, 1], images[near[:, 0]] / 255, atol=1e-6)
+
+
 def test_views_are_batch_first_and_in_order(setting):
     network, variables, images, labels = setting
     darker = lambda forward, x, target, keys: x / 2

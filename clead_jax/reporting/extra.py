@@ -1,6 +1,6 @@
 """What the report says of extra images to train on: whether some of them are test images."""
 
-from clead_jax.reporting.render import Block, Table, Text
+from clead_jax.reporting.render import Block, Cell, Table, Text
 from clead_jax.results.read import Inputs
 
 PAIRS = 10  # shown
@@ -17,6 +17,6 @@ def compared(inputs: Inputs) -> list[Block]:
         "extra.json. The nearest pairs, by their places:"
     )
     nearest = found["nearest"][:PAIRS]
-    rows = [[f"{pair['test']}", f"{pair['extra']}", f"{pair['distance']:.4f}"] for pair in nearest]
-    table = Table(["Test image", "Extra image", "Distance"], list(rows), alarm=bool(found["near_duplicates"]))
+    rows: list[list[Cell]] = [[f"{pair['test']}", f"{pair['extra']}", f"{pair['distance']:.4f}"] for pair in nearest]
+    table = Table(["Test image", "Extra image", "Distance"], rows, alarm=bool(found["near_duplicates"]))
     return [Text(said), table]

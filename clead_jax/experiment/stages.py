@@ -162,11 +162,11 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
 
 
 def build(
-    cfg: Config, name: str, net: Network, num_examples: int, image_shape: tuple[int, ...], extra: int = 0
+    cfg: Config, name: str, net: Network, num_examples: int, image_shape: tuple[int, ...], more: int = 0
 ) -> Stage:
-    """A stage's step, optimizer and length. `extra`: how many images without labels there are besides."""
+    """A stage's step, optimizer and length. `more`: how many images without labels there are besides."""
     own = cfg[name]
-    plan = Plan(num_examples, own.batch_size, own.epochs, extra, extra_per_batch(cfg, name))
+    plan = Plan(num_examples, own.batch_size, own.epochs, more, extra_per_batch(cfg, name))
     tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
     augment, key = _augment(cfg, getattr(own, "augment", True)), key_of(cfg.seed, name)
     named, attack = partial(builders.named_training_attack, cfg), partial(builders.training_attack, cfg)

@@ -1,4 +1,4 @@
-"""The smallest whole experiment: digits and a backbone of one convolution. A plugin, as a user would write one."""
+"""The smallest whole experiment: digits and a backbone of one convolution, or none. A plugin, as a user would write."""
 
 import flax.linen as nn
 
@@ -51,3 +51,17 @@ class Speck(nn.Module):
 
 
 BACKBONES.register("speck")(Speck)
+
+
+@BACKBONES.register("flat")
+class Flat(nn.Module):
+    """Images [B, H, W, C] -> features [B, width], without convolutions: loops may stay rolled, and compile at once."""
+
+    width: int
+    stem: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(self.width)(x.reshape(len(x), -1))
+        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from clead_jax.attacks.best_so_far import keep_better, nothing_yet
 from clead_jax.core import numerics
@@ -15,7 +16,14 @@ MOST_UNROLLED = 50
 
 @numerics.promotion()
 def run(
-    attack: Iterative, forward: Forward, objective: Objective, x: Array, target: PyTree, keys: Key, cfg: Any
+    attack: Iterative,
+    forward: Forward,
+    objective: Objective,
+    x: Array,
+    target: PyTree,
+    keys: Key,
+    cfg: Any,
+    limit: Array | None = None,
 ) -> Array:
     """The whole attack, as one compiled program when jitted.
 
@@ -26,13 +34,29 @@ def run(
       x: images [B, ...] float32 in [0, 1].
       target: labels int [B], `Targeted`, or what else the objective reads; leaves [B, ...].
       keys: typed keys [B], `fold_in(key, index in the data set)`: an example gets the same noise in any batch.
+      limit: how many of its steps count, a number that jit may trace; the others are computed and change nothing.
 
     Returns x_adv [B, ...] float32 in [0, 1]. No gradient flows back through it.
     """
     state = attack.init(forward, objective, x, target, keys, cfg)
     advance = lambda state: attack.step(forward, objective, state, cfg)
-    state = repeat(attack.num_steps(cfg), advance, state, attack.forward_only)
+    if limit is None:
+        state = repeat(attack.num_steps(cfg), advance, state, attack.forward_only)
+    else:
+        first = state, jnp.zeros((), jnp.int32)
+        state, _ = repeat(attack.num_steps(cfg), _limited(advance, limit), first, attack.forward_only)
     return jax.lax.stop_gradient(attack.result(state))
+
+
+def _limited(advance: Callable[[PyTree], PyTree], limit: Array) -> Callable[[PyTree], PyTree]:
+    """`advance` of (state, steps made), which moves nothing from `limit` steps on."""
+
+    def body(now: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        state, made = now
+        moves = made + 1 <= limit
+        return jax.tree.map(lambda new, old: jnp.where(moves, new, old), advance(state), state), made + 1
+
+    return body
 
 
 def worst_of(forward: Forward, objective: Objective, x_advs: Sequence[Array], target: PyTree) -> Array:

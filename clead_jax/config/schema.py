@@ -30,6 +30,7 @@ class Model(Section):
     projection_hidden: int = 0  # 0: as wide as the features (SimCLR, arXiv 2002.05709, Sec. 4.2)
     projection_layers: int = 2  # Sec. 4; 1: a linear map
     projection_norm: bool = False  # BatchNorm after each of them
+    remat: bool = False  # activations of residual blocks are computed again for gradients: less memory, more time
 
 
 @dataclass
@@ -79,6 +80,10 @@ class Stage(Section):
     weight_decay: float = 0.0
     schedule: str = "cosine"  # or "constant", "steps(epochs=100:150,factor=0.1)"
     warmup_epochs: float = 0.0
+    # Numbers that change in training: "eps=linear(start=0,end=8/255,epochs=10),steps=steps(values=2:4,epochs=5)". Those
+    # of attacks (eps, step_size, steps) and of the loss (temperature ...), weight_<term>, strength of augmentations.
+    schedules: str = ""
+    accumulate: int = 1  # parts that a batch is encoded in, one after the other, to save memory; the loss sees all
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As `Section`; "latest" and "best" as `start` are short for those of pretrain."""
@@ -128,6 +133,7 @@ class Contrastive(Stage):
     starts: str = ""  # views that attacks start from and the network does not see: "augmented,augmented"
     fade_every: int = 0  # epochs, after each of which augmentations of their own grow weaker (DynACL); 0: never
     key_momentum: float = 0.0  # decay of a momentum encoder, whose embeddings are keys behind the views; 0: none
+    bank: int = 0  # embeddings of past batches (with a momentum encoder its keys) as further negatives; 0: none
     temperature: float = 0.1  # Sec. 4
     similarity: str = "cosine"  # or "euclidean" (negative distance); the paper names both
     pairing: str = "anchor"  # Eq. 2: clean against each perturbed view; "simclr_anchor"; "all": every pair of views

@@ -97,8 +97,11 @@ def _stage(cfg: Config, name: str) -> None:
             raise ValueError(f"{name}.{field} is {text!r}; the weights of {source} are {', '.join(there)}")
     if not 0 <= getattr(own, "key_momentum", 0) < 1:
         raise ValueError(f"{name}.key_momentum is {own.key_momentum}; it lies in [0, 1)")
-    if getattr(own, "fade_every", 0) < 0:
-        raise ValueError(f"{name}.fade_every is {own.fade_every}; it must not be negative")
+    for field in ("fade_every", "bank"):
+        if getattr(own, field, 0) < 0:
+            raise ValueError(f"{name}.{field} is {own[field]}; it must not be negative")
+    if own.accumulate < 1:
+        raise ValueError(f"{name}.accumulate is {own.accumulate}; it must be 1 or more")
     if own.ascend not in (*ASCENDS, *others) and not distances(own.ascend):
         raise ValueError(f"{name}.ascend is {own.ascend!r}; it can be {', '.join((*ASCENDS, *DISTANCES, *others))}")
     if own.goal not in ("", "likeliest"):

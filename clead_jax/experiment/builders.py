@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import re
 import sys
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from clead_jax.attacks.objectives import kl
 from clead_jax.config import Config, Contrastive, Joint, reference, stages_of
 from clead_jax.core import names, spec
 from clead_jax.core.progress import log
+from clead_jax.core.registry import BACKBONES
 from clead_jax.core.types import CleanLogits, Examples, NamedAttack
 from clead_jax.data.splits import pixel_statistics
 from clead_jax.models import Network
@@ -31,7 +33,7 @@ _NETWORK: dict[Any, Any] = {
     "std": _CHANNELS,
 }
 _NETWORK |= {"width?": _SIZE, "stem?": str, "dtype?": str, "projection_dim?": _SIZE, "projection_hidden?": _SIZE}
-_NETWORK |= {"projection_layers?": _SIZE, "projection_norm?": bool}
+_NETWORK |= {"projection_layers?": _SIZE, "projection_norm?": bool, "remat?": bool}
 META: dict[Any, Any] = {"network": _NETWORK, "image_shape": 3 * [forms.Number(1, 1e5, whole=True)], "epoch": _SIZE}
 META |= {"fields": {str: object}, "stage?": str}
 NOT_READ = {"cifar10": 10, "cifar100": 100}  # data sets of 32 x 32 x 3 pixels, by number of classes
@@ -141,6 +143,13 @@ def network_fields(cfg: Config, ds: data.Dataset, train: Examples) -> dict[str, 
     return {**cfg.model, "num_classes": ds.num_classes or cfg.data.classes or 1, "mean": mean, "std": std}
 
 
+def check_backbone(cfg: Config) -> None:
+    """Raises ValueError for an unknown backbone, and for `model.remat` where it has no such blocks."""
+    backbone = BACKBONES[cfg.model.backbone].value
+    if cfg.model.remat and "remat" not in inspect.signature(backbone).parameters:
+        raise ValueError(f"model.remat is true, but the backbone {cfg.model.backbone!r} takes no argument remat")
+
+
 def network(fields: dict[str, Any]) -> Network:
     """The network of `network_fields`."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
@@ -211,15 +220,18 @@ def named_training_attack(cfg: Config, text: str) -> NamedAttack:
 
 def training_attack(cfg: Config, text: str) -> Attack:
     """The same as a function (forward, x, target, keys, **chosen) -> x_adv, whose settings are those of `text` but for
-    the `chosen` ones. The KL objective's target are the clean logits.
+    the `chosen` ones that it has; of its steps only the first `steps` count. The KL objective's target are the clean
+    logits.
     """
     named = named_training_attack(cfg, text)
 
-    def attack(model: Any, x: jax.Array, target: Any, keys: jax.Array, **chosen: Any) -> jax.Array:
+    def attack(
+        model: Any, x: jax.Array, target: Any, keys: jax.Array, steps: jax.Array | None = None, **chosen: Any
+    ) -> jax.Array:
         if named.objective is kl:
             target = CleanLogits(target, jax.lax.stop_gradient(model(x)))
-        settings = dataclasses.replace(named.cfg, **chosen)
-        return attacks.run(named.attack, model, named.objective, x, target, keys, settings)
+        settings = dataclasses.replace(named.cfg, **{k: v for k, v in chosen.items() if k in named.settings})
+        return attacks.run(named.attack, model, named.objective, x, target, keys, settings, steps)
 
     return attack
 

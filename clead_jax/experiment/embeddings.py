@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import jax
+import numpy as np
+
 from clead_jax import config
 from clead_jax.attacks.objectives import OF_EMBEDDINGS, kl, likeliest_others
 from clead_jax.config import Config, Contrastive
-from clead_jax.core import spec
+from clead_jax.core import numerics, spec
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array, Forward, Key, NamedAttack, PyTree, Targeted
 from clead_jax.experiment import builders
@@ -104,9 +107,21 @@ def to_likeliest(target: views.Target) -> views.Target:
     return targeted
 
 
+def width(own: Any, net: Network, image_shape: tuple[int, ...]) -> int:
+    """How many numbers an embedding has, of those that the loss of a stage compares."""
+    outputs = encoding.outputs(net, spec.items(getattr(own, "compares", "projector")))
+
+    def embed(key: Key, images: Array) -> Array:
+        variables = net.init(key, images, False)
+        return encoding.joined(outputs(variables, net.apply(variables, images, False, method=net.features), False)[0])
+
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    return int(jax.eval_shape(embed, jax.eval_shape(lambda: numerics.key(0)), image).shape[-1])
+
+
 def settings(own: Any, net: Network, augment: views.Augment, attacked: tuple[bool, ...]) -> dict[str, Any]:
     """What the step of a stage is to do with embeddings, as arguments of `make_step`. `attacked`: which views are."""
-    encode = encoding.ENCODERS[own.encoding](attacked)
+    encode = encoding.in_chunks(encoding.ENCODERS[own.encoding](attacked), own.accumulate)
     if not isinstance(own, Contrastive):
         return {"encode": encode}
     outputs = encoding.outputs(net, spec.items(own.compares))

@@ -15,16 +15,16 @@ import optax
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
 from clead_jax.core import numerics, spec
-from clead_jax.core.registry import ATTACKS, BACKBONES
+from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Key, NamedAttack, Step
-from clead_jax.experiment import builders, choosing, embeddings, label_use, planning, terms, without_labels
+from clead_jax.experiment import builders, changing, choosing, embeddings, label_use, planning, terms, without_labels
 from clead_jax.experiment.builders import attacked, extra_per_batch, stored, view_texts
 from clead_jax.losses.contrastive import SIMILARITIES
 from clead_jax.models import Network
 from clead_jax.training import averaging, momentum, optimizers, perturbation, views
 from clead_jax.training.loop import Plan
 from clead_jax.training.state import Extra, together
-from clead_jax.training.step import make_step
+from clead_jax.training.step import in_turn, make_step
 
 FIRST = ("baseline", "supervised", "pretrain", "probe", "joint")  # their keys are their places in this list
 SHAPED_BY = {"supervised": ("loss",), "contrastive": ("weights", "loss"), "joint": ("margin_form",)}
@@ -72,7 +72,7 @@ def check(cfg: Config) -> None:
     builders.import_plugins(cfg)
     builders.name_as_here(cfg)
     config.validate(cfg)
-    BACKBONES[cfg.model.backbone]
+    builders.check_backbone(cfg)
     builders.augment_config(cfg)
     for name in config.stages_of(cfg):
         optimizers.make(optimizer(cfg, name), 1, 1)
@@ -86,7 +86,7 @@ def check(cfg: Config) -> None:
         without_labels.way(cfg[name].pseudo_labels_by)
         _check_neighbours(cfg, name)
         label_use.check_extra(cfg, name)
-        _check_terms(cfg, name)
+        _check_terms(cfg, name, attacks)
     for text in planning.asked_for(cfg)[0]:
         planning.evaluation_attack(cfg, text)
     planning.transfer_attacks(cfg, planning.asked_for(cfg)[0])
@@ -116,17 +116,20 @@ def _check_neighbours(cfg: Config, name: str) -> None:
         raise ValueError(f"{name}: the view neighbour needs {name}.neighbours, a stage with whose features it is found")
 
 
-def _check_terms(cfg: Config, name: str) -> None:
-    found, own, texts = terms.terms(cfg, name), cfg[name], view_texts(cfg, name)
-    keys = len(texts) if getattr(own, "key_momentum", 0) else 0
-    columns = len(texts) + bool(config.teacher(cfg, name)) + keys
+def _check_terms(cfg: Config, name: str, attacks: list[NamedAttack]) -> None:
+    own, texts = cfg[name], view_texts(cfg, name)
+    drawn = (*view_list(cfg, name), *embeddings.start_list(cfg, name))
+    can_change = terms.can_change(cfg, name)
+    fades = any(isinstance(view, views.Draw) for view in drawn) or "strength" in can_change
+    changing.check(own, name, attacks, fades, can_change)
+    terms.check_changes(cfg, name)
     if name not in spec.items(cfg.stages):
         return
     builders.check_static(cfg, name, texts)
-    z, logits = (jax.ShapeDtypeStruct((2, *of), np.float32) for of in ((columns, 8), (len(texts), 3)))
-    labels, field = jax.ShapeDtypeStruct((2,), np.int32), next(filter(own.__getitem__, SHAPED_BY[own.kind]))
+    keys = len(texts) if getattr(own, "key_momentum", 0) else 0
+    field = next(filter(own.__getitem__, SHAPED_BY[own.kind]))
     try:
-        jax.eval_shape(lambda *given: [term(*given) for _, term in found.values()], z, logits, labels)
+        terms.check_shapes(cfg, name, len(texts), len(texts) + bool(config.teacher(cfg, name)) + keys)
     except ValueError as error:
         raise ValueError(f"views {','.join(texts)!r} with {name}.{field} {own[field]!r}: {error}") from None
 
@@ -142,8 +145,9 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
         label_use.check_unlabelled(cfg, name)
     if size > len(labels):
         raise ValueError(f"{name}.batch_size is {size}, but there are only {len(labels)} training images")
-    if size % devices:
-        raise ValueError(f"{name}.batch_size is {size}; it must be divisible by the {devices} devices")
+    if size % (devices * own.accumulate):
+        parts = f", {own.accumulate} times for {name}.accumulate" if own.accumulate > 1 else ""
+        raise ValueError(f"{name}.batch_size is {size}; it must be divisible by the {devices} devices{parts}")
     if labels.max() >= num_classes:
         raise ValueError(f"{name}: labels go up to {labels.max()}, but the head has {num_classes} classes")
     pairs_up = (isinstance(own, Contrastive) and not own.teacher) or (
@@ -172,18 +176,18 @@ def build(
     named, attack = partial(builders.named_training_attack, cfg), partial(builders.training_attack, cfg)
     strategy = choosing.strategy(own, net, image_shape, plan, augment, key, attack, named)
     averages = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
-    extra = together(averages, strategy.extra, momentum.extra(getattr(own, "key_momentum", 0.0)))
+    dim = embeddings.width(own, net, image_shape) if getattr(own, "bank", 0) else 0
+    changes = changing.changing(own, plan, dim)
+    extra = together(averages, strategy.extra, momentum.extra(getattr(own, "key_momentum", 0.0)), changes.extra)
     perturb = perturbation.perturbation(own.perturb, plan.steps_per_epoch)
     target, rate = _target(own, net), getattr(own, "attacked", 1.0)
-    strength = views.falling(getattr(own, "fade_every", 0), own.epochs, plan.steps_per_epoch)
-    pairs = own.ascend == "pairs"
-    made = views.make_views(
-        view_list(cfg, name), target, augment, strategy.choose, rate, embeddings.start_list(cfg, name), strength, pairs
-    )
-    beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": strategy.after}
+    choose = lambda *of: {**changes.choose(*of), **strategy.choose(*of)}
+    starts, pairs = embeddings.start_list(cfg, name), own.ascend == "pairs"
+    made = views.make_views(view_list(cfg, name), target, augment, choose, rate, starts, changes.strength, pairs)
+    beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": in_turn(strategy.after, changes.after)}
     hostile = tuple(text in {*attacked(cfg, name), *stored(cfg, name)} for text in view_texts(cfg, name))
     beside |= embeddings.settings(own, net, augment, hostile)
-    found = lambda step: terms.terms(cfg, name, strength(step))
+    found = lambda state: terms.terms(cfg, name, changes.now(state))
     cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes
     return Stage(
         name=name,

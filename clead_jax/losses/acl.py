@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from clead_jax.core import numerics, spec
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
-from clead_jax.losses.contrastive import cosine, flat_pairs, masked_nce, on_sphere
+from clead_jax.losses.contrastive import cosine, masked_nce, on_sphere
+from clead_jax.losses.pairing import flat_pairs
 
 FORMS = ("released", "paper")
 

@@ -11,11 +11,17 @@ For an anchor a, candidates C and positives P among them, and similarities s div
     "all"      anchors: all views of all images; candidates: all other views of all images              (SimCLR)
 
 and `positives` the positives: views of the same "instance", or of the same "class". SupCon is "all" by "class". A
-`margin` m replaces the similarity s of a positive by s - m (as in CosFace, arXiv 1801.09414, Eq. 4). Under a jit
-sharded over devices the negatives come from the global batch.
+`margin` m replaces the similarity s of a positive by s - m (as in CosFace, arXiv 1801.09414, Eq. 4). Negatives count
+alike, or as in `negatives`. Under a jit sharded over devices they come from the global batch, and from a `Bank` of past
+batches where a stage keeps one.
+
+With `keys` (MoCo, arXiv 1911.05722) candidates are a momentum encoder's embeddings of the same views, without gradient.
+In pairs with view 0 the other view is then an anchor too, at half the weight: else nothing would move its embedding.
 """
 
+import numbers
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +30,15 @@ import numpy as np
 from clead_jax.core import numerics, spec
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
+from clead_jax.losses import negatives, pairing
+
+
+class Bank(NamedTuple):
+    """Embeddings of past batches: further candidates of every anchor. Those of its class are positives by "class"."""
+
+    z: Array  # [M, D]
+    labels: Array  # int [M]
+    filled: Array  # bool [M]
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,8 @@ class ContrastiveConfig:
     `weights`: one number >= 0 per anchoring column of [B, V]: all V with "all", else views 1 .. V-1. They are divided
     by their sum; () means equal weights.
     `stop_keys`: candidates get no gradient, anchors alone do, as RoCL's authors ran it.
+    `keys`: behind the views stand their keys, by a momentum encoder.
+    `hardest`, `beta` and `tau_plus`, in [0, 1): how negatives count, see `negatives`; 0, 0, 0 is plain InfoNCE.
     """
 
     temperature: float = 0.1
@@ -43,14 +60,25 @@ class ContrastiveConfig:
     weights: tuple[float, ...] = ()
     margin: float = 0.0
     stop_keys: bool = False
+    keys: bool = False
+    hardest: int = 0
+    beta: float = 0.0
+    tau_plus: float = 0.0
 
     def __post_init__(self) -> None:
-        for field, known in (("similarity", SIMILARITIES), ("pairing", PAIRINGS), ("positives", POSITIVES)):
+        for field, known in (("similarity", SIMILARITIES), ("pairing", pairing.PAIRINGS), ("positives", POSITIVES)):
             if (value := getattr(self, field)) not in known:
                 raise ValueError(f"unknown {field} {value!r}: known: {', '.join(known)}")
-        if not 0 < self.temperature < np.inf:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        spec.check_ranges(self, temperature="(0, inf)", hardest="[0, inf)", beta="[0, inf)", tau_plus="[0, 1)")
         check_margin(self.margin, 2.0 if self.similarity == "cosine" else np.inf)
+
+    @property
+    def log_partition(self) -> negatives.LogPartition:
+        """How negatives count."""
+        if not self.hardest and is_zero(self.beta) and is_zero(self.tau_plus):
+            return negatives.plain
+        least = -1 / self.temperature if self.similarity == "cosine" else -np.inf
+        return negatives.weighted(self.hardest, self.beta, self.tau_plus, least)
 
 
 @dataclass(frozen=True)
@@ -86,30 +114,47 @@ class RoCLConfig:
         return ContrastiveConfig(self.temperature, pairing="all", stop_keys=self.stop_keys)
 
 
-@LOSSES.register("info_nce", ContrastiveConfig)
+@LOSSES.register("info_nce", ContrastiveConfig, bank=True)
 @numerics.promotion()
-def info_nce(z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | None = None) -> Array:
+def info_nce(
+    z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | None = None, bank: Bank | None = None
+) -> Array:
     """Weighted NCE of every anchor: row i sums to the loss of image i, and sum(result) / B is the batch's.
 
     With "anchor" and two perturbed views that is C-LEAD's Eq. 2, L(x) = 1/2 [NCE(x, x_1) + NCE(x, x_2)]; column 0 is 0.
     With "all" it is the mean over the B * V anchors.
 
     Args:
-        z: embeddings [B, V, D], of any length.
+        z: embeddings [B, V, D], of any length; with `cfg.keys` [B, 2 V, D], the keys' columns of the result are 0.
         labels: int [B]; read only if `cfg.positives` is "class".
         cfg: a wrong number of `weights`, weights without a positive sum, and too few views to form a positive raise
             ValueError.
         where: bool [B]; False removes an image as anchor, positive and negative: divide by sum(where), not by B.
+        bank: further candidates of every anchor.
 
     Returns:
         float32 [B, V], finite for any labels; 0 where there is no anchor or no positive.
     """
-    batch, views, _ = z.shape
+    batch, views = len(z), z.shape[1] // (2 if cfg.keys else 1)
+    if cfg.keys and z.shape[1] % 2:
+        raise ValueError(f"info_nce needs a key for every view, not {z.shape[1]} of both: leave the teacher out")
     shares = _shares(cfg, views)
     where = jnp.ones(batch, bool) if where is None else where
     z = jnp.where(where[:, None, None], z.astype(jnp.float32), 0)  # what is masked may be NaN
     group = labels if cfg.positives == "class" else jnp.arange(batch)
-    return PAIRINGS[cfg.pairing](z, group, where, cfg) * shares
+
+    def nce(anchors: Array, others: Array, positives: Array, candidates: Array) -> Array:
+        if bank is not None:
+            same = where[:, None] & (labels[:, None] == bank.labels) & (cfg.positives == "class")
+            same = jnp.repeat(same, len(anchors) // batch, axis=0)  # of an image one anchor, or one for every view
+            beside = lambda mask, more: jnp.concatenate([jnp.broadcast_to(mask, positives.shape), more], axis=1)
+            candidates = beside(candidates, jnp.broadcast_to(bank.filled, same.shape))
+            positives, others = beside(positives, same), jnp.concatenate([others, bank.z])
+        return _nce(anchors, others, positives, candidates, cfg)
+
+    keys = z[:, views:] if cfg.keys else None
+    losses = pairing.PAIRINGS[cfg.pairing](z[:, :views], keys, group, where, nce) * shares
+    return jnp.pad(losses, ((0, 0), (0, z.shape[1] - views))) if cfg.keys else losses
 
 
 @LOSSES.register("supcon", SupConConfig, uses_labels=True)
@@ -139,18 +184,23 @@ def rocl(z: Array, labels: Array, cfg: RoCLConfig, where: Array | None = None) -
 
 def check_margin(margin: float, most: float = 2.0) -> None:
     """Raises ValueError for a margin outside [0, most]. On the unit sphere nothing differs by more than 2."""
-    if not 0 <= margin <= most or margin == np.inf:
+    if isinstance(margin, numbers.Real) and not (0 <= margin <= most and margin < np.inf):
         raise ValueError(f"margin must lie in [0, {most:g}], not {margin}")
 
 
-def masked_nce(similarity: Array, positives: Array, candidates: Array) -> Array:
-    """NCE of each row, averaged over its positives.
+def masked_nce(
+    similarity: Array,
+    positives: Array,
+    candidates: Array,
+    log_partition: negatives.LogPartition = negatives.plain,
+) -> Array:
+    """NCE of each row, averaged over its positives; `log_partition` says how its negatives count.
 
     `similarity` float [A, C], temperature included; `positives` and `candidates` bool, broadcast to [A, C]; a positive
     that is no candidate does not count. Returns [A], always finite: 0, with zero gradient, for a row without positives.
     """
     positives = positives & candidates
-    partition = jax.nn.logsumexp(jnp.where(candidates, similarity, -jnp.inf), axis=-1)  # -inf if there are none
+    partition = log_partition(similarity, positives, candidates & ~positives)
     return jnp.where(jnp.any(positives, axis=-1), partition - mean_over(positives, similarity), 0)
 
 
@@ -159,39 +209,17 @@ def mean_over(mask: Array, values: Array) -> Array:
     return jnp.sum(jnp.where(mask, values, 0), axis=-1) / jnp.maximum(jnp.sum(mask, axis=-1), 1)
 
 
-def flat_pairs(z: Array, group: Array, where: Array) -> tuple[Array, Array, Array]:
-    """All views [B, V, D] as one list of A = B * V: (z [A, D], same group [A, A], unmasked pairs [A, A])."""
-    batch, views, dim = z.shape
-    group, where = jnp.repeat(group, views), jnp.repeat(where, views)
-    pairs = where[:, None] & where & ~jnp.eye(batch * views, dtype=bool)
-    return z.reshape(-1, dim), group[:, None] == group, pairs
-
-
-def _anchor_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
-    positives = (group[:, None] == group) & where[:, None]
-    return jax.vmap(lambda view: _nce(z[:, 0], view, positives, where, cfg), in_axes=1, out_axes=1)(z)
-
-
-def _anchor_pairs_simclr(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
-    """As the authors' released losses: SimCLR's loss of two views, of which the clean one alone is the anchor."""
-    same, there = group[:, None] == group, where[:, None] & where
-    positives = jnp.concatenate([same & there, same & there], axis=1)
-    candidates = jnp.concatenate([there & ~jnp.eye(len(z), dtype=bool), there], axis=1)
-    nce = lambda view: _nce(z[:, 0], jnp.concatenate([z[:, 0], view]), positives, candidates, cfg)
-    return jax.vmap(nce, in_axes=1, out_axes=1)(z)
-
-
-def _all_pairs(z: Array, group: Array, where: Array, cfg: ContrastiveConfig) -> Array:
-    flat, same, pairs = flat_pairs(z, group, where)
-    return _nce(flat, flat, same, pairs, cfg).reshape(z.shape[:2])
-
-
 def _nce(anchors: Array, others: Array, positives: Array, candidates: Array, cfg: ContrastiveConfig) -> Array:
     others = jax.lax.stop_gradient(others) if cfg.stop_keys else others
     similarity = SIMILARITIES[cfg.similarity](anchors, others)
-    if cfg.margin:
+    if not is_zero(cfg.margin):
         similarity = similarity - cfg.margin * positives
-    return masked_nce(similarity / cfg.temperature, positives, candidates)
+    return masked_nce(similarity / cfg.temperature, positives, candidates, cfg.log_partition)
+
+
+def is_zero(setting: float | Array) -> bool:
+    """Whether a setting is the number 0; a traced one may become another."""
+    return isinstance(setting, numbers.Real) and setting == 0
 
 
 def _shares(cfg: ContrastiveConfig, views: int) -> np.ndarray:
@@ -230,5 +258,4 @@ def inner(a: Array, b: Array) -> Array:
 
 
 SIMILARITIES = {"cosine": cosine, "euclidean": negative_euclidean}
-PAIRINGS = {"anchor": _anchor_pairs, "simclr_anchor": _anchor_pairs_simclr, "all": _all_pairs}
 POSITIVES = ("instance", "class")

@@ -20,6 +20,7 @@ from clead_jax.core import numerics
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array
 from clead_jax.losses import contrastive
+from clead_jax.losses.pairing import flat_pairs
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _prepare(z: Array, labels: Array, where: Array | None) -> tuple[Array, Array
     """z [B, V, D] -> (float32 [A, D], pairs of one class [A, A], pairs of two classes [A, A]), A = B * V."""
     where = jnp.ones(len(z), bool) if where is None else where
     z = jnp.where(where[:, None, None], z.astype(jnp.float32), 0)  # what is masked may be NaN
-    flat, same, pairs = contrastive.flat_pairs(z, labels, where)
+    flat, same, pairs = flat_pairs(z, labels, where)
     return flat, pairs & same, pairs & ~same
 
 

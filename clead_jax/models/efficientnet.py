@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from clead_jax.core.registry import BACKBONES
 from clead_jax.core.types import Array
-from clead_jax.models.layers import FULL
+from clead_jax.models.layers import FULL, remat
 from clead_jax.models.resnet import STEMS, ConvNorm
 
 STAGES = (  # expansion, channels, blocks, first stride, kernel
@@ -57,6 +57,7 @@ class EfficientNetB0(nn.Module):
     width: int = FULL
     stem: str = "cifar"
     dtype: str = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -68,6 +69,7 @@ class EfficientNetB0(nn.Module):
         for number, (expansion, full, blocks, first_stride, kernel) in enumerate(STAGES, start=1):
             for i in range(blocks):
                 stride, name = first_stride if i == 0 else 1, f"stage{number}_block{i + 1}"
-                x = MBConv(expansion, channels(full), stride, kernel, self.dtype, name=name)(x, train)
+                block = remat(MBConv, self.remat)(expansion, channels(full), stride, kernel, self.dtype, name=name)
+                x = block(x, train)
         x = nn.silu(ConvNorm(channels(1280), 1, dtype=self.dtype, name="top")(x, train))
         return x.astype(jnp.float32).mean(axis=(1, 2))

@@ -19,3 +19,10 @@ def convolution(
 def batch_norm(train: bool, dtype: str, name: str | None = None) -> nn.BatchNorm:
     """BatchNorm: the batch's statistics if `train`, else the running ones."""
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+def remat(block: type[nn.Module], wanted: bool) -> type[nn.Module]:
+    """If `wanted`, a block, called as (x, train), whose activations are computed again for the gradient instead of kept
+    (Chen et al., arXiv 1604.06174). Parameters and their names stay.
+    """
+    return nn.remat(block, static_argnums=(2,)) if wanted else block

@@ -43,8 +43,9 @@ class Network(nn.Module):
     """A registered backbone between pixel normalisation and two heads.
 
     `mean` and `std` hold one value per channel, or one for all. `dtype` is what the backbone computes in: parameters,
-    batch statistics and outputs stay float32. Raises ValueError for an unknown backbone, stem or dtype, and for a mean
-    and std that do not fit the images.
+    batch statistics and outputs stay float32. With `remat` its blocks keep no activations for gradients.
+
+    Raises ValueError for an unknown backbone, stem or dtype, and for a mean and std that do not fit the images.
     """
 
     backbone: str
@@ -56,6 +57,7 @@ class Network(nn.Module):
     projection_hidden: int = 0
     projection_layers: int = 2
     projection_norm: bool = False
+    remat: bool = False
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
@@ -64,7 +66,8 @@ class Network(nn.Module):
         if self.dtype not in PRECISIONS:
             raise ValueError(f"unknown dtype {self.dtype!r}: known: {', '.join(PRECISIONS)}")
         make_backbone = BACKBONES[self.backbone].value
-        self.encoder = make_backbone(width=self.width, stem=self.stem, dtype=self.dtype, name="backbone")
+        more = {"remat": True} if self.remat else {}
+        self.encoder = make_backbone(width=self.width, stem=self.stem, dtype=self.dtype, name="backbone", **more)
         widths = self.projection_dim, self.projection_hidden, self.projection_layers
         self.projector = Projector(*widths, norm=self.projection_norm)
         self.head = nn.Dense(self.num_classes)

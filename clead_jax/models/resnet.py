@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from clead_jax.core.registry import BACKBONES
 from clead_jax.core.types import Array
-from clead_jax.models.layers import batch_norm, convolution
+from clead_jax.models.layers import batch_norm, convolution, remat
 
 STEMS = {"cifar": (3, 1), "imagenet": (7, 2)}  # kernel and stride of the first convolution
 
@@ -88,6 +88,7 @@ class ResNet(nn.Module):
     width: int = 64
     stem: str = "cifar"
     dtype: str = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -98,7 +99,7 @@ class ResNet(nn.Module):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"stage{stage + 1}_block{i + 1}"
-                x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
+                x = remat(self.block, self.remat)(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
 

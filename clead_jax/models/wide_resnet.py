@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from clead_jax.core.registry import BACKBONES
 from clead_jax.core.types import Array
-from clead_jax.models.layers import FULL, batch_norm, convolution
+from clead_jax.models.layers import FULL, batch_norm, convolution, remat
 from clead_jax.models.resnet import through_stem
 
 
@@ -55,6 +55,7 @@ class WideResNet(nn.Module):
     width: int = FULL
     stem: str = "cifar"
     dtype: str = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -66,7 +67,8 @@ class WideResNet(nn.Module):
             for i in range((self.depth - 4) // 6):
                 stride = 2 if stage > 0 and i == 0 else 1
                 filters = channels(16 * 2**stage * self.widening)
-                x = WideBlock(filters, stride, self.dtype, name=f"stage{stage + 1}_block{i + 1}")(x, train)
+                name = f"stage{stage + 1}_block{i + 1}"
+                x = remat(WideBlock, self.remat)(filters, stride, self.dtype, name=name)(x, train)
         x = nn.relu(batch_norm(train, self.dtype, name="norm")(x))
         return x.astype(jnp.float32).mean(axis=(1, 2))
 

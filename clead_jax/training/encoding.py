@@ -70,6 +70,34 @@ def dual(attacked: tuple[bool, ...]) -> Encode:
     return encode
 
 
+def in_chunks(encode: Encode, count: int) -> Encode:
+    """The same in `count` parts of the batch, one after the other; the gradient computes their activations again.
+
+    Losses see the embeddings of the whole batch, and gradients are those of the whole batch (GradCache, arXiv
+    2101.06983: embeddings first, the gradient by them, then that of one part after the other), with the activations of
+    one part in memory. BatchNorm alone differs: each part has its own statistics. `count` divides B; every device has
+    its share of every part.
+    """
+
+    def encoded(
+        network: Any, variables: PyTree, views: Array, train: bool, compared: Outputs
+    ) -> tuple[Array, Array, PyTree]:
+        @jax.checkpoint
+        def of_part(params: PyTree, stats: PyTree, part: Array) -> tuple[PyTree, tuple[Array, Array]]:
+            features, z, new = encode(network, {"params": params, "batch_stats": stats}, part, train, compared)
+            return new, (features, z)
+
+        b, v = views.shape[:2]
+        parts = jnp.moveaxis(views.reshape(b // count, count, *views.shape[1:]), 1, 0)
+        body = lambda stats, part: of_part(variables["params"], stats, part)
+        # As in `attacks.run`: on the CPU a loop with gradients of convolutions is to be unrolled.
+        stats, columns = jax.lax.scan(body, variables["batch_stats"], parts, unroll=jax.default_backend() == "cpu")
+        back = lambda of: _flat(jnp.moveaxis(of.reshape(count, b // count, v, -1), 0, 1).reshape(b, v, -1))
+        return *map(back, columns), stats
+
+    return encoded if count > 1 else encode
+
+
 def _flat(columns: Array) -> Array:
     """[B, V, F] -> [B * V, F]."""
     return columns.reshape(-1, columns.shape[-1])

@@ -54,6 +54,7 @@ class Seen(NamedTuple):
     batch: Batch
     keys: Key  # [B]
     logits: Array  # [B, V, K], before the update
+    z: Array  # [B, V, D], what losses compare: the keys of a momentum encoder where there is one, else the views' own
     grads: PyTree  # of the loss
 
 
@@ -66,11 +67,24 @@ def nothing_more(before: TrainState, new: TrainState, seen: Seen) -> tuple[Train
     return new, {}
 
 
+def in_turn(*afters: After) -> After:
+    """One after the other; their metrics together."""
+
+    def run(before: TrainState, new: TrainState, seen: Seen) -> tuple[TrainState, Metrics]:
+        metrics: Metrics = {}
+        for after in afters:
+            new, more = after(before, new, seen)
+            metrics |= more
+        return new, metrics
+
+    return run
+
+
 def make_step(
     network: Any,
     tx: optax.GradientTransformation,
     make_views: MakeViews,
-    terms: Terms | Callable[[Array], Terms],
+    terms: Terms | Callable[[TrainState], Terms],
     *,
     online: bool = False,
     extra: Extra = NOTHING,
@@ -91,7 +105,7 @@ def make_step(
 
     z are the `compared` outputs, if not said the projections. Behind them, without gradient, stand a `teacher`'s
     embedding, z is [B, V + 1, D] then, and the keys that `keys_of` gives, one for each view. `terms` may depend on the
-    number of the step.
+    state, as on the number of its step.
     """
     cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
     compared = compared or outputs(network, ("projector",))
@@ -106,15 +120,16 @@ def make_step(
         labelled = jnp.maximum(known.sum(), 1)
         train = "backbone" in state.params or "backbone" in state.batch_stats
         behind = [jax.lax.stop_gradient(teacher(frozen.teacher, batch.images, keys))[:, None]] if teacher else []
-        found, kept = terms(state.step) if callable(terms) else terms, state.extra
+        found, kept = terms(state) if callable(terms) else terms, state.extra
         if keys_of:
             of_views, kept = keys_of(state.extra, frozen.variables, views)
             behind.append(of_views)
 
-        def loss_fn(params: PyTree) -> tuple[Array, tuple[Array, Array, dict[str, Array], Array, PyTree]]:
+        def loss_fn(params: PyTree) -> tuple[Array, tuple[Array, Array, dict[str, Array], Array, Array, PyTree]]:
             merged = variables(params, state.batch_stats, frozen.variables)
             features, z, new = encode(network, merged, views, train, compared)
-            z = jnp.concatenate([z.reshape(b, v, -1), *behind], axis=1)
+            own = z.reshape(b, v, -1)
+            z = jnp.concatenate([own, *behind], axis=1)
             seen = jax.lax.stop_gradient(features) if online else features
             logits = network.apply(merged, seen, method=network.classify)
             added = {n: w * term(z, logits.reshape(b, v, -1), batch.labels) for n, (w, term) in found.items()}
@@ -122,12 +137,12 @@ def make_step(
             each = jnp.where(known, cross_entropy(logits, jnp.maximum(view_labels, 0)), 0) if online else jnp.zeros(1)
             beside = each.sum() / labelled
             stats = {part: new[part] for part in state.batch_stats}
-            return loss + beside, (loss, beside, added, logits, stats)
+            return loss + beside, (loss, beside, added, logits, own, stats)
 
         at = state.params
         if perturb:
             at = perturb(lambda params: jax.grad(loss_fn, has_aux=True)(params)[0], at, state.step)
-        (_, (loss, beside, added, logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(at)
+        (_, (loss, beside, added, logits, z, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(at)
         count = jnp.float32(b)
         shown = {"loss": loss} | {f"term_{name}": share for name, share in added.items() if name != "loss"}
         shown |= {"online_loss": beside} if online else {}
@@ -137,7 +152,7 @@ def make_step(
         new, more = after(
             state,
             apply_gradients(state.replace(extra=kept), tx, grads, stats, extra),
-            Seen(frozen, batch, keys, logits.reshape(b, v, -1), grads),
+            Seen(frozen, batch, keys, logits.reshape(b, v, -1), behind[-1] if keys_of else z, grads),
         )
         return new, metrics | more
 

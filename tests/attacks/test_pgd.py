@@ -30,6 +30,25 @@ def test_fgsm_is_one_step_of_pgd():
     np.testing.assert_array_equal(attack(problem, FGSMConfig()), attack(problem, one_step))
 
 
+def test_of_a_limited_number_of_steps_the_first_count():
+    problem, settings = attack_problems.mlp(), {"step_size": 0.01, "keep": "last"}
+    solve = lambda limit: run(
+        GRADIENT,
+        *problem[:1],
+        cross_entropy,
+        problem.x,
+        problem.labels,
+        problem.keys,
+        GradientConfig(steps=4, **settings),
+        limit,
+    )
+    limited = jax.jit(solve)
+    for count in (1, 3, 4):
+        expected = attack(problem, GradientConfig(steps=count, **settings))
+        np.testing.assert_allclose(limited(jnp.float32(count)), expected, atol=1e-6)
+    assert limited._cache_size() == 1 and not np.allclose(limited(0.0), limited(4.0))
+
+
 def test_the_best_point_seen_is_kept():
     """An objective with its top at 0.55: steps of 0.03 pass it and swing; the last point is not the best."""
     problem = attack_problems.linear()._replace(x=jnp.full((8, 6, 6, 3), 0.5), labels=jnp.zeros(8, jnp.int32))

@@ -7,7 +7,6 @@ import functools
 import importlib
 import runpy
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,6 @@ from reading import same
 
 from clead_jax import config, main
 from clead_jax.core import numerics
-from clead_jax.core.registry import BACKBONES
 from clead_jax.experiment import builders, stages, train
 from clead_jax.experiment.context import open_random, open_run
 from clead_jax.training import checkpoint
@@ -26,20 +24,6 @@ from clead_jax.training import state as states
 LAS_AT = "las_at(eps=0.05:0.1:2,step_size=0.02:0.04:2,steps=1:2,every=2,lr=0.5,attack=pgd(steps=1))"
 PRESETS = ["mart", "fat:digits", "fat:trades-digits", "fat:mart-digits", "las_at:digits", "las_at:awp-digits"]
 PRESETS += ["awp:digits", "awp:trades-digits", "pgd_at_rice:digits"]
-
-
-@BACKBONES.register("flat")
-class Flat(nn.Module):
-    """Images [B, H, W, C] -> features [B, width], without convolutions: loops may stay rolled, and compile at once."""
-
-    width: int
-    stem: str
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.Dense(self.width)(x.reshape(len(x), -1))
-        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
 
 
 @pytest.fixture(autouse=True)

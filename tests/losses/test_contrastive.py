@@ -52,8 +52,8 @@ def test_a_row_without_positives_costs_nothing():
         ({"similarity": "dot"}, "unknown similarity 'dot': known: cosine, euclidean"),
         ({"pairing": "some"}, "unknown pairing 'some': known: anchor, simclr_anchor, all"),
         ({"positives": "none"}, "unknown positives 'none': known: instance, class"),
-        ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
-        ({"temperature": float("nan")}, "temperature must be positive, not nan"),
+        ({"temperature": 0.0}, "temperature must lie in \\(0, inf\\), got 0.0"),
+        ({"temperature": float("nan")}, "temperature must lie in \\(0, inf\\), got nan"),
     ],
 )
 def test_a_config_refuses_what_it_does_not_know(field, message):

@@ -18,31 +18,65 @@ from jax.test_util import check_grads
 import clead_jax.losses  # noqa: F401
 from clead_jax.core.registry import LOSSES
 from clead_jax.losses.acl import ACLConfig, AIRConfig
-from clead_jax.losses.contrastive import PAIRINGS, POSITIVES, SIMILARITIES, ContrastiveConfig, SupConConfig
+from clead_jax.losses.contrastive import POSITIVES, SIMILARITIES, ContrastiveConfig, SupConConfig
 from clead_jax.losses.distillation import DistillationConfig
 from clead_jax.losses.margin import CosineConfig, HingeConfig, PairwiseConfig
+from clead_jax.losses.pairing import PAIRINGS
 
 LABELS = np.array([0, 1, 0, 2, 1, 0, 3, 1])
 
 
 def contrastive_oracle(z, labels, cfg, where):
-    """Eq. 2 and its relatives, one anchor and one candidate at a time."""
-    batch, views, _ = z.shape
-    losses = np.zeros((batch, views))
+    """Eq. 2 and its relatives, one anchor and one candidate at a time; keys, if there are any, behind the views."""
+    batch, views = len(z), z.shape[1] // (1 + cfg.keys)
+    losses, key = np.zeros(z.shape[:2]), z[:, -views:]
     columns = range(views) if cfg.pairing == "all" else range(1, views)
     weights = dict(zip(columns, cfg.weights or [1] * len(columns), strict=True))
     images = [j for j in range(batch) if where[j]]
     for i, v in itertools.product(images, columns):
-        if cfg.pairing != "all":
-            own = [(j, 0) for j in images if j != i] if cfg.pairing == "simclr_anchor" else []
-            anchor, candidates = z[i, 0], [(j, v) for j in images] + own
-        else:
-            anchor, candidates = z[i, v], [(j, w) for j in images for w in range(views) if (j, w) != (i, v)]
-        same = labels == labels[i] if cfg.positives == "class" else np.arange(batch) == i
-        similar = lambda c, a=anchor, s=same: oracle_similarity(a, z[c], cfg.similarity) - cfg.margin * s[c[0]]
-        scores = {c: similar(c) / cfg.temperature for c in candidates}
-        logs = [scores[c] - np.log(np.sum(np.exp(list(scores.values())))) for c in candidates if same[c[0]]]
-        losses[i, v] = -np.mean(logs) * weights[v] / sum(weights.values()) if logs else 0
+        ways = [(v, 0)] if cfg.pairing == "all" else [(0, v), (v, 0)][: 1 + cfg.keys]
+        for a, other in ways:
+            own = [(j, a) for j in images if j != i] if cfg.pairing == "simclr_anchor" else []
+            candidates = [(j, other) for j in images] + own
+            if cfg.pairing == "all":
+                candidates = [(j, w) for j in images for w in range(views) if (j, w) != (i, v)]
+            same = labels == labels[i] if cfg.positives == "class" else np.arange(batch) == i
+            similar = lambda c, z=z[i, a], s=same: oracle_similarity(z, key[c], cfg.similarity) - cfg.margin * s[c[0]]
+            scores = {c: similar(c) / cfg.temperature for c in candidates}
+            own = [score for c, score in scores.items() if same[c[0]]]
+            total = denominator(own, [score for c, score in scores.items() if not same[c[0]]], cfg)
+            losses[i, v] += -np.mean([s - np.log(total) for s in own]) / len(ways) if own else 0
+        losses[i, v] *= weights[v] / sum(weights.values())
+    return losses
+
+
+def denominator(own, others, cfg):
+    """Of InfoNCE, from the scores of positives and negatives: Robinson et al. over Chuang et al. over the hardest."""
+    others = sorted(others)[-cfg.hardest :]
+    weights = np.exp(cfg.beta * np.array(others)) / max(np.sum(np.exp(cfg.beta * np.array(others))), 1e-300)
+    mean = np.sum(weights * np.exp(others)) - cfg.tau_plus * (np.mean(np.exp(own)) if own else 0)
+    lowest = np.exp(-1 / cfg.temperature) if cfg.similarity == "cosine" else 0
+    return np.sum(np.exp(own)) + len(others) * max(mean / (1 - cfg.tau_plus), lowest)
+
+
+def triplet_oracle(z, labels, cfg, where):
+    """All negatives of an anchor, or the nearest ones, by squared distances of unit vectors."""
+    unit, losses = z / np.linalg.norm(z, axis=-1, keepdims=True), np.zeros(z.shape[:2])
+    images, squared = np.flatnonzero(where), lambda a, b: np.sum((a - b) ** 2)
+    for i, v in itertools.product(images, range(1, z.shape[1])):
+        away = sorted(squared(unit[i, 0], unit[j, v]) for j in images if j != i)
+        away = away[: cfg.hardest or None]
+        gaps = [max(0, cfg.margin + squared(unit[i, 0], unit[i, v]) - far) for far in away]
+        losses[i, v] = np.mean(gaps) / (z.shape[1] - 1)
+    return losses
+
+
+def n_pair_oracle(z, labels, cfg, where):
+    losses, images = np.zeros(z.shape[:2]), np.flatnonzero(where)
+    for i, v in itertools.product(images, range(1, z.shape[1])):
+        anchor, own = z[i, 0], z[i, v]
+        others = sum(np.exp(anchor @ z[j, v] - anchor @ own) for j in images if j != i)
+        losses[i, v] = (np.log(1 + others) + cfg.l2 / 4 * (anchor @ anchor + own @ own)) / (z.shape[1] - 1)
     return losses
 
 
@@ -202,6 +236,8 @@ ORACLES = {
     "trades": trades_oracle,
     "info_nce": contrastive_oracle,
     "supcon": supcon_oracle,
+    "triplet": triplet_oracle,
+    "n_pair": n_pair_oracle,
     "margin_cosine": supcon_oracle,
     "margin_pairwise": pairwise_oracle,
     "margin_hinge": hinge_oracle,
@@ -211,6 +247,11 @@ DEFAULTS = [(name, LOSSES[name].config()) for name in LOSSES]
 VARIANTS = [
     ("info_nce", ContrastiveConfig(0.5, *choice, weights=(0, 1, 3) if choice[1] == "all" else (1, 3)))
     for choice in itertools.product(SIMILARITIES, PAIRINGS, POSITIVES)
+]
+NEGATIVES = [
+    ("info_nce", ContrastiveConfig(0.5, hardest=3, beta=0.5, tau_plus=0.1)),
+    ("info_nce", ContrastiveConfig(0.5, "euclidean", "all", "class", beta=2.0, tau_plus=0.2, keys=True)),
+    ("info_nce", ContrastiveConfig(0.5, pairing="simclr_anchor", keys=True)),
 ]
 MARGINS = [
     ("info_nce", ContrastiveConfig(pairing="anchor", margin=0.3)),
@@ -229,7 +270,8 @@ PAIRS = [
     ("acl", ACLConfig(0.5, shift=1, strength=0.5, keys=True)),
     ("air", AIRConfig(0.5, strength=0.5, air_form="paper", robust=2.0)),
 ]
-every_loss = pytest.mark.parametrize("name, cfg", DEFAULTS + VARIANTS + MARGINS + DISTANCES + PAIRS, ids=str)
+EVERY = DEFAULTS + VARIANTS + NEGATIVES + MARGINS + DISTANCES + PAIRS
+every_loss = pytest.mark.parametrize("name, cfg", EVERY, ids=str)
 
 
 def given(name, cfg, **more):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clead_jax.models import Network
+from clead_jax.models.resnet import BasicBlock, ResNet
 
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
 TINY = functools.partial(Network, "tiny", num_classes=5, width=4)
@@ -84,3 +85,19 @@ def test_refuses_what_it_does_not_know(fields, message):
     network = Network(**{"backbone": "tiny", "num_classes": 5, "width": 4, **fields})
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: network.init(jax.random.key(0), IMAGES, train=False))
+
+
+def test_remat_keeps_the_gradient_and_little_for_it():
+    """Kept from the forward pass, for the backward pass: without it every activation, with it those between blocks."""
+    images, kept, gradients = jax.random.uniform(jax.random.key(0), (8, 6, 6, 3)), {}, {}
+    networks = {wanted: ResNet(BasicBlock, (2,), width=2, remat=wanted) for wanted in (False, True)}
+    variables = jax.jit(functools.partial(networks[False].init, train=False))(jax.random.key(1), images)
+    for wanted, network in networks.items():
+        run = lambda params, net=network: net.apply(
+            {**variables, "params": params}, images, True, mutable="batch_stats"
+        )
+        residuals = jax.eval_shape(lambda params, run=run: jax.vjp(lambda p: run(p)[0], params)[1], variables["params"])
+        kept[wanted] = sum(leaf.size for leaf in jax.tree.leaves(residuals))
+        gradients[wanted] = jax.jit(jax.grad(lambda p, run=run: (run(p)[0] ** 2).sum()))(variables["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *gradients.values())
+    assert kept[True] < 0.5 * kept[False]

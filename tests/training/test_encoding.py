@@ -187,3 +187,20 @@ def test_the_teachers_embedding_is_the_last_view_and_gets_no_gradient():
     z = NETWORK.apply(VARIABLES, features, method=NETWORK.project)
     taught = teach(teacher_weights, VIEWS[:, 0], None)
     assert float(metrics["loss"][0] / 8) == pytest.approx(float(((z - taught) ** 2).sum()), rel=1e-3)
+
+
+def test_of_parts_of_a_batch_nothing_is_kept_for_the_gradient_but_images_and_weights():
+    net, views = network.Network("tiny", num_classes=3, width=4), jax.ShapeDtypeStruct((8, 2, 8, 8, 1), jnp.float32)
+    variables = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), False))
+    kept = {}
+    for count in (1, 4):
+        encode = encoding.in_chunks(encoding.together, count)
+
+        def backward(variables, views, encode=encode):
+            z = lambda params: encode(
+                net, {**variables, "params": params}, views, True, encoding.outputs(net, ("projector",))
+            )[1]
+            return jax.vjp(z, variables["params"])[1]
+
+        kept[count] = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, variables, views)))
+    assert kept[4] < 0.5 * kept[1]

@@ -55,7 +55,7 @@ def check(own: Any, name: str, attacks: list[NamedAttack], fades: bool, of_loss:
         where = f"{name}.schedules: {setting}"
         if setting not in known:
             raise ValueError(f"{where}: nothing here has such a number; what can change is {', '.join(known)}")
-        if setting == "strength" and getattr(own, "fade_every", 0):
+        if setting == "strength" and getattr(own, "fade_every", None):
             raise ValueError(f"{where} and {name}.fade_every={own.fade_every} both set the strength; leave one out")
         for value in rule.ends:
             _check_value(setting, value, where, attacks)

@@ -113,7 +113,8 @@ def width(own: Any, net: Network, image_shape: tuple[int, ...]) -> int:
 
     def embed(key: Key, images: Array) -> Array:
         variables = net.init(key, images, False)
-        return encoding.joined(outputs(variables, net.apply(variables, images, False, method=net.features), False)[0])
+        features: Any = net.apply(variables, images, False, method=net.features)
+        return encoding.joined(outputs(variables, features, False)[0])
 
     image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     return int(jax.eval_shape(embed, jax.eval_shape(lambda: numerics.key(0)), image).shape[-1])

@@ -10,10 +10,11 @@ import weak_inputs
 import weak_networks
 from check_contexts import EPS, blind, context_of, linear, linear_context
 
-from clead_jax.core.types import Examples
+from clead_jax.core.types import Classifier, Examples
 from clead_jax.evaluation.checks import attack_strength, binarization, gradient_masking, inputs, outputs, plausibility
 from clead_jax.evaluation.checks.context import CheckContext
 from clead_jax.evaluation.checks.run import CHECKS, run_checks
+from clead_jax.evaluation.classifier import compiled
 
 FEEBLE = {"step_size": EPS / 100, "random_start": False}
 TIMID = {"steps": 2, "step_size": EPS / 50}
@@ -236,6 +237,13 @@ def test_copies_of_one_image_are_no_proof_of_probabilities(logits, status):
     context = linear_context(lambda v, x: jnp.array(logits) * (1 + 1e-7 * x.sum((1, 2))))
     copies = Examples(np.repeat(context.images[:1], 64, 0), np.repeat(context.labels[:1], 64), np.arange(64))
     assert outputs.probabilities_output(dataclasses.replace(context, examples=copies))["status"] == status
+
+
+def test_votes_are_no_probabilities_where_attacks_follow_something_else():
+    votes, w = weak_networks.decided(linear), linear_context().model.variables
+    for attacked, status in ((None, "fail"), (linear, "ok")):
+        model = compiled(Classifier(votes, w, attack_forward=attacked), batch_size=64)
+        assert outputs.probabilities_output(dataclasses.replace(linear_context(), model=model))["status"] == status
 
 
 def test_a_model_that_cannot_be_asked_fails_and_the_rest_is_heard():

@@ -19,7 +19,7 @@ from clead_jax.evaluation.verify import norm_of
 
 PROBLEMS = 32  # a batch; the paper has 512 images, 999 points inside, 1 at the edge, the same gap
 INSIDE, EDGE, CONTROL, GAP = 199, 100, 100, 0.05
-NEAR = 0.3  # where the head divides, on the way from the points inside to the one at the edge
+NEAR = 0.5  # where the head divides, on the way from the points inside to the one at the edge
 RIDGE = 1e-2  # of the features' mean variance, added to every variance
 FEWEST = 8  # problems, for a share of them to mean anything
 

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clead_jax.core import numerics, progress, sharding
+from clead_jax.core import progress, sharding
 from clead_jax.core.types import Classifier, Examples, fingerprint
 from clead_jax.evaluation import classifier as classifiers
 from clead_jax.evaluation import inputs
 from clead_jax.evaluation.audit import Result, audit
+from clead_jax.evaluation.checks.outputs import LOGITS, are_probabilities
 from clead_jax.evaluation.union import Union, union
 from clead_jax.interop.formats import load_exported
 from clead_jax.results import audited
@@ -175,10 +176,12 @@ def _required(function: Callable[..., Any]) -> list[str]:
 
 
 def outputs(classifier: Classifier, examples: Examples) -> list[list[float]]:
-    """The logits of the first images: they tell one model from another."""
-    model = classifiers.compiled(classifier, batch_size=16)
+    """The logits of the first images: they tell one model from another. ValueError, one line, if they are none."""
+    model, first = classifiers.compiled(classifier, batch_size=16), examples.images[:4]
     inputs.num_classes(model, examples)
-    return model.logits(examples.images[:4], numerics.key(0)).tolist()
+    if are_probabilities(model.attacked_logits(first)):
+        raise ValueError(f"the model gives probabilities: {LOGITS}")
+    return model.logits(first).tolist()
 
 
 def header(result: Result, dataset: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`python -m clead_jax.audit`: any model that Python can import, without a work directory."""
 
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from clead_jax.config import cli
 from clead_jax.results.consistency import digest
 
 MODEL = """
+import jax
 import numpy as np
 from clead_jax import Classifier
 from sklearn.datasets import load_digits
@@ -23,6 +25,7 @@ classifier = Classifier(lambda v, x: x.reshape(len(x), -1) @ v, w)
 make = lambda: logits
 pair = lambda x: (logits(x), 1)
 named = lambda x: {"logits": logits(x)}
+probabilities = lambda x: jax.nn.softmax(logits(x))
 number = 3
 class Net:
     def logits(self, x): return logits(x)
@@ -150,6 +153,7 @@ def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
     [
         (["--model=linear_model:pair"], "logits [B, K]"),
         (["--model=linear_model:named"], "logits [B, K]"),
+        (["--model=linear_model:probabilities"], "gives probabilities: return logits"),
         (["--model=linear_model:number"], "is a int"),
         (["--model=linear_model:nothing"], "no attribute"),
         (["--model=no_such_module:logits"], "No module named"),
@@ -173,6 +177,38 @@ def test_bad_input_is_one_line_and_writes_nothing(capsys, monkeypatch, tmp_path,
     settings = NO_SETTINGS if "--verify=none" in words else settings
     status, _, error = run(capsys, monkeypatch, *settings, *words, "--output=out")
     assert status == 2 and told in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"labels": np.eye(10)[np.arange(20) % 10]}, "labels"),
+        ({"labels": np.eye(10, dtype=int)[np.arange(20) % 10]}, "labels"),
+        ({"images": np.zeros((20, 3, 8, 8), np.uint8)}, "channels come last: images.transpose(0, 2, 3, 1)"),
+        ({"labels": np.array([str(n) for n in range(20)], object)}, "plain arrays"),
+        (b"PK\x03\x04 half a file", "own.npz"),
+        (b"", "own.npz"),
+    ],
+    ids=["one-hot", "one-hot integers", "NCHW", "pickled", "truncated", "empty"],
+)
+def test_images_that_cannot_be_read_are_one_line(capsys, monkeypatch, tmp_path, content, told):
+    if isinstance(content, bytes):
+        (tmp_path / "own.npz").write_bytes(content)
+    else:
+        arrays = {"images": np.zeros((20, 8, 8, 1), np.uint8), "labels": np.arange(20) % 10}
+        np.savez(tmp_path / "own.npz", **(arrays | content))
+    words = ["--model=linear_model:logits", *COMMON[1:], "--images=npz:own.npz", "--output=out"]
+    status, _, error = run(capsys, monkeypatch, *words)
+    assert status == 2 and told in error and error.count("\n") == 1, error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model.jax", "model.onnx", "pickled.jax"])
+def test_a_file_that_holds_no_model_is_one_line(capsys, monkeypatch, tmp_path, name):
+    (tmp_path / name).write_bytes(pickle.dumps({"a": 1}))
+    status, _, error = run(capsys, monkeypatch, f"--model={name}", *COMMON, "--output=out")
+    assert status == 2 and name in error and "cannot be read" in error and error.count("\n") == 1, error
     assert not (tmp_path / "out").exists()
 
 

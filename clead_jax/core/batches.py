@@ -16,6 +16,12 @@ def pixels(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
 
 
+def channels_first(shape: tuple[int, ...]) -> str:
+    """What to do with images that are rather [N, C, H, W] than [N, H, W, C]: square, with 1 or 3 channels; else ''."""
+    found = len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] and shape[3] not in (1, 3)
+    return "; channels come last: images.transpose(0, 2, 3, 1)" if found else ""
+
+
 def example_keys(key: Key, index: np.ndarray | Array) -> Key:
     """One key per example [B], from its place in the data set: the same in any batch and on any device count."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clead_jax.core.batches import channels_first
 from clead_jax.core.types import Examples, fingerprint
 
 MOST_CLASSES = 1_000_000  # a larger label is an error: memory is proportional to K
@@ -120,7 +121,8 @@ def check(dataset: Dataset) -> None:
 def check_split(name: str, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     """The part of `check` that concerns one split."""
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(f"{name}: images of shape {images.shape}; allowed: [N, H, W, C] with C = 1 or 3, none empty")
+        allowed = "allowed: [N, H, W, C] with C = 1 or 3, none empty"
+        raise ValueError(f"{name}: images of shape {images.shape}; {allowed}{channels_first(images.shape)}")
     if images.dtype != np.uint8:
         raise ValueError(f"{name}: images of dtype {images.dtype}; allowed: uint8")
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):

@@ -150,6 +150,11 @@ class Compiled:
         """Logits [N, K] of images [N, H, W, C]."""
         return self.each(lambda x: self.programs.logits(self.variables, x, _key(key)), pixels(images))
 
+    def attacked_logits(self, images: np.ndarray, key: Key | None = None) -> np.ndarray:
+        """As `logits`, of what attacks differentiate."""
+        program = self.programs.attacked_logits if self.classifier.attack_forward else self.programs.logits
+        return self.each(lambda x: program(self.variables, x, _key(key)), pixels(images))
+
     def gradient(self, objective: Objective, images: np.ndarray, labels: np.ndarray, key: Key) -> np.ndarray:
         """Gradients [N, H, W, C] of the objective, as attacks see them."""
         program = lambda x, y: self.programs.gradient(objective, self.variables, x, y, key)

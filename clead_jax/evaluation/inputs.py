@@ -11,7 +11,7 @@ import numpy as np
 
 from clead_jax.attacks.objectives import OBJECTIVES
 from clead_jax.core import numerics
-from clead_jax.core.batches import sizes
+from clead_jax.core.batches import channels_first, sizes
 from clead_jax.core.types import Examples
 from clead_jax.evaluation.classifier import Compiled
 
@@ -27,6 +27,8 @@ def checked_examples(images: np.ndarray, labels: np.ndarray) -> Examples:
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images must be [N, H, W, C] with N >= 1, not {list(images.shape)}")
+    if advice := channels_first(images.shape):
+        raise ValueError(f"images must be [N, H, W, C], not {list(images.shape)}{advice}")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
         raise ValueError(f"images must be uint8, or floats in [0, 1], not {images.dtype}")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):

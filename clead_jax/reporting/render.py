@@ -193,6 +193,7 @@ small { display: block; color: #5b6470; font-size: .8rem; font-weight: 400; }
   table { font-size: .85rem; }
   th, td { padding: .4rem .35rem; }
   th[scope=col] { white-space: normal; }
+  table:not(.numeric) th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
   small { font-size: .68rem; }
 }
 figure { margin: 1rem 0; }

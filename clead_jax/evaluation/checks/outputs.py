@@ -9,6 +9,7 @@ from clead_jax.core import numerics
 from clead_jax.evaluation.checks.context import CheckContext, check
 
 SAME = 1e-3  # relative to the largest output: what rounding may change
+LOGITS = "return logits, what goes into the softmax"
 NUDGE, JUMP = 1e-6, 0.03  # a change of pixels that changes nothing, and more than what 16-bit floats make of it
 
 
@@ -24,20 +25,25 @@ def nan_outputs(context: CheckContext) -> dict[str, Any]:
 
 
 def probabilities_output(context: CheckContext) -> dict[str, Any]:
-    """Outputs are logits, not probabilities.
+    """Outputs are logits, not probabilities, where attacks look.
 
     A second softmax in the loss squeezes the gradient: a slow attack looks like robustness.
     """
-    z = context.logits(context.images).astype(np.float64)
-    sums = z.sum(1)
-    value = {"min": float(z.min()), "max": float(z.max()), "sum": float(sums.mean())}
-    differ = np.ptp(z, axis=0).max() > SAME * np.abs(z).max()  # of one image, again and again, any sums are the same
-    same_sum = np.ptp(sums) <= 1e-3 * abs(sums.mean()) and (differ or abs(sums[0] - 1) <= 1e-3)
-    if z.min() >= 0 and same_sum and sums.mean() > 0:
-        hint = "outputs are probabilities: return logits, what goes into the softmax"
-        return check("probabilities_output", "fail", value, hint)
+    z = context.model.attacked_logits(context.images, context.key)
+    value = {"min": float(z.min()), "max": float(z.max()), "sum": float(z.sum(1).mean())}
+    if are_probabilities(z):
+        return check("probabilities_output", "fail", value, f"outputs are probabilities: {LOGITS}")
     status = "warn" if z.min() >= 0 and z.max() <= 1 else "ok"
     return check("probabilities_output", status, value, "all outputs lie in [0, 1]: are these logits?")
+
+
+def are_probabilities(outputs: np.ndarray) -> bool:
+    """Whether outputs [n, K] are none below 0, and have one sum."""
+    z = outputs.astype(np.float64)
+    sums = z.sum(1)
+    differ = np.ptp(z, axis=0).max() > SAME * np.abs(z).max()  # of one image, again and again, any sums are the same
+    same_sum = np.ptp(sums) <= 1e-3 * abs(sums.mean()) and (differ or abs(sums[0] - 1) <= 1e-3)
+    return bool(z.min() >= 0 and same_sum and sums.mean() > 0)
 
 
 def deterministic(context: CheckContext) -> dict[str, Any]:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import weak_inputs
 import weak_networks
-from check_contexts import EPS, blind, context_of, linear, linear_context
+from check_contexts import EPS, N, blind, context_of, linear, linear_context
 
-from clead_jax.core.types import Examples
+from clead_jax.core.types import Classifier, Examples
 from clead_jax.evaluation.checks import attack_strength, binarization, gradient_masking, inputs, outputs, plausibility
 from clead_jax.evaluation.checks.context import CheckContext
 from clead_jax.evaluation.checks.run import CHECKS, run_checks
+from clead_jax.evaluation.classifier import compiled
 
 FEEBLE = {"step_size": EPS / 100, "random_start": False}
 TIMID = {"steps": 2, "step_size": EPS / 50}
@@ -90,6 +91,19 @@ def noisy(forward):
     return lambda v, x, key: forward(v, x + 0.1 * jax.random.normal(key, x.shape))
 
 
+def late_units():
+    """An honest model whose features have units that are 0 but for a few points at the edge of the ball."""
+    v = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
+    signs = np.random.default_rng(2).choice([-1.0, 1.0], (64, 256)).astype(np.float32)
+
+    def features(v, x):
+        flat = x.reshape(len(x), -1) - 0.5
+        return jnp.concatenate([flat @ v, 10 * jax.nn.relu(flat @ signs / (64 * EPS) - 0.4)], -1)
+
+    images, labels = np.full((N, 8, 8, 1), 0.5, np.float32), np.zeros(N, np.int32)
+    return context_of(lambda v, x: features(v, x)[:, :10], v, images, labels, features=features)
+
+
 LOUD = [
     (inputs.images_range, lambda: linear_context(images=IMAGES * 255), "fail"),
     (inputs.images_range, lambda: linear_context(images=IMAGES / 255), "fail"),
@@ -143,6 +157,7 @@ LOUD = [
 ]
 QUIET = [
     (binarization.finds_planted_points, ten_directions),
+    (binarization.finds_planted_points, late_units),
     (binarization.finds_planted_points, lambda: ten_directions(features=lambda v, x: x.reshape(len(x), -1) @ v[:, :5])),
     (plausibility.robust_above_clean, lambda: above_clean("transferred", 0)),
     (attack_strength.loss_still_rising, lambda: linear_context(reach=(1.2, 1.6))),
@@ -236,6 +251,13 @@ def test_copies_of_one_image_are_no_proof_of_probabilities(logits, status):
     context = linear_context(lambda v, x: jnp.array(logits) * (1 + 1e-7 * x.sum((1, 2))))
     copies = Examples(np.repeat(context.images[:1], 64, 0), np.repeat(context.labels[:1], 64), np.arange(64))
     assert outputs.probabilities_output(dataclasses.replace(context, examples=copies))["status"] == status
+
+
+def test_votes_are_no_probabilities_where_attacks_follow_something_else():
+    votes, w = weak_networks.decided(linear), linear_context().model.variables
+    for attacked, status in ((None, "fail"), (linear, "ok")):
+        model = compiled(Classifier(votes, w, attack_forward=attacked), batch_size=64)
+        assert outputs.probabilities_output(dataclasses.replace(linear_context(), model=model))["status"] == status
 
 
 def test_a_model_that_cannot_be_asked_fails_and_the_rest_is_heard():

@@ -192,6 +192,7 @@ def test_strange_models_and_images_are_findings_and_no_errors(short, strange):
     json.dumps(result.checks)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_derivative_is_attacked_without_gradients(short):
     def outside(x):
         shape = jax.ShapeDtypeStruct((len(x), K), np.float32)

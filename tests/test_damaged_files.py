@@ -16,7 +16,7 @@ from clead_jax.training import checkpoint
 from clead_jax.training.metric_writer import MetricWriter
 
 OLD = pathlib.Path(__file__).resolve().parent / "fixtures" / "workdir-v0.1"
-QUICK, ALL = 24, 1000
+QUICK, ALL = 15, 1000
 STEPS = [f"checkpoints/{stage}/8/step.json" for stage in ("baseline", "probe")]
 ARRAYS = [f"evaluation/{name}.npz" for name in ("per_example", "samples", "embeddings")]
 FILES = ["evaluation/results.json", "config.json", "metrics.jsonl", *STEPS, *ARRAYS]

@@ -18,6 +18,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.slow
 def test_settings_of_jax_change_no_bit_of_a_run(tmp_path):
     def run(name):
         main.main(speck.command(tmp_path / name, stages="baseline,pretrain,evaluate", defended="baseline"))

@@ -17,6 +17,8 @@ from clead_jax.reporting.page import build
 from clead_jax.reporting.render import Bullets, Code, Heading, Table, Text
 from clead_jax.results import read
 
+pytestmark = pytest.mark.usefixtures("quick_projection")
+
 NAMES = ["$x^2$", "$a", "a^b_c", "\\frac{", "\\", "cat \U0001f408", "\ud800", "new\nline", "\x1b[31mred", "<b>&amp;",
          "a|b", "```", "\u202eright", "x" * 500, "猫", "--", "# head", "%s{}"]  # fmt: skip
 

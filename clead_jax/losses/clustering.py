@@ -37,7 +37,7 @@ def scan(logits: Array, labels: Array, cfg: ScanConfig, where: Array | None = No
     there = jnp.ones(len(logits), bool) if where is None else where
     log_p = jax.nn.log_softmax(jnp.where(there[:, None, None], logits.astype(jnp.float32), 0))
     apart = -jax.nn.logsumexp(log_p[:, :1] + log_p[:, 1:], axis=-1)
-    share = jnp.where(there[:, None], jnp.exp(log_p[:, 0]), 0).sum(0) / jnp.maximum(there.sum(), 1)
+    share = jnp.where(there[:, None], jnp.exp(log_p[:, 0]), 0).sum(0) / jnp.maximum(there.sum(dtype=jnp.float32), 1)
     entropy = -(share * jnp.log(jnp.maximum(share, _LEAST))).sum()
     even = jnp.broadcast_to(-cfg.entropy * entropy, (len(logits), 1))
     return jnp.where(there[:, None], jnp.concatenate([even, apart / apart.shape[1]], axis=1), 0)

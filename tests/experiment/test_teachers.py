@@ -164,7 +164,7 @@ def test_a_supervised_teacher_is_told():
             "views 'clean' with deacl.loss .* needs a clean view and an attacked one",
         ),
         ("deacl__views", "clean(hue=0.1),pgd(objective=cosine_distance)", "'clean' takes no settings; augmented does"),
-        ("deacl__views", "augmented(blur=1)", "view 'augmented' has no setting 'blur'; it has crop_padding"),
+        ("deacl__views", "augmented(haze=1)", "view 'augmented' has no setting 'haze'; it has crop_padding"),
         ("deacl__compares", "head", "deacl.compares is 'head'; it can be backbone, projector, or both"),
         ("deacl__encoding", "triple", "deacl.encoding is 'triple'; it can be together, apart, dual"),
         ("baseline__ascend", "partner", "baseline.ascend is 'partner'"),

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import speck
+from killing import killed_after_a_save, restored
 from reading import same
 
 from clead_jax import config, main
 from clead_jax.core import numerics
 from clead_jax.experiment import builders, stages, terms, train
-from clead_jax.experiment.context import open_random, open_run
+from clead_jax.experiment.context import open_random
 from clead_jax.losses.parse import Now
-from clead_jax.training import checkpoint
 from clead_jax.training import state as states
 
 NUMBERS = "eps=steps(values=0.1:0.05,epochs=2),steps=linear(start=2,end=1,epochs=2)"
@@ -110,21 +110,14 @@ def test_all_of_it_survives_a_kill_to_the_bit(tmp_path, monkeypatch):
     settings |= {"pretrain__schedules": "eps=linear(start=0,end=0.1,epochs=1),steps=steps(values=1:2,epochs=1)"}
     start = lambda name: main.main(speck.command(tmp_path / name, views="clean,pgd", **settings))
     start("straight")
-    save = checkpoint.save
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, "save", lambda *a: (save(*a), (_ for _ in ()).throw(KeyboardInterrupt))[0])
+    with killed_after_a_save(monkeypatch):
         start("killed")
     start("killed")
-    straight, killed = (restored(tmp_path / name) for name in ("straight", "killed"))
+    straight, killed = (restored(tmp_path / name, "pretrain") for name in ("straight", "killed"))
     assert set(straight.train["extra"]) == {"bank", "momentum"}
     assert straight.train["extra"]["bank"]["written"] == 2 * 4 * 32
     assert same(jax.tree.map(np.asarray, straight.train), jax.tree.map(np.asarray, killed.train))
     assert same(straight.model, killed.model)
-
-
-def restored(workdir):
-    run = open_run(config.restore(str(workdir))[0], str(workdir), "")
-    return train.restore(run, run.stages["pretrain"], builders.checkpoint_dir(str(workdir), "pretrain"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import speck
+from killing import killed_after_a_save
 from reading import same
 
 from clead_jax import main
@@ -87,12 +88,9 @@ def command(workdir, steps, **more):
 def test_dynacl_with_its_post_stage_survives_kills_to_the_bit_and_uses_no_labels(tmp_path, monkeypatch):
     chain = "dynacl,assign,trades"
     main.main(command(tmp_path / "straight", chain))
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *a: (save(*a), (_ for _ in ()).throw(KeyboardInterrupt))[0])
     for upto in ("dynacl", "dynacl", chain, chain):  # after each of two epochs, after the head, between two epochs
-        with pytest.raises(KeyboardInterrupt):
+        with killed_after_a_save(monkeypatch):
             main.main(command(tmp_path / "killed", upto))
-    monkeypatch.undo()
     main.main(command(tmp_path / "killed", chain))
     for stage in chain.split(","):
         read = lambda name, stage=stage, **of: weights(tmp_path / name, stage, **of)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import speck
+from killing import killed_after_a_save, restored
 from reading import same
 
 from clead_jax import config, main
 from clead_jax.core import numerics
-from clead_jax.experiment import builders, stages, train
-from clead_jax.experiment.context import open_random, open_run
-from clead_jax.training import checkpoint
+from clead_jax.experiment import stages
+from clead_jax.experiment.context import open_random
 from clead_jax.training import state as states
 
 LAS_AT = "las_at(eps=0.05:0.1:2,step_size=0.02:0.04:2,steps=1:2,every=2,lr=0.5,attack=pgd(steps=1))"
@@ -87,21 +87,13 @@ def test_strategy_network_and_average_survive_a_kill_to_the_bit(tmp_path, monkey
     settings |= {"supervised__attack": "training_pgd(steps=2)", "supervised__perturb": "awp"}
     start = lambda name: main.main(speck.command(tmp_path / name, **settings))
     start("straight")
-    save = checkpoint.save
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, "save", lambda *a: (save(*a), (_ for _ in ()).throw(KeyboardInterrupt))[0])
+    with killed_after_a_save(monkeypatch):
         start("killed")
     start("killed")
-    straight, killed = (restored(tmp_path / name) for name in ("straight", "killed"))
+    straight, killed = (restored(tmp_path / name, "supervised") for name in ("straight", "killed"))
     assert set(straight.train["extra"]) == {"mean", "taken", "strategy"}
     assert same(jax.tree.map(np.asarray, straight.train), jax.tree.map(np.asarray, killed.train))
     assert same(straight.model, killed.model)
-
-
-def restored(workdir):
-    cfg, _ = config.restore(str(workdir))
-    run = open_run(cfg, str(workdir), "")
-    return train.restore(run, run.stages["supervised"], builders.checkpoint_dir(str(workdir), "supervised"))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import speck
+from killing import killed_after_a_save
 from reading import lines, same
 
 from clead_jax import config, main
@@ -54,11 +55,8 @@ def test_a_student_killed_and_resumed_ends_with_the_same_weights(taught, tmp_pat
     shutil.copytree(taught, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "checkpoints/deacl")
     again = lambda: start(tmp_path, "deacl.py:digits", stages="deacl", **quick("simclr"), **quick("deacl"))
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *a: (save(*a), (_ for _ in ()).throw(KeyboardInterrupt))[0])
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after_a_save(monkeypatch):
         again()
-    monkeypatch.undo()
     assert len(lines(tmp_path, "deacl")) == 1
     again()
     assert same(weights(tmp_path, "deacl"), weights(taught, "deacl"))

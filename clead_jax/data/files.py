@@ -49,8 +49,9 @@ def npz(argument: str, options: Options) -> Dataset:
         if key not in arrays:
             raise ValueError(f"{path}: no array {key!r} among {', '.join(arrays) or 'none'}")
     found = {key: check(arrays[key], f"{path}: {key}") for key, check in kinds.items()}
-    every = [f"{split}{kind}" for split in splits for kind in ("images", "labels")]
-    images, labels, *test = [found[key] if key in found else _unknown(len(found[key[:-6] + "images"])) for key in every]
+    for split in [] if labelled else splits:
+        found[f"{split}labels"] = np.full(len(found[f"{split}images"]), UNKNOWN, np.int32)
+    (images, labels), *test = [(found[f"{split}images"], found[f"{split}labels"]) for split in splits]
     names = np.ravel(arrays.get("class_names", range(labels.max(initial=0) + 1) if labelled else ()))
     names = np.char.decode(names, "utf-8", "backslashreplace") if names.dtype.kind == "S" else names
     unread = [key for key in arrays if key not in (*kinds, "class_names")]
@@ -59,11 +60,7 @@ def npz(argument: str, options: Options) -> Dataset:
     class_names = tuple(map(str, names))
     if not test:
         return with_test_split(name, images, labels, class_names, tuple(notes), options.whole)
-    return Dataset(name, images, labels, test[0], test[1], class_names, tuple(notes))
-
-
-def _unknown(count: int) -> np.ndarray:
-    return np.full(count, UNKNOWN, np.int32)
+    return Dataset(name, images, labels, *test[0], class_names, tuple(notes))
 
 
 def _images(images: np.ndarray, name: str) -> np.ndarray:

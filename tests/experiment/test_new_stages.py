@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import speck
+from killing import killed_after_a_save
 from reading import lines, same
 
 from clead_jax import main
@@ -112,11 +113,8 @@ def test_averaged_weights_stand_beside_the_last_and_survive_a_kill(tmp_path, mon
     assert jax.tree.structure(last) == jax.tree.structure(averaged)
     assert not same(last["params"]["backbone"], averaged["params"]["backbone"])
     assert not same(last["batch_stats"], averaged["batch_stats"])  # estimated anew, for these weights
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *a: (save(*a), (_ for _ in ()).throw(KeyboardInterrupt))[0])
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after_a_save(monkeypatch):
         start(tmp_path / "killed", "configs/quickstart.py", **settings)
-    monkeypatch.undo()
     start(tmp_path / "killed", "configs/quickstart.py", **settings)
     assert same(weights(tmp_path / "killed", "baseline", name=name), averaged)
     assert same(weights(tmp_path / "killed", "baseline"), last)
@@ -202,11 +200,8 @@ def test_reestimated_statistics_survive_a_kill(from_pretrained, monkeypatch, tmp
     own = {"batch_stats": "reestimate", "epochs": 3}
     straight = weights(from_pretrained("slf", own=own), "slf")
     shutil.rmtree(tmp_path / "slf")
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *a: (save(*a), (_ for _ in ()).throw(KeyboardInterrupt))[0])
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after_a_save(monkeypatch):
         from_pretrained("slf", own=own)
-    monkeypatch.undo()
     assert same(weights(from_pretrained("slf", own=own), "slf"), straight)
 
 

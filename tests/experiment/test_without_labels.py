@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import speck
+from killing import killed_after_a_save
 from reading import lines, same
 from sklearn.cluster import KMeans
 
@@ -27,15 +28,6 @@ def start(workdir, preset=SCAN, **more):
 
 def weights(workdir, stage):
     return checkpoint.restore_model(builders.checkpoint_dir(str(workdir), stage), "latest")[0]
-
-
-def killed(monkeypatch, run):
-    """Runs until the first checkpoint is written."""
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *a: (save(*a), (_ for _ in ()).throw(KeyboardInterrupt))[0])
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    monkeypatch.setattr(checkpoint, "save", save)
 
 
 # --- pseudo-labels and neighbours -------------------------------------------------------------------------------------
@@ -107,7 +99,8 @@ def test_scan_is_a_stage_and_every_switch_changes_what_is_learned(clustered, aga
 @pytest.mark.slow
 @pytest.mark.parametrize("last", ["scan", "pretrain"])
 def test_a_kill_changes_nothing(clustered, again, monkeypatch, last):
-    killed(monkeypatch, lambda: again("killed", last))
+    with killed_after_a_save(monkeypatch):
+        again("killed", last)
     assert same(weights(again("killed", last), last), weights(clustered, last))
 
 
@@ -231,7 +224,8 @@ def test_extra_images_are_learned_from_and_compared_with_the_test_split(tmp_path
 @pytest.mark.slow
 def test_a_kill_amid_extra_images_changes_nothing(tmp_path, extra, monkeypatch):
     straight = start(tmp_path / "straight", **extra)
-    killed(monkeypatch, lambda: start(tmp_path / "killed", **extra))
+    with killed_after_a_save(monkeypatch):
+        start(tmp_path / "killed", **extra)
     assert same(weights(start(tmp_path / "killed", **extra), "pretrain"), weights(straight, "pretrain"))
 
 

@@ -21,7 +21,7 @@ from absl import flags
 from clead_jax.config import cli
 from clead_jax.core import spec
 from clead_jax.reporting import labels
-from clead_jax.results import read
+from clead_jax.results import files, read
 
 
 def _define(given: flags.FlagValues) -> None:
@@ -31,14 +31,14 @@ def _define(given: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Parses the command line, reads, writes, prints. Raises ValueError for a run that is not finished."""
+    """Parses the command line, reads, writes, prints. Raises ValueError where no run is finished."""
     given = cli.parse(argv, _define, __doc__)
     if bool(given.workdirs) != bool(given.json) or not (given.workdirs or given.table):
         raise ValueError("write --workdirs=A,B,... --json=FILE, or --table=FILE")
     if given.workdirs:
         target = Path(given.json)
         found = [path for text in spec.items(given.workdirs) for path in sorted(glob.glob(text))]
-        finished = [path for path in found if (Path(path) / "evaluation/results.json").exists()]
+        finished = [path for path in found if "checks" in files.load_json(Path(path) / "evaluation/results.json")]
         if not finished:
             raise ValueError(f"--workdirs: no finished run in {given.workdirs}")
         kept = json.loads(target.read_text("utf-8")) if target.exists() else {"runs": []}
@@ -100,7 +100,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         rows.setdefault(name(run["command"]), []).append(run)
     every = dict.fromkeys(attack for run in runs for attack in run["models"]["defended"]["accuracy"])
-    attacks = sorted(every, key=lambda attack: (attack != "clean", attack == "worst_case", "autoattack" in attack))
+    attacks = sorted(every, key=lambda attack: (attack != "clean", "autoattack" in attack, attack == "worst_case"))
     columns = ["config", *(titled(attack) for attack in attacks), "training passes", "seeds"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     last = lambda group: statistics.fmean(run["models"]["defended"]["accuracy"].get(attacks[-1], 0.0) for run in group)

@@ -165,7 +165,7 @@ def test_compiles_for_a_card_and_writes_what_it_found(tmp_path, capsys, monkeypa
     assert (found["card"], found["memory"], found["model"]["dtype"]) == ("h200", 141e9, "float32")
     assert "compiled for 8 x NVIDIA H200" in printed and str(tmp_path) not in out.read_text()
     step, attack = printed.split("\nattack fgsm: ")
-    assert ": fits" in step and " all-reduce of " in step and "largest" not in step
+    assert ": fits" in step and " all-reduce (" in step and "largest" not in step
     assert "collectives: none" in attack and "float32 NHWC by XLA" in attack
 
     rows = [line.split(" | ") for line in compiled.table(tmp_path).splitlines()]
@@ -182,10 +182,10 @@ def test_the_table_of_compiled_programs(tmp_path):
     assert "| big | step pretrain | 8 × H100 | 512 | bfloat16 | does not compile |" in compiled.table(tmp_path)
     need = {"arguments": 2**30, "temporaries": 63 * 2**30, "outputs": 0, "aliased": 0, "peak": 64 * 2**30}
     told = {"batch": 512, "flops_per_image": 2e10, "compile_seconds": 61.0, "memory": need, "largest_batch": 256}
-    told |= {"collectives": {"all-reduce": {"count": 109, "bytes": 50 * 2**20}}, "convolutions": []}
+    told |= {"collectives": {"all-reduce": {"count": 109, "bytes": 50 * 2**20, "small": 90}}, "convolutions": []}
     (tmp_path / "compiled-big.json").write_text(json.dumps(found | {"programs": {"step pretrain": told}}))
     assert compiled.table(tmp_path).endswith(
-        "| 64 GiB, 86% | 63 GiB | no | 20 GFLOP | 109 all-reduce of 50 MiB | 256 |"
+        "| 64 GiB, 86% | 63 GiB | no | 20 GFLOP | 109 all-reduce (90 small) of 50 MiB | 256 |"
     )
     (tmp_path / "compiled-other.json").write_text("{}")
     with pytest.raises(ValueError, match=r"compiled-other.json holds nothing that benchmark --compile_for"):

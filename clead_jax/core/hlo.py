@@ -14,6 +14,7 @@ KINDS = (
     *("all-reduce", "all-gather", "all-to-all", "reduce-scatter"),
     *("collective-permute", "collective-broadcast", "ragged-all-to-all"),
 )
+SMALL = 2**16  # bytes
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128}  # others say them: f32, s8, f8e4m3fn
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>\(.*?\)|\S+) (?P<opcode>[a-z][\w-]*)\(")
 _COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) (?:\(.*\) -> .* )?\{$")
@@ -34,10 +35,11 @@ class Instruction(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """All collectives of one kind: how many run, and the bytes of their results on one device."""
+    """All collectives of one kind: how many run, the bytes of their results on one device, and how many are small."""
 
     count: int
     bytes: int
+    small: int = 0  # with less than `SMALL` bytes each: what they cost is not how much they send
 
 
 class Convolution(NamedTuple):
@@ -58,9 +60,9 @@ def collectives(text: str) -> dict[str, Collective]:
     for instruction, times in executed(text):
         kind = instruction.opcode.removesuffix("-done")
         if kind in KINDS:
-            before = found.get(kind, Collective(0, 0))
-            size = times * num_bytes(instruction.shape)
-            found[kind] = Collective(before.count + times, before.bytes + size)
+            before, size = found.get(kind, Collective(0, 0)), num_bytes(instruction.shape)
+            small = before.small + times * (size < SMALL)
+            found[kind] = Collective(before.count + times, before.bytes + times * size, small)
     return found
 
 

@@ -42,9 +42,13 @@ def lines(what: str, told: dict[str, Any], usable: int) -> str:
 
 
 def collectives(told: dict[str, Any]) -> str:
-    """'109 all-reduce of 94.3 MiB', or 'none'."""
-    kinds = told.get("collectives", {}).items()
-    return ", ".join(f"{each['count']} {kind} of {spec.memory(each['bytes'])}" for kind, each in kinds) or "none"
+    """'109 all-reduce (90 small) of 94.3 MiB', or 'none'."""
+    return ", ".join(_collective(kind, each) for kind, each in told.get("collectives", {}).items()) or "none"
+
+
+def _collective(kind: str, each: dict[str, Any]) -> str:
+    small = f" ({each['small']} small)" if each["small"] else ""
+    return f"{each['count']} {kind}{small} of {spec.memory(each['bytes'])}"
 
 
 def table(folder: Path) -> str:

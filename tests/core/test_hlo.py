@@ -56,9 +56,9 @@ ON_A_GPU = ON_A_GPU.replace("BACKWARD", 'custom_call_target="__cudnn$convBackwar
 
 def test_a_program_for_gpus():
     assert hlo.collectives(ON_A_GPU) == {
-        "all-reduce": Collective(1, 64 * 4 + 4 * 2 + 3),
-        "reduce-scatter": Collective(1, 8 * 4),
-        "all-gather": Collective(5, 5 * 64 * 4 * 4),  # in a loop of five
+        "all-reduce": Collective(1, 64 * 4 + 4 * 2 + 3, small=1),
+        "reduce-scatter": Collective(1, 8 * 4, 1),
+        "all-gather": Collective(5, 5 * 64 * 4 * 4, 5),  # in a loop of five
     }
     forward, weights = Convolution("bf16", "NHWC", "cuDNN", 1), Convolution("f32", "NCHW", "cuDNN", 1)
     assert sorted(hlo.convolutions(ON_A_GPU)) == sorted([forward, weights])
@@ -77,7 +77,7 @@ def test_what_xla_writes_here():
     w = sharding.abstract(np.zeros((3, 3, 4, 4), np.float32), sharding.replicated(mesh))
     x = sharding.abstract(np.zeros((16, 8, 8, 4), np.float32), sharding.split(mesh))
     text = jax.jit(program, out_shardings=sharding.replicated(mesh)).lower(w, x).compile().as_text()
-    assert hlo.collectives(text) == {"all-reduce": Collective(6, 5 * 4 + 3 * 3 * 4 * 4 * 4)}
+    assert hlo.collectives(text) == {"all-reduce": Collective(6, 5 * 4 + 3 * 3 * 4 * 4 * 4, 6)}
     assert sum(each.count for each in hlo.convolutions(text)) == 5 * 2 + 2
     assert {(each.dtype, each.by) for each in hlo.convolutions(text)} == {("f32", "XLA")}
 

@@ -128,6 +128,16 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def gathered_once(mesh: Mesh | None) -> Callable[[Array], Array]:
+    """What makes an array [B, ...] whole on every device, inside of a program, so that loops find it so.
+
+    Else XLA chooses what is gathered, where the array meets another one that is split: in every round of a loop.
+    """
+    if mesh is None or mesh.size == 1:
+        return lambda x: x
+    return lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh))
+
+
 def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """Lay arrays out by `sharding`; what lies so already stays. Each of several hosts passes the same, whole arrays."""
 

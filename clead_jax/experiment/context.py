@@ -84,9 +84,7 @@ class Run:
 
     def _built(self, name: str) -> Stage:
         count, shape = len(self.splits.train.labels), self.dataset.image_shape
-        return stages.build(
-            self.cfg, name, self.network, count, shape, len(self.extra), sharding.platform_of(self.mesh)
-        )
+        return stages.build(self.cfg, name, self.network, count, shape, len(self.extra), self.mesh)
 
     def meta(self, stage: Stage) -> dict[str, Any]:
         """What every checkpoint of a stage says of its network and of the config, without paths of this machine."""

@@ -85,13 +85,13 @@ def trained(own: Any) -> tuple[str, ...]:
     return spec.items(own.trains) + ((encoding.NORMS,) if own.encoding == "dual" else ())
 
 
-def target(own: Any, net: Network) -> views.Target | None:
+def target(own: Any, net: Network, whole: views.Whole) -> views.Target | None:
     """What attacks on embeddings maximise, None where they maximise something of a classifier."""
     if words := config.distances(own.ascend):
         outputs = encoding.outputs(net, spec.items(own.compares))
         return views.distance(net, outputs, tuple(word == "teacher" for word in words))
     if own.ascend == "partner":
-        return views.partner(net, SIMILARITIES[own.similarity], own.temperature)
+        return views.partner(net, SIMILARITIES[own.similarity], own.temperature, whole)
     if own.ascend == "pairs":
         return views.pairs(net, SIMILARITIES[own.similarity], own.temperature)
     return None

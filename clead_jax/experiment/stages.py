@@ -14,7 +14,7 @@ import optax
 
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
-from clead_jax.core import numerics, spec
+from clead_jax.core import numerics, sharding, spec
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Key, NamedAttack, Step
 from clead_jax.experiment import builders, changing, choosing, embeddings, label_use, planning, terms, without_labels
@@ -172,12 +172,12 @@ def build(
     num_examples: int,
     image_shape: tuple[int, ...],
     more: int = 0,
-    platform: str = "",
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Stage:
-    """A stage's step, optimizer and length. `more`: how many images without labels there are besides; `platform`: what
-    the step is compiled for, "" for jax's default.
+    """A stage's step, optimizer and length. `more`: how many images without labels there are besides; `mesh`: what the
+    step is compiled for, None for one of jax's own devices.
     """
-    own = cfg[name]
+    own, platform = cfg[name], sharding.platform_of(mesh) if mesh else ""
     plan = Plan(num_examples, own.batch_size, own.epochs, more, extra_per_batch(cfg, name))
     tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
     augment, key = _augment(cfg, getattr(own, "augment", True)), key_of(cfg.seed, name)
@@ -189,7 +189,7 @@ def build(
     changes = changing.changing(own, plan, dim)
     extra = together(averages, strategy.extra, momentum.extra(getattr(own, "key_momentum", 0.0)), changes.extra)
     perturb = perturbation.perturbation(own.perturb, plan.steps_per_epoch)
-    target, rate = _target(own, net), getattr(own, "attacked", 1.0)
+    target, rate = _target(own, net, sharding.gathered_once(mesh)), getattr(own, "attacked", 1.0)
     choose = lambda *of: {**changes.choose(*of), **strategy.choose(*of)}
     starts, pairs = embeddings.start_list(cfg, name), own.ascend == "pairs"
     listed = view_list(cfg, name, platform)
@@ -264,19 +264,20 @@ def _augment(cfg: Config, wanted: bool) -> views.Augment:
     return lambda keys, images: data.augment(keys, images, augment_cfg)
 
 
-def _target(own: Any, net: Network) -> views.Target:
-    return embeddings.to_likeliest(_any_other(own, net)) if own.goal else _any_other(own, net)
+def _target(own: Any, net: Network, whole: views.Whole) -> views.Target:
+    target = _any_other(own, net, whole)
+    return embeddings.to_likeliest(target) if own.goal else target
 
 
-def _any_other(own: Any, net: Network) -> views.Target:
-    if target := embeddings.target(own, net):
+def _any_other(own: Any, net: Network, whole: views.Whole) -> views.Target:
+    if target := embeddings.target(own, net, whole):
         return target
     if own.ascend == "online":
         return views.online(net, train=own.attack_batch_norm == "train")
     if own.ascend != "contrastive":
         return views.of_reference(net)
     similarity, by_class = getattr(own, "similarity", "cosine"), getattr(own, "positives", "class") == "class"
-    return views.contrastive(net, SIMILARITIES[similarity], getattr(own, "temperature", 0.1), by_class)
+    return views.contrastive(net, SIMILARITIES[similarity], getattr(own, "temperature", 0.1), by_class, whole)
 
 
 def trained_on(cfg: Config, name: str) -> set[str]:

@@ -8,6 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 KINDS = (
@@ -34,7 +35,8 @@ class Instruction(NamedTuple):
     text: str
 
 
-class Collective(NamedTuple):
+@dataclass(frozen=True)
+class Collective:
     """All collectives of one kind: how many run, the bytes of their results on one device, and how many are small."""
 
     count: int
@@ -42,7 +44,8 @@ class Collective(NamedTuple):
     small: int = 0  # with less than `SMALL` bytes each: what they cost is not how much they send
 
 
-class Convolution(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Convolution:
     """Convolutions alike: the type of their result, the order of its axes in memory, what runs them, and how many."""
 
     dtype: str

@@ -4,6 +4,7 @@ Nothing is allocated and nothing runs: arguments are shapes, and what is reporte
 """
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
@@ -34,7 +35,9 @@ class Program(NamedTuple):
 
 def programs(run: Run) -> dict[str, Callable[[], Program]]:
     """Name -> what traces it: a step of every stage, the forward pass, and a step of every attack of the evaluation."""
-    found = {f"step {name}": partial(_step, run, stage) for name, stage in run.every_stage.items()}
+    found: dict[str, Callable[[], Program]] = {
+        f"step {name}": partial(_step, run, stage) for name, stage in run.every_stage.items()
+    }
     found["forward"] = partial(_forward, run)
     suite = run.plan.suite
     attacks = {named.name: named for named in (*run.plan.direct, *run.plan.transfer, *(suite.attacks if suite else ()))}
@@ -88,7 +91,8 @@ def _attack_step(run: Run, named: NamedAttack) -> Program:
 
 def chosen(run: Run, only: str) -> dict[str, Callable[[], Program]]:
     """Those programs that `only` names, "pretrain,attack pgd", or all. Raises ValueError for a name that is none."""
-    known, found = programs(run), {}
+    known = programs(run)
+    found: dict[str, Callable[[], Program]] = {}
     for word in spec.items(only):
         names = [name for name in known if word in (name, name.partition(" ")[2])]
         if not names:
@@ -120,8 +124,8 @@ def report(program: Program, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     if needed:
         told["memory"] = needed._asdict() | {"peak": needed.total}
     if text:
-        told["collectives"] = {kind: each._asdict() for kind, each in hlo.collectives(text).items()}
-        told["convolutions"] = [each._asdict() for each in hlo.convolutions(text)]
+        told["collectives"] = {kind: dataclasses.asdict(each) for kind, each in hlo.collectives(text).items()}
+        told["convolutions"] = [dataclasses.asdict(each) for each in hlo.convolutions(text)]
     return told
 
 

@@ -157,13 +157,13 @@ def test_compiles_for_a_card_and_writes_what_it_found(tmp_path, capsys, monkeypa
     monkeypatch.setattr(targets, "mesh", lambda card, devices: sharding.data_mesh(jax.devices()[:devices]))
     _config(tmp_path)
     out = tmp_path / "compiled-tiny.json"
-    flags = ["--compile_for=h200", "--devices=8", "--batch_size=16", "--only=pretrain,fgsm", f"--json={out}"]
+    flags = ["--compile_for=h200", "--devices=8", "--batch_size=16", "--only=pretrain,pgd", f"--json={out}"]
     benchmark.main(["x", f"--config={tmp_path}/tiny.py", *flags])
     found, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert list(found["programs"]) == ["step pretrain", "attack fgsm"] and found["devices"] == 8
+    assert list(found["programs"]) == ["step pretrain", "attack pgd"] and found["devices"] == 8
     assert (found["card"], found["memory"], found["model"]["dtype"]) == ("h200", 141e9, "float32")
     assert "compiled for 8 x NVIDIA H200" in printed and str(tmp_path) not in out.read_text()
-    step, attack = printed.split("\nattack fgsm: ")
+    step, attack = printed.split("\nattack pgd: ")
     assert ": fits" in step and " all-reduce (" in step and "largest" not in step
     assert "collectives: none" in attack and "float32 NHWC by XLA" in attack
 

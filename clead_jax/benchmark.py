@@ -1,6 +1,7 @@
 """How fast this machine attacks and trains, beside how fast it multiplies matrices.
 
     python -m clead_jax.benchmark --config=configs/resnet18.py [--config.FIELD=VALUE ...] [--json=FILE]
+    python -m clead_jax.benchmark --config=configs/resnet18.py --compile_for=a100-40gb [--devices=8] [--largest_batch]
 
 Times, on random images: the forward pass and every attack of `config.evaluation.attacks`, driven as the evaluation
 drives them (host copies and the check of every image included), and one training step of every stage. With several
@@ -12,8 +13,16 @@ and the latency of the forward pass, from NumPy to NumPy, for 1, 8 and 64 images
 and matrix products (see `flops`). `of matmul` sets them against the fastest square matrix product measured here, on all
 devices together, in the model's dtype and at jax's default precision (on recent GPUs TF32 where it says float32).
 Full batches of a big network take minutes on a CPU: there, add for example --batch_size=16.
+
+With --compile_for nothing is run or allocated, and no GPU is needed, only jax's CUDA plugin (the extra cuda12): every
+stage's step, the forward pass and every attack's step are compiled for --devices such cards of one machine, about a
+minute each. Printed are the memory that each program needs on a card, its FLOPs, what the cards send each other in it
+(collectives) and its convolutions; with --largest_batch also the largest batch that fits, which compiles it some eight
+times more. --only=pretrain,forward chooses among the programs. XLA measures nothing then: on the card it may choose
+other algorithms for convolutions, which need other scratch memory.
 """
 
+import copy
 import json
 import math
 from functools import partial
@@ -25,6 +34,7 @@ from absl import flags
 from clead_jax.config import cli
 from clead_jax.core import progress
 from clead_jax.core.progress import log
+from clead_jax.reporting import compiled as compiled_report
 
 
 def _define(argv: list[str], values: flags.FlagValues) -> None:
@@ -32,6 +42,11 @@ def _define(argv: list[str], values: flags.FlagValues) -> None:
     flags.DEFINE_float("seconds", 5.0, "spent on each line, at least", lower_bound=0.0, flag_values=values)
     flags.DEFINE_integer("batch_size", 0, "of every line (0: the config's)", lower_bound=0, flag_values=values)
     flags.DEFINE_string("json", "", "write the numbers to this file too", flag_values=values)
+    said = "compile for this GPU, e.g. a100-40gb, and run nothing"
+    flags.DEFINE_string("compile_for", "", said, flag_values=values)
+    flags.DEFINE_integer("devices", 1, "how many of those GPUs", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("largest_batch", False, "with --compile_for: look for the largest batch", flag_values=values)
+    flags.DEFINE_string("only", "", "with --compile_for: programs, e.g. pretrain,forward", flag_values=values)
     cli.define_distributed(values)
 
 
@@ -40,10 +55,45 @@ def main(argv: list[str]) -> None:
     given = cli.parse(cli.with_checked_config(argv), partial(_define, argv), __doc__)
     from clead_jax.core import numerics, sharding  # after the flags: a typo should not wait for jax
 
+    _check(given)
     sharding.initialize(given.distributed)
     progress.show(given.verbosity, sharding.is_main)
     with numerics.defaults():
-        _measure(argv, given)
+        (_compile if given.compile_for else _measure)(argv, given)
+
+
+def _check(given: flags.FlagValues) -> None:
+    """Raises ValueError for flags that say nothing without --compile_for, and for one that it cannot be with."""
+    for name in ("largest_batch", "only", "devices"):
+        if not given.compile_for and given[name].value != given[name].default:
+            raise ValueError(f"--{name} goes with --compile_for=CARD")
+    if given.compile_for and given.distributed:
+        raise ValueError("--compile_for needs no --distributed: --devices=N says how many cards")
+
+
+def _compile(argv: list[str], given: flags.FlagValues) -> None:
+    import jax
+
+    from clead_jax.experiment import compiling, context, targets
+
+    jax.config.update("jax_platforms", "cpu")  # a GPU that is here, and perhaps at work, is left alone
+    card = targets.card(given.compile_for)
+    mesh, cfg = targets.mesh(card, given.devices), copy.deepcopy(given.config)
+    if given.json:
+        Path(given.json).touch()
+    run = context.open_random(cfg, given.batch_size, mesh)
+    chosen = compiling.chosen(run, given.only)
+    name = {"config": Path(cli.config_path(argv)).stem}
+    found: dict[str, Any] = name | card.record | compiling.environment(run) | {"programs": {}}
+    log.info(compiled_report.header(found))
+    for what, trace in chosen.items():
+        told = compiling.report(program := trace(), mesh)
+        if given.largest_batch and "error" not in told:
+            told["largest_batch"] = compiling.largest_batch(given.config, what, program.batch, mesh, card.usable)
+        found["programs"][what] = told
+        log.info(compiled_report.lines(what, told, card.usable))
+        if given.json:
+            Path(given.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _measure(argv: list[str], given: flags.FlagValues) -> None:

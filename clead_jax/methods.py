@@ -3,6 +3,8 @@
     python -m clead_jax.methods [--configs=DIR] [--results=DIR] [--write=README.md]
 
 Prints one Markdown table; --write puts it into a file, between the lines <!-- methods --> and <!-- end of methods -->.
+If that file has the lines <!-- compiled --> and <!-- end of compiled -->, between these goes a table of what
+`benchmark --compile_for` has found: the files compiled-*.json of --results.
 
 A row is a variant of a file in configs/, as its docstring writes them (":trades"), but for those on digits, whose
 numbers stand in the row of the same method on CIFAR. Labels, attacks, passes and parameters follow from the config;
@@ -22,9 +24,11 @@ from absl import flags
 
 from clead_jax import config
 from clead_jax.config import cli
+from clead_jax.reporting import compiled
 from clead_jax.results import files
 
 MARKS = ("<!-- methods -->", "<!-- end of methods -->")
+COMPILED = ("<!-- compiled -->", "<!-- end of compiled -->")
 COLUMNS = (
     *("Config", "Method", "Trains", "Labels used for", "Attacks seen", "Passes an image × epochs"),
     *("Parameters", "Measured here, %", "Published by others, %"),
@@ -164,12 +168,12 @@ def table(configs: Path, results: Path) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def inserted(text: str, table: str, name: str) -> str:
+def inserted(text: str, table: str, name: str, marks: tuple[str, str] = MARKS) -> str:
     """The text of a file with the table between the two marks. Raises ValueError if they are not there."""
-    before, begin, rest = text.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"--write: {name} lacks the lines {MARKS[0]} and {MARKS[1]}")
+        raise ValueError(f"--write: {name} lacks the lines {marks[0]} and {marks[1]}")
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 
@@ -189,7 +193,10 @@ def main(argv: list[str]) -> None:
     made = table(Path(options.configs), Path(options.results))
     print(made)
     if target:
-        target.write_text(inserted(text, made, options.write), "utf-8")
+        text = inserted(text, made, options.write)
+        if COMPILED[0] in text:
+            text = inserted(text, compiled.table(Path(options.results)), options.write, COMPILED)
+        target.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ import pytest
 from jax import lax
 
 from clead_jax import benchmark, config
-from clead_jax.experiment import builders, context, throughput
+from clead_jax.core import sharding
+from clead_jax.experiment import builders, context, targets, throughput
 from clead_jax.models import flops
+from clead_jax.reporting import compiled
 
 CONFIG = """
 from clead_jax import config
@@ -148,6 +150,63 @@ def test_a_file_that_cannot_be_written_is_refused_before_measuring(tmp_path):
     _config(tmp_path)
     with pytest.raises(OSError, match="nowhere"):
         benchmark.main(["x", f"--config={tmp_path}/tiny.py", f"--json={tmp_path}/nowhere/out.json"])
+
+
+def test_compiles_for_a_card_and_writes_what_it_found(tmp_path, capsys, monkeypatch):
+    """The devices are eight of this machine's; everything but them is as for GPUs."""
+    monkeypatch.setattr(targets, "mesh", lambda card, devices: sharding.data_mesh(jax.devices()[:devices]))
+    _config(tmp_path)
+    out = tmp_path / "compiled-tiny.json"
+    flags = ["--compile_for=h200", "--devices=8", "--batch_size=16", "--only=pretrain,pgd", f"--json={out}"]
+    benchmark.main(["x", f"--config={tmp_path}/tiny.py", *flags])
+    found, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert list(found["programs"]) == ["step pretrain", "attack pgd"] and found["devices"] == 8
+    assert (found["card"], found["memory"], found["model"]["dtype"]) == ("h200", 141e9, "float32")
+    assert "compiled for 8 x NVIDIA H200" in printed and str(tmp_path) not in out.read_text()
+    step, attack = printed.split("\nattack pgd: ")
+    assert ": fits" in step and " all-reduce (" in step and "largest" not in step
+    assert "collectives: none" in attack and "float32 NHWC by XLA" in attack
+
+    rows = [line.split(" | ") for line in compiled.table(tmp_path).splitlines()]
+    assert [len(row) for row in rows] == 4 * [len(compiled.COLUMNS)]
+    assert rows[2][:5] == ["| tiny", "step pretrain", "8 × NVIDIA H200", "16", "float32"] and rows[3][-2] == "none"
+
+
+def test_the_table_of_compiled_programs(tmp_path):
+    assert compiled.table(tmp_path) == ""
+    told = {"batch": 512, "flops_per_image": 2e10, "error": "RESOURCE_EXHAUSTED: too much"}
+    found = {"config": "big", "card": "h100", "description": "H100", "devices": 8, "memory": 8e10, "usable": 6e10}
+    found |= {"model": {"dtype": "bfloat16"}, "programs": {"step pretrain": told}}
+    (tmp_path / "compiled-big.json").write_text(json.dumps(found))
+    assert "| big | step pretrain | 8 × H100 | 512 | bfloat16 | does not compile |" in compiled.table(tmp_path)
+    need = {"arguments": 2**30, "temporaries": 63 * 2**30, "outputs": 0, "aliased": 0, "peak": 64 * 2**30}
+    told = {"batch": 512, "flops_per_image": 2e10, "compile_seconds": 61.0, "memory": need, "largest_batch": 256}
+    told |= {"collectives": {"all-reduce": {"count": 109, "bytes": 50 * 2**20, "small": 90}}, "convolutions": []}
+    (tmp_path / "compiled-big.json").write_text(json.dumps(found | {"programs": {"step pretrain": told}}))
+    assert compiled.table(tmp_path).endswith(
+        "| 64 GiB, 86% | 63 GiB | no | 20 GFLOP | 109 all-reduce (90 small) of 50 MiB | 256 |"
+    )
+    (tmp_path / "compiled-other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"compiled-other.json holds nothing that benchmark --compile_for"):
+        compiled.table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--compile_for=h1000"], "no GPU 'h1000' is known to compile for; known: a100-40gb"),
+        (["--compile_for=h100", "--devices=0"], "devices"),
+        (["--devices=8"], "--devices goes with --compile_for=CARD"),
+        (["--only=pretrain"], "--only goes with --compile_for=CARD"),
+        (["--largest_batch"], "--largest_batch goes with --compile_for=CARD"),
+        (["--compile_for=h100", "--distributed"], "needs no --distributed"),
+    ],
+)
+def test_flags_that_do_not_go_together(tmp_path, flags, said):
+    _config(tmp_path)
+    with pytest.raises(ValueError, match=said) as caught:
+        benchmark.main(["x", f"--config={tmp_path}/tiny.py", *flags])
+    assert "\n" not in str(caught.value)
 
 
 def _config(folder):

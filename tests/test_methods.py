@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from clead_jax import methods
+from clead_jax.reporting import compiled
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRESET = '''"""Mine (someone, 2026): a loss.
@@ -80,4 +81,6 @@ def test_bad_input_is_one_line_and_writes_nothing(folders):
 def test_the_table_in_the_readme_is_that_of_the_configs():
     readme = (ROOT / "README.md").read_text("utf-8")
     table = methods.table(ROOT / "configs", ROOT / "results")
-    assert methods.inserted(readme, table, "README.md") == readme, "run python -m clead_jax.methods --write=README.md"
+    made = methods.inserted(readme, table, "README.md")
+    made = methods.inserted(made, compiled.table(ROOT / "results"), "README.md", methods.COMPILED)
+    assert made == readme, "run python -m clead_jax.methods --write=README.md"

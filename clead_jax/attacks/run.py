@@ -24,6 +24,7 @@ def run(
     keys: Key,
     cfg: Any,
     limit: Array | None = None,
+    platform: str = "",
 ) -> Array:
     """The whole attack, as one compiled program when jitted.
 
@@ -35,16 +36,17 @@ def run(
       target: labels int [B], `Targeted`, or what else the objective reads; leaves [B, ...].
       keys: typed keys [B], `fold_in(key, index in the data set)`: an example gets the same noise in any batch.
       limit: how many of its steps count, a number that jit may trace; the others are computed and change nothing.
+      platform: what the program is compiled for, "" for jax's default; see `repeat`.
 
     Returns x_adv [B, ...] float32 in [0, 1]. No gradient flows back through it.
     """
     state = attack.init(forward, objective, x, target, keys, cfg)
     advance = lambda state: attack.step(forward, objective, state, cfg)
     if limit is None:
-        state = repeat(attack.num_steps(cfg), advance, state, attack.forward_only)
+        state = repeat(attack.num_steps(cfg), advance, state, attack.forward_only, platform)
     else:
         first = state, jnp.zeros((), jnp.int32)
-        state, _ = repeat(attack.num_steps(cfg), _limited(advance, limit), first, attack.forward_only)
+        state, _ = repeat(attack.num_steps(cfg), _limited(advance, limit), first, attack.forward_only, platform)
     return jax.lax.stop_gradient(attack.result(state))
 
 
@@ -68,11 +70,12 @@ def worst_of(forward: Forward, objective: Objective, x_advs: Sequence[Array], ta
     return jax.lax.stop_gradient(best.x_adv)
 
 
-def repeat(n: int, body: Callable[[PyTree], PyTree], state: PyTree, forward_only: bool = False) -> PyTree:
-    """body applied n times (n static): unrolled on the CPU, rolled elsewhere.
+def repeat(
+    n: int, body: Callable[[PyTree], PyTree], state: PyTree, forward_only: bool = False, platform: str = ""
+) -> PyTree:
+    """body applied n times (n static): unrolled on the CPU, rolled elsewhere (see `numerics.unrolls`).
 
-    XLA:CPU runs gradients of convolutions inside a loop by a generic path, up to 30 times slower. Bodies without
-    gradients (`forward_only`) are not affected and stay rolled.
+    Bodies without gradients (`forward_only`) stay rolled everywhere.
     """
-    unroll = jax.default_backend() == "cpu" and not forward_only and n <= MOST_UNROLLED
+    unroll = numerics.unrolls(platform) and not forward_only and n <= MOST_UNROLLED
     return jax.lax.fori_loop(0, n, lambda _, state: body(state), state, unroll=unroll)

@@ -1,6 +1,7 @@
 """Batches of examples: pixels as floats, keys per example, padding, batch sizes that programs are compiled for."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,29 @@ def padded(n: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
 def rounded_up(n: int, multiple: int) -> int:
     """n to the next multiple."""
     return math.ceil(n / multiple) * multiple
+
+
+def largest(fits: Callable[[int], bool], first: int, multiple: int, most: int = 2**20) -> int:
+    """The largest batch that fits, a multiple of `multiple`, found by asking; 0 where not even `multiple` does.
+
+    From `first` on it doubles or halves until the answer changes, then the gap is halved to an eighth of the batch.
+    """
+    good, bad, tried = 0, 0, rounded_up(first, multiple)
+    while not (good and bad):
+        if fits(tried):
+            good, tried = tried, 2 * tried
+            if tried > most:
+                return good
+        else:
+            bad, tried = tried, (tried // 2) // multiple * multiple
+            if not tried:
+                return 0
+    while bad - good > max(multiple, good // 8):
+        middle = (good + bad) // 2 // multiple * multiple
+        if middle <= good:  # the gap is of one multiple and a part
+            middle = good + multiple
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
 
 
 def sizes(batch_size: int, multiple: int) -> list[int]:

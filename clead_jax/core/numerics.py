@@ -16,6 +16,14 @@ def promotion() -> Iterator[None]:
         yield
 
 
+def unrolls(platform: str = "") -> bool:
+    """Whether a loop around gradients of convolutions is to be unrolled on a platform ("cpu", "cuda"; "": jax's own).
+
+    XLA:CPU runs them inside a loop by a generic path, up to 30 times slower. Other platforms keep the shorter program.
+    """
+    return (platform or jax.default_backend()) == "cpu"
+
+
 @contextlib.contextmanager
 def defaults() -> Iterator[None]:
     """All of JAX's defaults, outside of any trace. A model that is traced inside has them too."""

@@ -113,6 +113,31 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, SPLIT)
 
 
+def abstract(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Shapes and types of the arrays, or of what `jax.eval_shape` gives, as they would lie after `put`."""
+
+    def lying(a: Any) -> jax.ShapeDtypeStruct:
+        dtype, weak = jax.dtypes.canonicalize_dtype(a.dtype, allow_extended_dtype=True), getattr(a, "weak_type", False)
+        return jax.ShapeDtypeStruct(np.shape(a), dtype, sharding=sharding, weak_type=weak)
+
+    return jax.tree.map(lying, tree)
+
+
+def platform_of(mesh: Mesh) -> str:
+    """What the devices of a mesh are: cpu, gpu, or cuda where they are only compiled for."""
+    return mesh.devices.flat[0].platform
+
+
+def gathered_once(mesh: Mesh | None) -> Callable[[Array], Array]:
+    """What makes an array [B, ...] whole on every device, inside of a program, so that loops find it so.
+
+    Else XLA chooses what is gathered, where the array meets another one that is split: in every round of a loop.
+    """
+    if mesh is None or mesh.size == 1:
+        return lambda x: x
+    return lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh))
+
+
 def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """Lay arrays out by `sharding`; what lies so already stays. Each of several hosts passes the same, whole arrays."""
 

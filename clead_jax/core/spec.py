@@ -160,3 +160,9 @@ def budget(text: str) -> tuple[float, float]:
     if not (amount := number(match[1], "budget")):
         raise ValueError(f"budget is {text!r}, with which nothing can be measured; leave it out for no limit")
     return (math.inf, amount) if match[2] == "passes" else (amount * {"s": 1, "m": 60, "h": 3600}[match[2]], math.inf)
+
+
+def memory(count: float) -> str:
+    """A number of bytes: 7.4e9 -> '6.89 GiB'; below a tenth of one in MiB, below a tenth of those in KiB."""
+    unit, size = next((of for of in (("GiB", 2**30), ("MiB", 2**20)) if count >= of[1] / 10), ("KiB", 2**10))
+    return f"{count / size:,.0f} {unit}" if count >= 100 * size else f"{count / size:.3g} {unit}"

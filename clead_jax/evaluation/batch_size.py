@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from clead_jax.attacks.objectives import OBJECTIVES
-from clead_jax.core import numerics
+from clead_jax.core import memory, numerics
 from clead_jax.core.batches import pixels, sizes
 from clead_jax.core.types import Examples
 from clead_jax.evaluation.classifier import Compiled
@@ -37,7 +37,7 @@ def fastest(seconds: Callable[[int], float], least: int, most: int) -> int:
         try:
             now = 2 * best / seconds(2 * best)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not memory.exhausted(error):
                 raise
             break
         if now < GAIN * pace:

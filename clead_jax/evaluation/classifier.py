@@ -27,10 +27,10 @@ DRAWS = 8  # draws of a randomised model whose mean probability decides
 
 
 class Programs:
-    """The programs of one forward function, each compiled once per batch shape."""
+    """The programs of one forward function for a platform ("": jax's own), each compiled once per batch shape."""
 
-    def __init__(self, classifier: Classifier):
-        self.randomized = classifier.randomized
+    def __init__(self, classifier: Classifier, platform: str = ""):
+        self.randomized, self.one_by_one = classifier.randomized, numerics.unrolls(platform)
         with_key = lambda f: f if self.randomized else lambda variables, x, key: f(variables, x)
         forwards = (classifier.forward, classifier.attack_forward or classifier.forward)
         self._judge, self._attacked = (_in_float32(with_key(f)) for f in forwards)
@@ -66,7 +66,7 @@ class Programs:
             text = jax.jit(everything).lower(variables, x, labels, numerics.key(0)).as_text()
         except Exception:  # of whatever kind the model's author has chosen; running it will say so
             return object()
-        told = f"{self.randomized} {jax.tree.structure(variables)} {text}"
+        told = f"{self.randomized} {self.one_by_one} {jax.tree.structure(variables)} {text}"
         unknown = "callback" in text or not _shows_constants()
         return object() if unknown else hashlib.sha256(told.encode()).hexdigest()
 
@@ -77,11 +77,21 @@ class Programs:
     def advance(self, named: NamedAttack, variables: PyTree, state: PyTree, made: int, count: int, key: Key) -> PyTree:
         """The state (donated) `count` steps later, when `made` are made already."""
         _, step, several, _ = self._compiled(named)
-        if named.attack.forward_only or jax.default_backend() != "cpu":  # CPU loops slow gradients down
+        if self._rolled(named):
             return several(variables, state, named.cfg, made, count, key)
         for n in range(made, made + count):
             state = step(variables, state, named.cfg, n, key)
         return state
+
+    def traced(self, named: NamedAttack, variables: PyTree, state: PyTree, key: Key) -> jax.stages.Traced:
+        """The program that `advance` runs, for arguments of which shape, type and place alone are given."""
+        _, step, several, _ = self._compiled(named)
+        if self._rolled(named):
+            return several.trace(variables, state, named.cfg, 0, 1, key)
+        return step.trace(variables, state, named.cfg, 0, key)
+
+    def _rolled(self, named: NamedAttack) -> bool:
+        return named.attack.forward_only or not self.one_by_one
 
     def result(self, named: NamedAttack, state: PyTree) -> tuple[Array, Array]:
         """(x_adv [B, H, W, C], bool [B]: rows that need no more steps)."""
@@ -171,7 +181,7 @@ def compiled(classifier: Classifier, mesh: jax.sharding.Mesh | None = None, batc
     mesh = sharding.data_mesh() if mesh is None else mesh
     classifier = of_arrays(classifier)
     placed = sharding.put(classifier.variables, sharding.replicated(mesh))
-    programs = Programs(dataclasses.replace(classifier, variables=None))
+    programs = Programs(dataclasses.replace(classifier, variables=None), sharding.platform_of(mesh))
     if classifier.image_shape and jax.tree.leaves(placed):
         programs = _first(_Known(programs.computes(placed, classifier.image_shape), programs)).programs
     return Compiled(classifier, programs, placed, mesh, batch_size)

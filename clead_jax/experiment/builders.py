@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import math
 import re
 import sys
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ _NETWORK |= {"width?": _SIZE, "stem?": str, "dtype?": str, "projection_dim?": _S
 _NETWORK |= {"projection_layers?": _SIZE, "projection_norm?": bool, "remat?": bool}
 META: dict[Any, Any] = {"network": _NETWORK, "image_shape": 3 * [forms.Number(1, 1e5, whole=True)], "epoch": _SIZE}
 META |= {"fields": {str: object}, "stage?": str}
-NOT_READ = {"cifar10": 10, "cifar100": 100}  # data sets of 32 x 32 x 3 pixels, by number of classes
+NOT_READ = {"cifar10": 10, "cifar100": 100}  # data sets of 50,000 images of 32 x 32 x 3 pixels, by number of classes
 
 
 class Splits(NamedTuple):
@@ -119,6 +120,13 @@ def random_dataset(cfg: Config, size: int) -> data.Dataset:
     return data.Dataset(cfg.data.name, images, labels, images, labels, tuple(map(str, range(classes))))
 
 
+def num_training(cfg: Config) -> int:
+    """How many images of `cfg.data.name` are trained on: it is read for them, save CIFAR."""
+    own = cfg.data
+    whole = 50_000 if own.name in NOT_READ else len(dataset(cfg).train_labels)
+    return own.train_size or whole - round(own.validation * whole if own.validation < 1 else own.validation)
+
+
 def splits(cfg: Config, ds: data.Dataset) -> Splits:
     """Training, validation and test examples; subsets are class-balanced and depend on the seed alone."""
     train, validation = data.train_validation_split(ds, cfg.data.validation, cfg.seed)
@@ -148,6 +156,27 @@ def check_backbone(cfg: Config) -> None:
     backbone = BACKBONES[cfg.model.backbone].value
     if cfg.model.remat and "remat" not in inspect.signature(backbone).parameters:
         raise ValueError(f"model.remat is true, but the backbone {cfg.model.backbone!r} takes no argument remat")
+
+
+def parts_of_a_batch(cfg: Config) -> int:
+    """What every batch of training is a multiple of, on each device."""
+    return math.lcm(*(own.accumulate for own in stages_of(cfg).values()))
+
+
+def less_memory(cfg: Config, name: str) -> str:
+    """What makes the step of a stage need less memory and is not in use yet, as words of the command line."""
+    own, found = cfg[name], []
+    if own.batch_size > 1:
+        found.append(f"{name}.batch_size={own.batch_size // 2}")
+    if cfg.model.dtype == "float32":
+        found.append("model.dtype=bfloat16")
+    if "backbone" in spec.items(own.trains):
+        if not cfg.model.remat and "remat" in inspect.signature(BACKBONES[cfg.model.backbone].value).parameters:
+            found.append("model.remat=true")
+        if own.batch_size % (2 * own.accumulate) == 0:
+            found.append(f"{name}.accumulate={2 * own.accumulate}")
+    words = ", ".join(f"--config.{word}" for word in found)
+    return f"less is needed with {words}" if words else "less is needed with a smaller model"
 
 
 def network(fields: dict[str, Any]) -> Network:
@@ -218,10 +247,10 @@ def named_training_attack(cfg: Config, text: str) -> NamedAttack:
     return parse.named_attack(static(text) or text, *threat(cfg.train_attack, common, keep="last"))
 
 
-def training_attack(cfg: Config, text: str) -> Attack:
+def training_attack(cfg: Config, text: str, platform: str = "") -> Attack:
     """The same as a function (forward, x, target, keys, **chosen) -> x_adv, whose settings are those of `text` but for
     the `chosen` ones that it has; of its steps only the first `steps` count. The KL objective's target are the clean
-    logits.
+    logits. `platform`: what it is compiled for, "" for jax's default.
     """
     named = named_training_attack(cfg, text)
 
@@ -231,7 +260,7 @@ def training_attack(cfg: Config, text: str) -> Attack:
         if named.objective is kl:
             target = CleanLogits(target, jax.lax.stop_gradient(model(x)))
         settings = dataclasses.replace(named.cfg, **{k: v for k, v in chosen.items() if k in named.settings})
-        return attacks.run(named.attack, model, named.objective, x, target, keys, settings, steps)
+        return attacks.run(named.attack, model, named.objective, x, target, keys, settings, steps, platform)
 
     return attack
 

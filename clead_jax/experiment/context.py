@@ -84,7 +84,7 @@ class Run:
 
     def _built(self, name: str) -> Stage:
         count, shape = len(self.splits.train.labels), self.dataset.image_shape
-        return stages.build(self.cfg, name, self.network, count, shape, len(self.extra))
+        return stages.build(self.cfg, name, self.network, count, shape, len(self.extra), self.mesh)
 
     def meta(self, stage: Stage) -> dict[str, Any]:
         """What every checkpoint of a stage says of its network and of the config, without paths of this machine."""
@@ -143,9 +143,14 @@ class Run:
 
     def compiled(self, classifier: Classifier) -> Compiled:
         """A classifier in the batches of the evaluation."""
-        batch = min(self.cfg.evaluation.batch_size or 256, len(self.splits.test.labels))
         classifier = dataclasses.replace(classifier, image_shape=self.dataset.image_shape)
-        return compiled(classifier, self.mesh, rounded_up(batch, self.mesh.size))
+        return compiled(classifier, self.mesh, self.eval_batch)
+
+    @property
+    def eval_batch(self) -> int:
+        """How many images the evaluation treats at a time, a multiple of the devices."""
+        batch = min(self.cfg.evaluation.batch_size or 256, len(self.splits.test.labels))
+        return rounded_up(batch, self.mesh.size)
 
     @property
     def timed_settings(self) -> dict[str, Any]:
@@ -228,13 +233,21 @@ def open_run(cfg: Config, workdir: str, name: str, find_data: bool = False) -> R
     return _run(cfg, workdir, name, dataset, splits, fields)
 
 
-def _run(cfg: Config, workdir: str, name: str, dataset: data.Dataset, splits: Splits, fields: dict[str, Any]) -> Run:
+def _run(
+    cfg: Config,
+    workdir: str,
+    name: str,
+    dataset: data.Dataset,
+    splits: Splits,
+    fields: dict[str, Any],
+    mesh: jax.sharding.Mesh | None = None,
+) -> Run:
     _check_images(cfg, dataset)
     return Run(
         cfg,
         workdir,
         name,
-        sharding.data_mesh(),
+        mesh or sharding.data_mesh(),
         dataset,
         splits,
         network_fields=fields,
@@ -262,17 +275,22 @@ def under(run: Run, cfg: Config) -> Run:
 
 
 @numerics.defaults()
-def open_random(cfg: Config, batch_size: int = 0) -> Run:
+def open_random(cfg: Config, batch_size: int = 0, mesh: jax.sharding.Mesh | None = None) -> Run:
     """A run on random images, enough for one batch of every stage; batch sizes become `batch_size` if that is above 0,
     and multiples of the devices. Raises ValueError for a config that cannot run.
+
+    On a `mesh` that is only compiled for batches stay as they are: one that its devices cannot share is refused.
     """
     cfg.data.extra = ""
     stages.check(cfg)
-    devices = sharding.data_mesh().size
+    devices = 1 if mesh else sharding.data_mesh().size
     sections: list[Any] = [*config.stages_of(cfg).values(), cfg.evaluation]
     for section in sections:
         section.batch_size = rounded_up(batch_size or section.batch_size or 256, devices)
     dataset = builders.random_dataset(cfg, max(section.batch_size for section in sections))
     everything = Examples(dataset.train_images, dataset.train_labels, dataset.test.index)
     fields = builders.network_fields(cfg, dataset, everything)
-    return _run(cfg, "", "", dataset, Splits(everything, everything, everything), fields)
+    run = _run(cfg, "", "", dataset, Splits(everything, everything, everything), fields, mesh)
+    for name in config.stages_of(cfg) if mesh else ():
+        stages.check_batch(cfg, name, everything.labels, run.network.num_classes, run.mesh.size)
+    return run

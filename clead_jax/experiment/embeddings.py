@@ -85,13 +85,13 @@ def trained(own: Any) -> tuple[str, ...]:
     return spec.items(own.trains) + ((encoding.NORMS,) if own.encoding == "dual" else ())
 
 
-def target(own: Any, net: Network) -> views.Target | None:
+def target(own: Any, net: Network, whole: views.Whole) -> views.Target | None:
     """What attacks on embeddings maximise, None where they maximise something of a classifier."""
     if words := config.distances(own.ascend):
         outputs = encoding.outputs(net, spec.items(own.compares))
         return views.distance(net, outputs, tuple(word == "teacher" for word in words))
     if own.ascend == "partner":
-        return views.partner(net, SIMILARITIES[own.similarity], own.temperature)
+        return views.partner(net, SIMILARITIES[own.similarity], own.temperature, whole)
     if own.ascend == "pairs":
         return views.pairs(net, SIMILARITIES[own.similarity], own.temperature)
     return None
@@ -120,9 +120,13 @@ def width(own: Any, net: Network, image_shape: tuple[int, ...]) -> int:
     return int(jax.eval_shape(embed, jax.eval_shape(lambda: numerics.key(0)), image).shape[-1])
 
 
-def settings(own: Any, net: Network, augment: views.Augment, attacked: tuple[bool, ...]) -> dict[str, Any]:
-    """What the step of a stage is to do with embeddings, as arguments of `make_step`. `attacked`: which views are."""
-    encode = encoding.in_chunks(encoding.ENCODERS[own.encoding](attacked), own.accumulate)
+def settings(
+    own: Any, net: Network, augment: views.Augment, attacked: tuple[bool, ...], platform: str = ""
+) -> dict[str, Any]:
+    """What the step of a stage is to do with embeddings, as arguments of `make_step`. `attacked`: which views are.
+    `platform`: what the step is compiled for.
+    """
+    encode = encoding.in_chunks(encoding.ENCODERS[own.encoding](attacked), own.accumulate, platform)
     if not isinstance(own, Contrastive):
         return {"encode": encode}
     outputs = encoding.outputs(net, spec.items(own.compares))

@@ -14,7 +14,7 @@ import optax
 
 from clead_jax import config, data
 from clead_jax.config import Config, Contrastive, Joint
-from clead_jax.core import numerics, spec
+from clead_jax.core import numerics, sharding, spec
 from clead_jax.core.registry import ATTACKS
 from clead_jax.core.types import Key, NamedAttack, Step
 from clead_jax.experiment import builders, changing, choosing, embeddings, label_use, planning, terms, without_labels
@@ -166,27 +166,37 @@ def check_batch(cfg: Config, name: str, labels: np.ndarray, num_classes: int, de
 
 
 def build(
-    cfg: Config, name: str, net: Network, num_examples: int, image_shape: tuple[int, ...], more: int = 0
+    cfg: Config,
+    name: str,
+    net: Network,
+    num_examples: int,
+    image_shape: tuple[int, ...],
+    more: int = 0,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Stage:
-    """A stage's step, optimizer and length. `more`: how many images without labels there are besides."""
-    own = cfg[name]
+    """A stage's step, optimizer and length. `more`: how many images without labels there are besides; `mesh`: what the
+    step is compiled for, None for one of jax's own devices.
+    """
+    own, platform = cfg[name], sharding.platform_of(mesh) if mesh else ""
     plan = Plan(num_examples, own.batch_size, own.epochs, more, extra_per_batch(cfg, name))
     tx = optimizers.make(optimizer(cfg, name), plan.total_steps, plan.steps_per_epoch)
     augment, key = _augment(cfg, getattr(own, "augment", True)), key_of(cfg.seed, name)
-    named, attack = partial(builders.named_training_attack, cfg), partial(builders.training_attack, cfg)
+    named = partial(builders.named_training_attack, cfg)
+    attack = partial(builders.training_attack, cfg, platform=platform)
     strategy = choosing.strategy(own, net, image_shape, plan, augment, key, attack, named)
     averages = averaging.extra(own.average, plan.total_steps, plan.steps_per_epoch)
     dim = embeddings.width(own, net, image_shape) if getattr(own, "bank", 0) else 0
     changes = changing.changing(own, plan, dim)
     extra = together(averages, strategy.extra, momentum.extra(getattr(own, "key_momentum", 0.0)), changes.extra)
     perturb = perturbation.perturbation(own.perturb, plan.steps_per_epoch)
-    target, rate = _target(own, net), getattr(own, "attacked", 1.0)
+    target, rate = _target(own, net, sharding.gathered_once(mesh)), getattr(own, "attacked", 1.0)
     choose = lambda *of: {**changes.choose(*of), **strategy.choose(*of)}
     starts, pairs = embeddings.start_list(cfg, name), own.ascend == "pairs"
-    made = views.make_views(view_list(cfg, name), target, augment, choose, rate, starts, changes.strength, pairs)
+    listed = view_list(cfg, name, platform)
+    made = views.make_views(listed, target, augment, choose, rate, starts, changes.strength, pairs)
     beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": in_turn(strategy.after, changes.after)}
     hostile = tuple(text in {*attacked(cfg, name), *stored(cfg, name)} for text in view_texts(cfg, name))
-    beside |= embeddings.settings(own, net, augment, hostile)
+    beside |= embeddings.settings(own, net, augment, hostile, platform)
     found = lambda state: terms.terms(cfg, name, changes.now(state))
     cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes
     return Stage(
@@ -228,17 +238,18 @@ def optimizer(cfg: Config, name: str) -> optimizers.Settings:
     return optimizers.Settings(**{n: own[n] for n in names}, online_lr=getattr(own, "online_lr", 0.0))
 
 
-def view_list(cfg: Config, name: str) -> tuple[views.Attack | views.Draw | views.Stored | str, ...]:
+def view_list(cfg: Config, name: str, platform: str = "") -> tuple[views.Attack | views.Draw | views.Stored | str, ...]:
     """The same: attacks as functions, draws with settings of their own and stored views as such, others by name."""
-    return tuple(map(partial(_view, cfg, name), view_texts(cfg, name)))
+    return tuple(_view(cfg, name, text, platform) for text in view_texts(cfg, name))
 
 
-def _view(cfg: Config, name: str, text: str) -> views.Attack | views.Draw | views.Stored | str:
+def _view(cfg: Config, name: str, text: str, platform: str) -> views.Attack | views.Draw | views.Stored | str:
     if text in views.PLAIN:
         return text
     if text in (made_before := stored(cfg, name)):
         return views.Stored(made_before.index(text))
-    return builders.training_attack(cfg, text) if text in attacked(cfg, name) else builders.draw(cfg, text)
+    hostile = text in attacked(cfg, name)
+    return builders.training_attack(cfg, text, platform) if hostile else builders.draw(cfg, text)
 
 
 def attacks_of(cfg: Config, name: str) -> list[NamedAttack]:
@@ -253,19 +264,20 @@ def _augment(cfg: Config, wanted: bool) -> views.Augment:
     return lambda keys, images: data.augment(keys, images, augment_cfg)
 
 
-def _target(own: Any, net: Network) -> views.Target:
-    return embeddings.to_likeliest(_any_other(own, net)) if own.goal else _any_other(own, net)
+def _target(own: Any, net: Network, whole: views.Whole) -> views.Target:
+    target = _any_other(own, net, whole)
+    return embeddings.to_likeliest(target) if own.goal else target
 
 
-def _any_other(own: Any, net: Network) -> views.Target:
-    if target := embeddings.target(own, net):
+def _any_other(own: Any, net: Network, whole: views.Whole) -> views.Target:
+    if target := embeddings.target(own, net, whole):
         return target
     if own.ascend == "online":
         return views.online(net, train=own.attack_batch_norm == "train")
     if own.ascend != "contrastive":
         return views.of_reference(net)
     similarity, by_class = getattr(own, "similarity", "cosine"), getattr(own, "positives", "class") == "class"
-    return views.contrastive(net, SIMILARITIES[similarity], getattr(own, "temperature", 0.1), by_class)
+    return views.contrastive(net, SIMILARITIES[similarity], getattr(own, "temperature", 0.1), by_class, whole)
 
 
 def trained_on(cfg: Config, name: str) -> set[str]:

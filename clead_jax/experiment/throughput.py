@@ -20,7 +20,7 @@ from clead_jax.core.types import Examples, Key, NamedAttack, PyTree, Step
 from clead_jax.evaluation.classifier import Compiled
 from clead_jax.evaluation.runner import Finding, run_attacks
 from clead_jax.experiment.context import Run
-from clead_jax.experiment.train import begin
+from clead_jax.experiment.train import begin, jitted
 from clead_jax.models import flops
 from clead_jax.training import state as states
 
@@ -192,9 +192,8 @@ def step_cases(run: Run) -> Iterator[Case]:
         resident = sharding.put(states.Resident(frozen, images, labels, stored, near), replicated)
         index = sharding.put(np.arange(stage.plan.batch_size, dtype=np.int32), sharding.split(run.mesh))
         args = (sharding.put(state, replicated), resident, index, numerics.key(0))
-        of_rows = states.gathered(stage.step)
-        step = jax.jit(of_rows, donate_argnums=0, out_shardings=replicated)
-        yield Case(f"step {name}", stage.plan.batch_size, flops.count(of_rows, *args), repeated(step, *args))
+        work = flops.count(states.gathered(stage.step), *args)
+        yield Case(f"step {name}", stage.plan.batch_size, work, repeated(jitted(stage, run.mesh), *args))
 
 
 def repeated(step: Step, state: PyTree, frozen: PyTree, index: jax.Array, key: Key) -> Callable[[], PyTree]:

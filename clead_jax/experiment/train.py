@@ -1,5 +1,9 @@
-"""Trains one stage: from its initial weights, or from its last checkpoint, to its end."""
+"""Trains one stage: from its initial weights, or from its last checkpoint, to its end.
 
+Its step is compiled before anything is laid out on the devices, so that one that does not fit is refused in one line.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +11,11 @@ import jax
 import numpy as np
 
 from clead_jax import data
-from clead_jax.core import numerics, sharding
+from clead_jax.core import memory, numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.core.types import PyTree
 from clead_jax.experiment import static_views, without_labels
-from clead_jax.experiment.builders import checkpoint_dir, latest_meta
+from clead_jax.experiment.builders import checkpoint_dir, latest_meta, less_memory
 from clead_jax.experiment.context import Run
 from clead_jax.experiment.stages import Stage
 from clead_jax.training import averaging, checkpoint, encoding
@@ -46,9 +50,11 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")
     try:
-        resident = sharding.put(_resident(run, stage, frozen, writer), replicated)
+        held = _resident(run, stage, frozen, writer)
+        step = compiled_step(run, stage, state, held)
+        resident = sharding.put(held, replicated)
         fit(
-            jax.jit(states.gathered(stage.step), donate_argnums=0, out_shardings=replicated),
+            step,
             sharding.put(state, replicated),
             resident,
             plan=stage.plan,
@@ -64,10 +70,40 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         )
     except Diverged as error:
         good = [step for step in checkpoint.steps(directory) if step < error.bad]
-        last = f"step {good[-1]}" if good else "none"
-        raise Diverged(f"{stage.name}: {error}; last good checkpoint: {last}", error.bad) from None
+        raise Diverged(f"{stage.name}: {error}; last good checkpoint: {_last(good)}", error.bad) from None
+    except (MemoryError, RuntimeError) as error:
+        if not memory.exhausted(error):
+            raise
+        said = (str(error).strip() or "no more is to be had").splitlines()[0]
+        kept = f"last checkpoint: {_last(checkpoint.steps(directory))}"
+        raise ValueError(f"{stage.name}: out of memory ({said}); {less_memory(run.cfg, stage.name)}; {kept}") from error
     finally:
         writer.close()
+
+
+def _last(steps: list[int]) -> str:
+    return f"step {steps[-1]}" if steps else "none"
+
+
+def jitted(stage: Stage, mesh: jax.sharding.Mesh) -> Any:
+    """The step of a stage (state, resident, index [B], key) -> (state, metrics) under `jit`; the state is donated."""
+    return jax.jit(states.gathered(stage.step), donate_argnums=0, out_shardings=sharding.replicated(mesh))
+
+
+def compiled_step(run: Run, stage: Stage, state: TrainState, held: states.Resident) -> Callable:
+    """The same compiled for arrays like these, which lie on the host yet or on one device.
+
+    One line says what memory it needs and what there is. Raises ValueError, naming what needs less, where that is more.
+    """
+    whole, index = sharding.replicated(run.mesh), np.zeros(stage.plan.batch_size, np.int32)
+    args = (sharding.abstract((state, held), whole), sharding.abstract(index, sharding.split(run.mesh)))
+    compiled = jitted(stage, run.mesh).lower(*args[0], args[1], stage.key).compile()
+    needed, room = memory.need(compiled), memory.room(list(run.mesh.devices.flat))
+    if needed:
+        log.info(f"{stage.name}: {memory.line(needed, room)}")
+        if not room.holds(needed):
+            raise ValueError(f"{stage.name}: {memory.line(needed, room)}; {less_memory(run.cfg, stage.name)}")
+    return compiled
 
 
 def _resident(run: Run, stage: Stage, frozen: states.Frozen, writer: MetricWriter) -> states.Resident:
@@ -88,7 +124,7 @@ def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | Non
     """The latest readable checkpoint of a stage, laid out over the mesh, or None if it has not begun."""
     abstract, rest = jax.eval_shape(lambda key: begin(stage, run.fresh(key)), numerics.key(0))
     layout = sharding.replicated(run.mesh)
-    place = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=layout), tree)
+    place = lambda tree: sharding.abstract(tree, layout)
     whole = states.variables(abstract.params, abstract.batch_stats, rest)
     return checkpoint.restore(directory, place(whole), place(_for_training(abstract)))
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from clead_jax.core import numerics
 from clead_jax.core.types import Array, PyTree
 
 Outputs = Callable[[PyTree, Array, bool], tuple[list[Array], PyTree]]
@@ -70,13 +71,13 @@ def dual(attacked: tuple[bool, ...]) -> Encode:
     return encode
 
 
-def in_chunks(encode: Encode, count: int) -> Encode:
+def in_chunks(encode: Encode, count: int, platform: str = "") -> Encode:
     """The same in `count` parts of the batch, one after the other; the gradient computes their activations again.
 
     Losses see the embeddings of the whole batch, and gradients are those of the whole batch (GradCache, arXiv
     2101.06983: embeddings first, the gradient by them, then that of one part after the other), with the activations of
     one part in memory. BatchNorm alone differs: each part has its own statistics. `count` divides B; every device has
-    its share of every part.
+    its share of every part. `platform`: what the program is compiled for (see `numerics.unrolls`).
     """
 
     def encoded(
@@ -90,8 +91,7 @@ def in_chunks(encode: Encode, count: int) -> Encode:
         b, v = views.shape[:2]
         parts = jnp.moveaxis(views.reshape(b // count, count, *views.shape[1:]), 1, 0)
         body = lambda stats, part: of_part(variables["params"], stats, part)
-        # As in `attacks.run`: on the CPU a loop with gradients of convolutions is to be unrolled.
-        stats, columns = jax.lax.scan(body, variables["batch_stats"], parts, unroll=jax.default_backend() == "cpu")
+        stats, columns = jax.lax.scan(body, variables["batch_stats"], parts, unroll=numerics.unrolls(platform))
         back = lambda of: _flat(jnp.moveaxis(of.reshape(count, b // count, v, -1), 0, 1).reshape(b, v, -1))
         return *map(back, columns), stats
 

@@ -35,6 +35,9 @@ those that a strategy has chosen."""
 Choose = Callable[[TrainState, Array, Key], dict[str, Any]]
 """(state, clean images [B, H, W, C], keys [B]) -> settings of the attacks of this batch, single ones or [B]."""
 
+Whole = Callable[[Array], Array]
+"""Embeddings [B, D] -> the same, whole on every device: `sharding.gathered_once`."""
+
 Augment = Callable[[Key, Array], Array]
 """(keys [B], uint8 [B, H, W, C]) -> floats in [0, 1]."""
 
@@ -75,16 +78,21 @@ class Stored(NamedTuple):
 
 
 def contrastive(
-    network: Any, similarity: Callable[[Array, Array], Array], temperature: float, by_class: bool
+    network: Any,
+    similarity: Callable[[Array, Array], Array],
+    temperature: float,
+    by_class: bool,
+    whole: Whole = lambda anchors: anchors,
 ) -> Target:
-    """Instance discrimination against the batch's clean images, in eval mode; no labels.
+    """Instance discrimination against the batch's clean images, in eval mode; no labels. Where these are `whole` on
+    every device, no step of an attack needs anything of another one.
 
     With `by_class` (SupCon) the other images of the same class are no wrong answers: their logits are -inf.
     """
 
     def target(variables: PyTree, reference: PyTree, base: Base, labels: Array) -> tuple[Forward, Array]:
         embed = lambda images: network.apply(variables, images, False, method=network.embed)
-        anchors = jax.lax.stop_gradient(embed(base.start))
+        anchors = whole(jax.lax.stop_gradient(embed(base.start)))
         own = jnp.arange(len(anchors))
         excluded = (labels[:, None] == labels[None]) & (own[:, None] != own[None]) & by_class
         forward = lambda images: jnp.where(excluded, -jnp.inf, similarity(embed(images), anchors) / temperature)
@@ -93,14 +101,19 @@ def contrastive(
     return target
 
 
-def partner(network: Any, similarity: Callable[[Array, Array], Array], temperature: float) -> Target:
+def partner(
+    network: Any,
+    similarity: Callable[[Array, Array], Array],
+    temperature: float,
+    whole: Whole = lambda anchors: anchors,
+) -> Target:
     """NT-Xent of the perturbed images with the second views, in eval mode; no labels. ValueError if there is none."""
 
     def target(variables: PyTree, reference: PyTree, base: Base, labels: Array) -> tuple[Forward, Array]:
         if len(base.views) < 2:
             raise ValueError("an attack on NT-Xent with a partner needs two views that are not attacked")
         embed = lambda images: network.apply(variables, images, False, method=network.embed)
-        others = jax.lax.stop_gradient(embed(base.views[1]))
+        others = whole(jax.lax.stop_gradient(embed(base.views[1])))
         own = jnp.arange(len(others))
 
         def forward(images: Array) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 import parallel_program
 import pytest
 
-from clead_jax.core import sharding
+from clead_jax.core import hlo, sharding
 from clead_jax.core.sharding import REPLICATED, SPLIT
 from clead_jax.training import checkpoint
 
@@ -77,6 +77,29 @@ def test_a_contrastive_attack_takes_its_anchors_whole():
     assert not COLLECTIVE.search(spread.lower(*args).compile().as_text())
     gathering = sharding.sharded(ascend, _mesh(8), (SPLIT, SPLIT, SPLIT)).lower(*args).compile()
     assert COLLECTIVE.search(gathering.as_text())  # the pattern does find what it looks for
+
+
+def test_anchors_made_inside_a_program_are_gathered_once():
+    """However many steps an attack makes; without saying so XLA exchanges something in each of them."""
+    variables, x, _, _ = parallel_program.example()
+    embed = lambda x: parallel_program.NET.apply(variables, x, train=False)
+
+    def exchanged(whole, steps):
+        def ascend(x):
+            anchors = whole(embed(x))
+            score = lambda x: jax.nn.logsumexp(embed(x) @ anchors.T, axis=1).sum()
+            for _ in range(steps):
+                x = x + 0.1 * jnp.sign(jax.grad(score)(x))
+            return x
+
+        program = sharding.sharded(ascend, _mesh(8), (SPLIT,)).lower(x).compile()
+        return sum(each.count for each in hlo.collectives(program.as_text()).values())
+
+    whole = sharding.gathered_once(_mesh(8))
+    assert exchanged(whole, 1) == exchanged(whole, 3) == 1
+    assert exchanged(lambda anchors: anchors, 3) >= 3
+    alone = np.ones((4, 2))
+    assert sharding.gathered_once(None)(alone) is sharding.gathered_once(_mesh(1))(alone) is alone
 
 
 def test_training_is_the_same_on_any_devices():

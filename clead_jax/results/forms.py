@@ -108,6 +108,8 @@ _MODEL |= {"draws?": {str: _DRAWS}}
 _PASSES = {str: {"forward": AMOUNT, "backward": AMOUNT}}
 _SUITE = _MEASURED | {"attacks?": [str], "notes?": [str], "passes?": _PASSES, "seconds?": AMOUNT}
 _SUITE |= {"version?": str, "precision?": str}
+_MADE = {"settings": {str: object}, "fingerprint": object}
+_TRANSFERRED = _MEASURED | {"source?": str, "made_by?": {str: _MADE}}
 _DISTANCE = {"success": SHARE, "num_examples": COUNT, "median": (AMOUNT, None), "mean": (AMOUNT, None)}
 _CORRUPTIONS = {"accuracy": {str: 5 * [SHARE]}, "mean": SHARE, "worst": SHARE, "num_examples": COUNT}
 _CLUSTERS = dict.fromkeys(("intra", "inter", "silhouette"), (Number(), None))
@@ -121,7 +123,7 @@ RESULTS: dict[Any, Any] = {
     "threat_model": {"norm": {"linf", "l2", "l1"}, "eps": AMOUNT},
     "models": {str: _MODEL},
     "attacks?": SETTINGS,
-    "protocols?": {"autoattack?": {str: _SUITE}, str: {str: _MEASURED}},
+    "protocols?": {"autoattack?": {str: _SUITE}, str: {str: _TRANSFERRED}},
     "curves?": _CURVES | {"num_examples?": Number(1, 1e12, whole=True)},
     "distances?": {str: {str: _DISTANCE}},
     "corruptions?": {str: _CORRUPTIONS},

@@ -34,6 +34,20 @@ def test_what_is_not_of_the_form_is_named(value, form, said):
     assert said in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
+@pytest.mark.parametrize("made", [{}, {"settings": 0.5, "fingerprint": "f"}, {"settings": {}}, 0.5])
+def test_how_transferred_images_were_made_is_whole(made):
+    own = {"accuracy": {"fgsm": 0.5}, "source": "baseline"}
+    whole = {"fgsm": {"settings": {"steps": 1}, "fingerprint": "f"}}
+    forms.check(
+        {"protocols": {"paper": {"defended": own | {"made_by": whole}}}}, {"protocols": forms.RESULTS["protocols?"]}
+    )
+    with pytest.raises(ValueError, match="fgsm"):
+        forms.check(
+            {"protocols": {"paper": {"defended": own | {"made_by": {"fgsm": made}}}}},
+            {"protocols": forms.RESULTS["protocols?"]},
+        )
+
+
 def test_what_is_of_the_form_passes():
     form = {"a": (forms.SHARE, None), "b?": [str], "c?": object, str: forms.COUNT}
     for value in ({"a": None}, {"a": 1}, {"a": 0.5, "b": [], "c": [{"x": None}], "d": 3}):

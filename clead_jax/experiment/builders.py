@@ -17,6 +17,7 @@ from clead_jax.config import Config, Contrastive, Joint, reference, stages_of
 from clead_jax.core import names, spec
 from clead_jax.core.progress import log
 from clead_jax.core.registry import BACKBONES
+from clead_jax.core.rows import Rows
 from clead_jax.core.types import CleanLogits, Examples, NamedAttack
 from clead_jax.data.splits import pixel_statistics
 from clead_jax.models import Network
@@ -82,17 +83,22 @@ def import_named(cfg: Config, workdir: str, named: str) -> None:
 
 
 def dataset(cfg: Config) -> data.Dataset:
-    """The data set named by the config, in memory."""
-    return data.load(cfg.data.name, data_dir=cfg.data.data_dir or None, image_size=cfg.data.image_size or None)
+    """The data set named by the config."""
+    return _load(cfg, cfg.data.name)
 
 
-def extra_images(cfg: Config, shape: tuple[int, ...]) -> np.ndarray:
+def _load(cfg: Config, name: str, whole: bool = False) -> data.Dataset:
+    own = cfg.data
+    where = {"data_dir": own.data_dir or None, "image_size": own.image_size or None}
+    return data.load(name, **where, whole=whole, in_memory=own.resident_limit)
+
+
+def extra_images(cfg: Config, shape: tuple[int, ...]) -> np.ndarray | Rows:
     """The images of `data.extra`, uint8 [M, H, W, C], in their order; of a set with a test split those to train on.
 
     Raises ValueError if they are of another shape.
     """
-    own = cfg.data
-    found = data.load(own.extra, data_dir=own.data_dir or None, image_size=own.image_size or None, whole=True)
+    own, found = cfg.data, _load(cfg, cfg.data.extra, whole=True)
     if found.image_shape != shape:
         shapes = " and ".join("x".join(map(str, each)) for each in (found.image_shape, shape))
         raise ValueError(f"data.extra: images of {found.name} and {own.name} are of several shapes ({shapes})")

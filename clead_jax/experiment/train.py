@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from clead_jax import data
 from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
+from clead_jax.core.rows import on_disk
 from clead_jax.core.types import PyTree
 from clead_jax.experiment import static_views, without_labels
 from clead_jax.experiment.builders import checkpoint_dir, latest_meta
 from clead_jax.experiment.context import Run
 from clead_jax.experiment.stages import Stage
-from clead_jax.training import averaging, checkpoint, encoding
+from clead_jax.training import averaging, checkpoint, encoding, supply
 from clead_jax.training import state as states
 from clead_jax.training.callbacks import Callbacks
 from clead_jax.training.loop import Diverged, fit
@@ -36,6 +36,7 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         state = TrainState(**mine, **restored.train)
     else:
         state, rest = begin(stage, initial_variables(run, stage))
+    rest = sharding.put(rest, replicated)
     upstream = lambda other: upstream_model(run, other, "latest") if other else None
     frozen = states.Frozen(rest, upstream(stage.reference), upstream(stage.teacher))
     progress = Progress(stage.name, stage.plan, stage.passes, sharding.is_main(), later)
@@ -46,19 +47,18 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")
     try:
-        resident = sharding.put(_resident(run, stage, frozen, writer), replicated)
+        supplied = _supply(run, stage, _resident(run, stage, frozen, writer))
         fit(
-            jax.jit(states.gathered(stage.step), donate_argnums=0, out_shardings=replicated),
+            jax.jit(supplied.step, donate_argnums=0, out_shardings=replicated),
             sharding.put(state, replicated),
-            resident,
+            supplied.frozen,
             plan=stage.plan,
             key=stage.key,
             first_step=first_step,
-            place=lambda index: sharding.put(index.astype(np.int32), sharding.split(run.mesh)),
+            place=supplied.place,
+            in_turn=supplied.in_turn,
             fetch=sharding.to_host,
-            hooks=_callbacks(
-                run, stage, directory, resident.frozen.variables, writer, progress, begun.get("spent", 0.0)
-            ),
+            hooks=_callbacks(run, stage, directory, rest, writer, progress, begun.get("spent", 0.0)),
             log_every=stage.log_every,
             sums=begun.get("sums"),
         )
@@ -82,6 +82,15 @@ def _resident(run: Run, stage: Stage, frozen: states.Frozen, writer: MetricWrite
         near = without_labels.neighbours(run.network_fields, upstream_model(run, source, which), images, count)
     stored = static_views.stored(run, stage, frozen.reference, writer)
     return states.Resident(frozen, images, labels, stored, near)
+
+
+def _supply(run: Run, stage: Stage, examples: states.Resident) -> supply.Supply:
+    """How the examples reach the step: resident, or streamed where they are too many for that, with a line."""
+    if not run.streams(stage):
+        return supply.resident(stage.step, examples, run.mesh)
+    place = "disk" if on_disk(examples.images) else "the host's memory"
+    log.info(f"{stage.name}: {examples.images.nbytes:,} bytes of images, streamed from {place} batch by batch")
+    return supply.streamed(stage.step, examples, run.mesh)
 
 
 def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | None:
@@ -131,7 +140,7 @@ def _callbacks(
 ) -> Callbacks:
     held = run.splits.validation
     count = min(stage.validation.num_examples, len(held.labels))
-    held = data.subset(held, count, run.seed) if count < len(held.labels) else held
+    held = data.in_memory(data.subset(held, count, run.seed) if count < len(held.labels) else held)
     whole = lambda params, batch_stats: states.variables(params, batch_stats, rest)
     meta = run.meta(stage)
 

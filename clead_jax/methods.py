@@ -164,12 +164,12 @@ def table(configs: Path, results: Path) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def inserted(text: str, table: str, name: str) -> str:
+def inserted(text: str, table: str, name: str, marks: tuple[str, str] = MARKS) -> str:
     """The text of a file with the table between the two marks. Raises ValueError if they are not there."""
-    before, begin, rest = text.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"--write: {name} lacks the lines {MARKS[0]} and {MARKS[1]}")
+        raise ValueError(f"--write: {name} lacks the lines {marks[0]} and {marks[1]}")
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 

@@ -51,7 +51,7 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         fit(
             jax.jit(supplied.step, donate_argnums=0, out_shardings=replicated),
             sharding.put(state, replicated),
-            supplied.frozen,
+            sharding.put(supplied.frozen, replicated),
             plan=stage.plan,
             key=stage.key,
             first_step=first_step,

@@ -21,7 +21,7 @@ class Supply(NamedTuple):
     """What the loop needs: its `step`, what that reads and does not train, and how index rows become its argument."""
 
     step: Step
-    frozen: PyTree
+    frozen: PyTree  # not laid out yet
     place: Callable[[np.ndarray], PyTree]  # [B] -> an argument of the step, on the devices
     in_turn: Callable[[Callable[[np.ndarray], PyTree], Iterator[np.ndarray]], Iterator[PyTree]]  # as `map`
 
@@ -30,7 +30,7 @@ def resident(step: Step, examples: Resident, mesh: jax.sharding.Mesh) -> Supply:
     """Every device holds all examples; of a batch the host sends the index alone."""
     place = lambda index: sharding.put(index.astype(np.int32), sharding.split(mesh))
     read = examples._replace(images=np.asarray(examples.images))
-    return Supply(gathered(step), sharding.put(read, sharding.replicated(mesh)), place, map)
+    return Supply(gathered(step), read, place, map)
 
 
 def streamed(step: Step, examples: Resident, mesh: jax.sharding.Mesh) -> Supply:
@@ -52,7 +52,7 @@ def streamed(step: Step, examples: Resident, mesh: jax.sharding.Mesh) -> Supply:
         images, labels = of_rows(examples.images, index), sharding.put(examples.labels[index], layout)
         return Batch(images, labels, sharding.put(index, layout), stored)
 
-    return Supply(step, sharding.put(examples.frozen, sharding.replicated(mesh)), place, one_ahead)
+    return Supply(step, examples.frozen, place, one_ahead)
 
 
 def one_ahead(place: Callable[[np.ndarray], PyTree], rows: Iterator[np.ndarray]) -> Iterator[PyTree]:

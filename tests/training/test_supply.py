@@ -27,11 +27,10 @@ def test_both_hand_the_step_the_same_batch_laid_out_alike(tmp_path, views):
     stored = np.stack([IMAGES[::-1]] * views, axis=1) if views else None
     examples = Resident(Frozen({"w": np.ones(3)}), IMAGES, np.arange(40, dtype=np.int32), stored)
     found = []
-    for supplied in (
-        supply.resident(show, examples, mesh),
-        supply.streamed(show, examples._replace(images=mapped), mesh),
-    ):
-        found.append(jax.jit(supplied.step)(0, supplied.frozen, supplied.place(index), numerics.key(0))[1])
+    ours, theirs = supply.resident(show, examples, mesh), supply.streamed(show, examples._replace(images=mapped), mesh)
+    for supplied in (ours, theirs):
+        frozen = sharding.put(supplied.frozen, sharding.replicated(mesh))
+        found.append(jax.jit(supplied.step)(0, frozen, supplied.place(index), numerics.key(0))[1])
     resident, streamed = found
     assert jax.tree.structure(resident) == jax.tree.structure(streamed)
     for ours, theirs in zip(*map(jax.tree.leaves, found), strict=True):

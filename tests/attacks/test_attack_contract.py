@@ -1,6 +1,7 @@
 """What every registered attack owes its caller. A new entry of ATTACKS is tested by being registered."""
 
 import dataclasses
+import functools
 import importlib
 import re
 
@@ -64,15 +65,30 @@ def rolled_loops(monkeypatch):
     monkeypatch.setattr(importlib.import_module("clead_jax.attacks.run"), "MOST_UNROLLED", 0)
 
 
+@functools.cache
+def on_linear(name, norm):
+    """The linear problem of two classes, and what the attack makes of it."""
+    cfg = config(name, norm, eps=jnp.inf) if nearest(name) else config(name, norm)
+    return linear(name), solve(name, linear(name), cfg)
+
+
+@functools.cache
+def on_mlp(name, norm):
+    """A network with a hidden layer, what the attack makes of its images, and the attack's settings."""
+    return mlp(name), solve(name, mlp(name), config(name, norm)), config(name, norm)
+
+
 def config(name, norm, **changes):
     cfg = ATTACKS[name].config(**QUICK.get(name, {}))
     return dataclasses.replace(cfg, norm=norm, **changes) if in_a_ball(name) else cfg
 
 
+@functools.cache
 def linear(name, classes=2):
     return with_classes(attack_problems.linear(classes), classes, CLASSES.get(name, 0))
 
 
+@functools.cache
 def mlp(name):
     return with_classes(attack_problems.mlp(), 3, CLASSES.get(name, 0))
 
@@ -84,11 +100,18 @@ def with_classes(problem, has, needs):
     return problem._replace(forward=lambda x: add(problem.forward(x)))
 
 
-def solve(name, problem, cfg, target=None, jit=True, forward=None):
-    attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
-    run = lambda x, target, keys, cfg: attacks.run(attack, forward or problem.forward, objective, x, target, keys, cfg)
+def run(name, forward, x, target, keys, cfg):
+    return attacks.run(ATTACKS[name].value, forward, ATTACKS[name].info["objective"], x, target, keys, cfg)
+
+
+@functools.cache
+def program(name, forward):
+    return jax.jit(functools.partial(run, name, forward))
+
+
+def solve(name, problem, cfg, target=None):
     target = problem.labels if target is None else target
-    return (jax.jit(run) if jit else run)(problem.x, target, problem.keys, cfg)
+    return program(name, problem.forward)(problem.x, target, problem.keys, cfg)
 
 
 def size(delta, norm):
@@ -107,9 +130,9 @@ def check_strength(name, norm, share=1.0):
     In a ball: nearly all (`SHARE`) of what the best step adds to the margin, which is eps sign(w), eps w / |w|, or
     eps in the pixel of largest w. Nearest: the other side of the boundary, within 1 % of the true distance.
     """
-    cfg = config(name, norm, eps=jnp.inf) if nearest(name) else config(name, norm)
-    problem, w = linear(name), attack_problems.linear().weights @ jnp.array([-1.0, 1.0])
-    x_adv = problem.x + share * (solve(name, problem, cfg) - problem.x)
+    problem, found = on_linear(name, norm)
+    w = attack_problems.linear().weights @ jnp.array([-1.0, 1.0])
+    x_adv = problem.x + share * (found - problem.x)
     if nearest(name):
         true = jnp.abs(problem.forward(problem.x) @ jnp.array([-1.0, 1.0])) / jnp.linalg.norm(w, DUAL[norm])
         assert attacks.fooled(problem.forward(x_adv), problem.labels).all()
@@ -136,8 +159,7 @@ def test_an_attack_that_does_nothing_or_half_would_not_pass(name, norm, share):
 
 @every_attack
 def test_it_stays_in_the_ball_and_the_box(name, norm):
-    problem, cfg = mlp(name), config(name, norm)
-    x_adv = solve(name, problem, cfg)
+    problem, x_adv, cfg = on_mlp(name, norm)
     assert (x_adv.shape, x_adv.dtype) == (problem.x.shape, jnp.float32)
     assert x_adv.min() >= 0 and x_adv.max() <= 1
     if in_a_ball(name):
@@ -164,10 +186,10 @@ def test_targeted_reaches_the_goal(name, norm):
 
 @every_attack
 def test_an_example_does_not_depend_on_its_batch(name, norm):
-    problem, cfg = mlp(name), config(name, norm)
+    problem, x_adv, cfg = on_mlp(name, norm)
     rows = jnp.array([5, 2])
     part = problem._replace(x=problem.x[rows], labels=problem.labels[rows], keys=problem.keys[rows])
-    check_same(solve(name, part, cfg), solve(name, problem, cfg)[rows])
+    check_same(solve(name, part, cfg), x_adv[rows])
 
 
 @every_attack
@@ -182,8 +204,8 @@ def test_it_is_a_function_of_its_keys(name, norm):
 
 @every_attack
 def test_jit_changes_nothing(name, norm):
-    problem, cfg = mlp(name), config(name, norm)
-    check_same(solve(name, problem, cfg, jit=False), solve(name, problem, cfg))
+    problem, x_adv, cfg = on_mlp(name, norm)
+    check_same(run(name, problem.forward, problem.x, problem.labels, problem.keys, cfg), x_adv)
 
 
 @every_attack_in_a_ball
@@ -194,11 +216,10 @@ def test_a_curve_over_eps_is_one_program(name, norm):
         traces.append(1)
         return problem.forward(x)
 
-    attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
-    run = jax.jit(lambda cfg: attacks.run(attack, forward, objective, problem.x, problem.labels, problem.keys, cfg))
-    run(config(name, norm, eps=0.01))
+    at = lambda eps: solve(name, problem._replace(forward=forward), config(name, norm, eps=eps))
+    at(0.01)
     once = len(traces)
-    further = [size(run(config(name, norm, eps=eps)) - problem.x, norm).max() for eps in (0.02, 10.0)]
+    further = [size(at(eps) - problem.x, norm).max() for eps in (0.02, 10.0)]
     assert len(traces) == once and further[0] < further[1]
 
 
@@ -226,14 +247,12 @@ def test_rows_can_be_dropped_between_steps(name, norm):
 
 @every_attack
 def test_spread_over_devices_it_does_not_communicate(name, norm):
-    problem, cfg = mlp(name), config(name, norm)
-    attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
-    run = lambda x, labels, keys: attacks.run(attack, problem.forward, objective, x, labels, keys, cfg)
+    problem, x_adv, cfg = on_mlp(name, norm)
     mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
     args = jax.device_put((problem.x, problem.labels, problem.keys), NamedSharding(mesh, PartitionSpec("data")))
-    program = jax.jit(run).lower(*args).compile()
-    assert not re.search(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter", program.as_text())
-    check_same(program(*args), solve(name, problem, cfg))
+    compiled = program(name, problem.forward).lower(*args, cfg).compile()
+    assert not re.search(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter", compiled.as_text())
+    check_same(compiled(*args, cfg), x_adv)
 
 
 @every_attack
@@ -243,6 +262,6 @@ def test_no_gradient_flows_through_it(name, norm):
     cfg = dataclasses.replace(cfg, **{k: v for k, v in shorter.items() if hasattr(cfg, k)})
 
     def through(scale):
-        return solve(name, problem, cfg, forward=lambda x: scale * problem.forward(x)).sum()
+        return run(name, lambda x: scale * problem.forward(x), problem.x, problem.labels, problem.keys, cfg).sum()
 
     assert jax.grad(through)(2.0) == 0

@@ -167,8 +167,12 @@ def _epochs(step: Step, place: Place) -> int:
 
 
 def _run(words: list[str], out: Any, seconds: float, platforms: str) -> int | None:
-    """The exit status of a command; None if it had to be stopped. jax leaves torch its share of the memory."""
+    """The exit status of a command; None if it had to be stopped.
+
+    jax leaves torch its share of the memory; tests, which else compile without optimization, compile as programs do.
+    """
     settings = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2", "JAX_PLATFORMS": platforms}
+    settings["XLA_FLAGS"] = f"--xla_backend_optimization_level=3 {os.environ.get('XLA_FLAGS', '')}"
     process = subprocess.Popen(words, stdout=out, stderr=out, env=os.environ | settings)
     try:
         return process.wait(seconds)

@@ -53,6 +53,12 @@ def last_line(file: Path, log: Path) -> dict[str, str]:
     return {"said": next(line for line in reversed(lines) if line.strip())}
 
 
+def of_training(file: Path, log: Path) -> dict[str, Any]:
+    """Of every stage of a work directory, which `file` stands beside, the line of its last epoch: speed, accuracy."""
+    lines = (file.with_suffix("") / "metrics.jsonl").read_text("utf-8").splitlines()
+    return {line["stage"]: line for line in map(json.loads, lines)}
+
+
 def of_evaluation(file: Path, log: Path) -> dict[str, Any]:
     """Accuracies and intervals of every model in all results of a work directory, which `file` stands beside."""
     found: dict[str, Any] = {}
@@ -81,7 +87,12 @@ def _against_torch(name: str, attacks: str, compiled: str, minutes: float) -> St
 
 
 _SMALL = ("--config.data.name=digits", "--config.data.train_size=64", "--config.data.test_size=32")
-_SMALL += ("--config.model.backbone=tiny", "--config.model.width=4", "--config.train_attack.steps=1")
+_SMALL += (
+    "--config.model.backbone=tiny",
+    "--config.model.stem=cifar",
+    "--config.model.width=4",
+    "--config.train_attack.steps=1",
+)
 _SMALL += tuple(f"--config.{s}.epochs=1" for s in ("baseline", "supervised", "pretrain", "probe"))
 _SMALL += tuple(f"--config.{s}.batch_size=16" for s in ("baseline", "supervised", "pretrain", "probe"))
 _SMALL += ("--config.validation.num_examples=16",)
@@ -93,7 +104,7 @@ def _trained(name: str, config: str, stages: str, more: tuple[str, ...], minutes
     """A training of `{epochs}`, in a work directory of its own."""
     flags = (f"--config={config}", f"--workdir={{work}}/{name}", "--config.data.data_dir={data}")
     flags += (f"--config.stages={stages}", *more)
-    return Step(name, ("clead_jax.main", *flags), minutes, last_line, _SMALL, ("data",), "", fit)
+    return Step(name, ("clead_jax.main", *flags), minutes, of_training, _SMALL, ("data",), "", fit)
 
 
 def _evaluated(name: str, of: str, flags: tuple[str, ...], minutes: float) -> Step:
@@ -125,6 +136,7 @@ STEPS: tuple[Step, ...] = (
     _against_torch("torch-eager", "pgd,apgd_ce", "false", 4),
     _against_torch("torch-compiled", "pgd,apgd_ce", "true", 5),
     _against_torch("torch-autoattack", "autoattack,autoattack(version=fast)", "false", 8),
+    _against_torch("torch-autoattack-compiled", "autoattack,autoattack(version=fast)", "true", 9),
     Step(
         "fast-against-standard",
         ("benchmarks.fast_autoattack", "--nets=silu,pairs", "--norms=linf", "--json={file}"),

@@ -13,12 +13,14 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.gpu.steps import DEPTHS, DTYPES
+from benchmarks.gpu.steps import DEPTHS, DTYPES, STEPS
 from clead_jax.config import cli
 from clead_jax.methods import inserted
 
 MARKS = ("<!-- gpu -->", "<!-- end of gpu -->")
 NOTHING = "not measured yet"
+TRAININGS = {step.after for step in STEPS} - {""}
+EVALUATIONS = {step.name for step in STEPS if step.after}
 Records = dict[str, dict[str, Any]]  # step -> its record
 
 
@@ -47,7 +49,8 @@ def _card(records: Records) -> str:
     machine = next(iter(records.values()))["machine"]
     tests = records.get("tests", {}).get("found", {}).get("said", NOTHING).strip("= ")
     first = f"jax {machine['jax']}, Python {machine['python']}. Tests marked `gpu`: {tests}."
-    return "\n\n".join([first, _table(*_speed(records)), _table(*_torch(records)), _table(*_accuracy(records))])
+    tables = (_speed, _torch, _training, _accuracy)
+    return "\n\n".join([first, *(_table(*each(records)) for each in tables)])
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -81,10 +84,20 @@ def _torch(records: Records) -> tuple[str, tuple[str, ...], list[tuple[str, ...]
     return "Time to the verdict beside torchattacks (ResNet-18, random weights, one batch)", columns, rows
 
 
+def _training(records: Records) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    rows = []
+    for step, record in records.items():
+        for stage, line in record["found"].items() if step in TRAININGS else []:
+            shown = (str(line["epoch"]), f"{line['images_per_s']:,.0f}", f"{line['seconds']:,.0f}")
+            rows.append((step, stage, *shown))
+    columns = ("step", "stage", "epochs", "images/s", "seconds, last epoch")
+    return "Training (CIFAR-10)", columns, rows
+
+
 def _accuracy(records: Records) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     rows: dict[tuple[str, ...], None] = {}
     for step, record in records.items():
-        for place, results in record["found"].items() if step.endswith(("-evaluation", "-fast", "-standard")) else []:
+        for place, results in record["found"].items() if step in EVALUATIONS else []:
             count = f"{results['dataset']['num_examples']:,}"
             for model, measured in results["models"].items():
                 for attack, share in measured["accuracy"].items():

@@ -1,15 +1,20 @@
 """The measuring of a GPU: which step is begun, stopped, kept, left out; and all of it at tiny size, on a CPU."""
 
+import importlib
+import inspect
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from benchmarks.gpu import measure
-from benchmarks.gpu.steps import STEPS, TRAIN, Fit, Step, last_line, of_evaluation, of_file
+from benchmarks.gpu.steps import STEPS, TRAIN, Fit, Step, last_line, of_evaluation, of_file, of_training
+from clead_jax import config
+from clead_jax.config import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 MACHINE = {"device": "NVIDIA H100 80GB HBM3", "devices": 1, "jax": "0", "backend": "gpu", "python": "3"}
@@ -110,6 +115,9 @@ def test_what_is_kept_of_a_command(tmp_path):
     for folder in ("evaluation", "evaluation/fast"):
         (tmp_path / "run" / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / folder / "results.json").write_text(json.dumps({"models": {"a": 1}, "checks": {}}))
+    lines = [{"stage": "a", "epoch": 1}, {"stage": "b", "epoch": 1}, {"stage": "a", "epoch": 2}]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert of_training(tmp_path / "run.json", tmp_path / "log") == {"a": lines[2], "b": lines[1]}
     assert of_evaluation(tmp_path / "run.json", tmp_path / "log") == {
         "evaluation": {"models": {"a": 1}},
         "evaluation/fast": {"models": {"a": 1}},
@@ -128,6 +136,19 @@ def test_the_steps_are_in_order():
     for number, each in enumerate(STEPS):
         assert {name for name in (each.after, each.fit.of if each.fit else "") if name} <= set(names[:number])
         assert ("{epochs}" in " ".join(each.command)) == bool(each.fit)
+
+
+@pytest.mark.parametrize("step", [each for each in STEPS if each.command[0] != "pytest"], ids=lambda step: step.name)
+def test_every_command_is_understood_by_its_door(step, monkeypatch):
+    """Its flags and fields are there, and their values can be, also those of a rehearsal."""
+    monkeypatch.chdir(ROOT)
+    define = importlib.import_module(step.command[0])._define
+    for more in ((), step.tiny):
+        words = [word.replace("{epochs}", "3") for word in (*step.command, *more)]
+        if len(inspect.signature(define).parameters) == 1:
+            cli.parse(words, define, "")
+        else:
+            config.validate(cli.parse(cli.with_checked_config(words), partial(define, words), "").config)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, tmp_path):

@@ -26,7 +26,7 @@ def test_every_number_is_one_of_a_record(tmp_path):
     write(tmp_path, "tests", {"said": "== 8 passed in 31.2s =="})
     shown = table.section(table.cards(tmp_path))
     assert "### NVIDIA H100" in shown and "Tests marked `gpu`: 8 passed in 31.2s." in shown
-    assert shown.count("not measured yet") == 3
+    assert shown.count("not measured yet") == 4
     line = {
         "what": "step pretrain",
         "batch": 512,
@@ -38,12 +38,15 @@ def test_every_number_is_one_of_a_record(tmp_path):
     ours, theirs = {"seconds": 1.5, "correct": 3}, {"seconds": 4.5, "correct": 2}
     lines = [{"attack": "pgd", "ours": ours, "theirs": theirs, "ratio": 3.0}]
     write(tmp_path, "torch-compiled", {"torch": "2.8", "compiled": True, "batch": 512, "lines": lines})
+    last = {"epoch": 9, "images_per_s": 1500.2, "seconds": 30.4}
+    write(tmp_path, "pgd-at", {"supervised": last})
     models = {"defended": {"accuracy": {"clean": 0.8, "pgd": 0.5}, "interval95": {"pgd": [0.49, 0.51]}}}
     write(tmp_path, "pgd-at-fast", {"evaluation": {"dataset": {"num_examples": 10000}, "models": models}})
     shown = table.section(table.cards(tmp_path))
     assert "| resnet50 | bfloat16 | step pretrain | 512 | 1,235 | 25 | 25% |" in shown
     assert "| pgd | 2.8, compiled | 1.5 | 4.5 | 3.00 | 3 of 512 | 2 of 512 |" in shown
     assert "| pgd-at-fast | evaluation | defended | pgd | 10,000 | 50.0 [49.0, 51.0] |" in shown
+    assert "| pgd-at | supervised | 9 | 1,500 | 30 |" in shown
     assert "| clean | 10,000 | 80.0 |" in shown and "not measured yet" not in shown
 
 

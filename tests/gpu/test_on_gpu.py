@@ -98,6 +98,7 @@ def test_a_success_in_bfloat16_counts_only_in_float32(cpu, gpu):
 
 def test_a_run_that_was_ended_goes_on(gpu, tmp_path, monkeypatch):
     """Sums of a GPU are not in a fixed order, so that two runs agree but for rounding."""
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     ends = []
     for name in ("straight", "ended"):
         command = speck.command(tmp_path / name, stages="baseline")

@@ -2,7 +2,8 @@
 
 A memory-mapped array is a numpy array whose bytes are read from disk when they are asked for, but selecting some of its
 rows, or putting two of them end to end, would read them all. `take` and `joined` then return `Rows`, which read what is
-asked of them; of arrays in memory they return arrays in memory.
+asked of them; of arrays in memory they return arrays in memory. What reads images batch by batch takes both alike; who
+needs all of them at once reads them first (`np.asarray`).
 """
 
 import dataclasses
@@ -67,19 +68,19 @@ class Rows:
         return np.asarray(self[:], dtype)
 
 
-def on_disk(array: np.ndarray | Rows) -> bool:
+def on_disk(array: Any) -> bool:
     """Whether the array's bytes are read when they are asked for."""
     return isinstance(array, Rows | np.memmap)
 
 
-def take(array: np.ndarray | Rows, rows: np.ndarray) -> np.ndarray | Rows:
+def take(array: np.ndarray | Rows, rows: np.ndarray) -> Any:
     """`array[rows]`, int [N]; `Rows` if the array is on disk."""
     if isinstance(array, Rows):
         return Rows(array.arrays, array.rows[rows])
     return Rows((array,), np.asarray(rows)) if on_disk(array) else array[rows]
 
 
-def joined(first: np.ndarray | Rows, second: np.ndarray | Rows) -> np.ndarray | Rows:
+def joined(first: np.ndarray | Rows, second: np.ndarray | Rows) -> Any:
     """Both end to end; `Rows` if one of them is on disk."""
     if not (on_disk(first) or on_disk(second)):
         return np.concatenate([first, second])

@@ -116,7 +116,7 @@ def fingerprint(*parts: np.ndarray | Rows | str) -> str:
 class Examples:
     """Some examples of one split. `index` is their position in it: it keys their randomness, whoever else is chosen."""
 
-    images: np.ndarray | Rows  # uint8 [N, H, W, C], or floats in [0, 1]
+    images: np.ndarray  # uint8 [N, H, W, C], or floats in [0, 1]; of training images on disk `Rows`
     labels: np.ndarray  # int32 [N]
     index: np.ndarray  # int32 [N]
 

@@ -36,9 +36,9 @@ class Dataset:
     """Images uint8 [N, H, W, C], C = 1 or 3, and labels int32 [N] in 0..K-1. Without labels K is 0, all are UNKNOWN."""
 
     name: str
-    train_images: np.ndarray | Rows
+    train_images: np.ndarray  # of images on disk a memory-mapped array, or `Rows` of one
     train_labels: np.ndarray
-    test_images: np.ndarray | Rows
+    test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what else is to be said of how it was read

@@ -6,7 +6,7 @@ split is a prefix, and a subset of 1000 contains the subset of 500.
 
 import numpy as np
 
-from clead_jax.core.rows import Rows, blocks, take
+from clead_jax.core.rows import blocks, take
 from clead_jax.core.types import Examples
 from clead_jax.data.dataset import Dataset, check_split
 
@@ -45,7 +45,7 @@ def train_validation_split(dataset: Dataset, validation: float, seed: int = 0) -
 
 def with_test_split(
     name: str,
-    images: np.ndarray | Rows,
+    images: np.ndarray,
     labels: np.ndarray,
     class_names: tuple[str, ...],
     notes: tuple[str, ...] = (),
@@ -78,7 +78,7 @@ def in_memory(examples: Examples) -> Examples:
     return Examples(np.asarray(examples.images), examples.labels, examples.index)
 
 
-def pixel_statistics(images: np.ndarray | Rows) -> tuple[list[float], list[float]]:
+def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of uint8 images [N, H, W, C], in [0, 1] units, to four places.
 
     From counts of levels: float32 sums over all of CIFAR lose precision at 2^24.
@@ -86,7 +86,7 @@ def pixel_statistics(images: np.ndarray | Rows) -> tuple[list[float], list[float
     level = np.arange(256) / 255
     channels = range(images.shape[-1])
     count = lambda block: np.stack([np.bincount(block[..., c].ravel(), minlength=256) for c in channels])
-    counts = sum(map(count, blocks(images)))
+    counts = np.sum([count(block) for block in blocks(images)], axis=0)
     share = counts / counts[0].sum()
     mean = share @ level
     std = np.sqrt(share @ level**2 - mean**2)

@@ -17,7 +17,6 @@ from clead_jax.config import Config, Contrastive, Joint, reference, stages_of
 from clead_jax.core import names, spec
 from clead_jax.core.progress import log
 from clead_jax.core.registry import BACKBONES
-from clead_jax.core.rows import Rows
 from clead_jax.core.types import CleanLogits, Examples, NamedAttack
 from clead_jax.data.splits import pixel_statistics
 from clead_jax.models import Network
@@ -89,11 +88,11 @@ def dataset(cfg: Config) -> data.Dataset:
 
 def _load(cfg: Config, name: str, whole: bool = False) -> data.Dataset:
     own = cfg.data
-    where = {"data_dir": own.data_dir or None, "image_size": own.image_size or None}
+    where: dict[str, Any] = {"data_dir": own.data_dir or None, "image_size": own.image_size or None}
     return data.load(name, **where, whole=whole, in_memory=own.resident_limit)
 
 
-def extra_images(cfg: Config, shape: tuple[int, ...]) -> np.ndarray | Rows:
+def extra_images(cfg: Config, shape: tuple[int, ...]) -> np.ndarray:
     """The images of `data.extra`, uint8 [M, H, W, C], in their order; of a set with a test split those to train on.
 
     Raises ValueError if they are of another shape.

@@ -15,7 +15,7 @@ from clead_jax import config, data
 from clead_jax.config import Config
 from clead_jax.core import cluster, numerics, sharding, spec
 from clead_jax.core.batches import rounded_up
-from clead_jax.core.rows import Rows, joined
+from clead_jax.core.rows import joined
 from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree, fingerprint
 from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.classifier import Compiled, compiled
@@ -61,7 +61,7 @@ class Run:
         return {name: self._built(name) for name in config.stages_of(self.cfg)}
 
     @functools.cached_property
-    def extra(self) -> np.ndarray | Rows:
+    def extra(self) -> np.ndarray:
         """Images beside the training split, uint8 [M, H, W, C]; none, and nothing is read, where no stage uses them."""
         shape = self.dataset.image_shape
         if not any(stages.extra_per_batch(self.cfg, name) for name in config.trained_stages(self.cfg)):
@@ -73,11 +73,11 @@ class Run:
         """What the extra data are called, without their path."""
         return config.portable({"data.extra": self.cfg.data.extra})["data.extra"]
 
-    def examples_of(self, stage: Stage) -> tuple[np.ndarray | Rows, np.ndarray]:
+    def examples_of(self, stage: Stage) -> tuple[np.ndarray, np.ndarray]:
         """(images uint8 [N, H, W, C], labels int32 [N]) of a stage: those to train on, behind them the extra ones where
         its batches hold any. A label that is not known is below 0, another for every image.
         """
-        train, more = self.splits.train, self.extra if stage.plan.extra_per_batch else ()
+        train, more = self.splits.train, self.extra if stage.plan.extra_per_batch else self.extra[:0]
         images = joined(train.images, more) if len(more) else train.images
         labels = np.concatenate([train.labels, np.full(len(more), -1)])
         return images, np.where(labels < 0, -1 - np.arange(len(labels)), labels).astype(np.int32)

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 from clead_jax.core.batches import example_keys
-from clead_jax.core.rows import Rows
 from clead_jax.core.types import Array, PyTree
 
 
@@ -50,7 +49,7 @@ class Resident(NamedTuple):
     """What a stage reads throughout, besides its state: all examples, row by row, on the devices (`supply`)."""
 
     frozen: Frozen
-    images: Array | np.ndarray | Rows  # uint8 [N, H, W, C]
+    images: Array | np.ndarray  # uint8 [N, H, W, C]; on the host perhaps `core.rows.Rows`
     labels: Array | np.ndarray  # int32 [N]
     stored: Array | np.ndarray | None = None  # uint8 [N, S, H, W, C]
     neighbours: Array | np.ndarray | None = None  # int32 [N, K], the rows of the nearest other images

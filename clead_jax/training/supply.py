@@ -44,7 +44,8 @@ def streamed(step: Step, examples: Resident, mesh: jax.sharding.Mesh) -> Supply:
 
     def of_rows(rows: Any, index: np.ndarray) -> Array:
         shape = (len(index), *rows.shape[1:])
-        return jax.make_array_from_callback(shape, layout, lambda where: np.ascontiguousarray(rows[index[where[0]]]))
+        part = lambda where: np.ascontiguousarray(rows[index[where[0]]])  # those of one device
+        return jax.make_array_from_callback(shape, layout, part)
 
     def place(index: np.ndarray) -> Batch:
         index = index.astype(np.int32)

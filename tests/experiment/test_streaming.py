@@ -114,7 +114,8 @@ def test_stopped_inside_an_epoch_and_resumed_on_the_other_side_of_the_limit(star
 
 
 def test_neighbours_are_refused_in_one_line(start, tmp_path):
-    more = {"stages": "baseline,pretrain", "views": "clean,neighbour,fgsm", "pretrain.neighbours": "baseline"}
-    with pytest.raises(ValueError, match=r"pretrain.neighbours is 'baseline': .* 4,096 bytes .* limit is 1,000"):
+    more = {"pretrain.views": "clean,neighbour,fgsm", "pretrain.neighbours": "baseline"}
+    said = r"pretrain.neighbours is 'baseline': .* these are 4,096 bytes and data.resident_limit is 1,000; raise it"
+    with pytest.raises(ValueError, match=said):
         start(tmp_path / "run", LIMIT, **more)
     assert not (tmp_path / "run").exists()

@@ -202,6 +202,7 @@ def test_it_is_a_function_of_its_keys(name, norm):
     assert bool((x_adv == other).all()) != getattr(cfg, "random_start", False)
 
 
+@pytest.mark.slow
 @every_attack
 def test_jit_changes_nothing(name, norm):
     problem, x_adv, cfg = on_mlp(name, norm)
@@ -231,7 +232,8 @@ def test_rows_can_be_dropped_between_steps(name, norm):
         cfg = dataclasses.replace(cfg, eps=cfg.eps / 4)
     attack, objective = ATTACKS[name].value, ATTACKS[name].info["objective"]
     step = jax.jit(lambda state: attack.step(problem.forward, objective, state, cfg))
-    state = attack.init(problem.forward, objective, problem.x, problem.labels, problem.keys, cfg)
+    begin = jax.jit(lambda cfg: attack.init(problem.forward, objective, problem.x, problem.labels, problem.keys, cfg))
+    state = begin(cfg)
     kept = jnp.array([6, 1])
     whole = state
     for made in range(min(attack.num_steps(cfg), 4)):

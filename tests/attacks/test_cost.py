@@ -47,7 +47,7 @@ CASES = (
 
 
 def counted(named, classes=CLASSES):
-    """(forward, backward) calls of the model in a whole attack, driven without jit: one call is a pass per example."""
+    """(forward, backward) calls of the model in a whole attack, traced step by step: one call is a pass per example."""
     problem, calls = attack_problems.linear(classes, batch=4), {"forward": 0, "backward": 0}
 
     @jax.custom_vjp
@@ -63,10 +63,14 @@ def counted(named, classes=CLASSES):
         return ((cotangent @ problem.weights.T).reshape(problem.x.shape),)
 
     forward.defvjp(first, back)
-    state = named.attack.init(forward, named.objective, problem.x, problem.labels, problem.keys, named.cfg)
-    for _ in range(named.attack.num_steps(named.cfg)):
-        state = named.attack.step(forward, named.objective, state, named.cfg)
-    named.attack.result(state)
+
+    def whole(cfg):
+        state = named.attack.init(forward, named.objective, problem.x, problem.labels, problem.keys, cfg)
+        for _ in range(named.attack.num_steps(named.cfg)):
+            state = named.attack.step(forward, named.objective, state, cfg)
+        return named.attack.result(state)
+
+    jax.eval_shape(whole, named.cfg)
     return calls["forward"], calls["backward"]
 
 

@@ -81,4 +81,4 @@ def test_a_loss_has_a_gradient_inside_a_strict_program(strict, name):
     views = LOSSES[name].info.get("views", 3) * (1 + getattr(cfg, "keys", False))
     z = jnp.asarray(np.random.RandomState(0).randn(4, views, 3), jnp.float32)
     labels = jnp.arange(4, dtype=jnp.int32) % 2
-    assert np.isfinite(jax.grad(lambda z: loss(z, labels, cfg).sum())(z)).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda z: loss(z, labels, cfg).sum()))(z)).all()

@@ -129,7 +129,7 @@ _ALL_OF_IT = ("--models=supervised", "--protocol=whitebox,autoattack", "--attack
 
 STEPS: tuple[Step, ...] = (
     # (a) what the GPU computes is what the CPU computes
-    Step("tests", ("pytest", "-m", "gpu", "tests/gpu", "-q", "-rs", "-p", "no:cacheprovider"), 4, last_line),
+    Step("tests", ("pytest", "-m", "gpu", "tests/gpu", "-rs", "-p", "no:cacheprovider"), 4, last_line),
     # (b) speed, beside that of matrix products
     *(_benchmark("resnet18", dtype, 4) for dtype in DTYPES),
     # (c) time to the same verdict as PyTorch's
@@ -142,7 +142,7 @@ STEPS: tuple[Step, ...] = (
         ("benchmarks.fast_autoattack", "--nets=silu,pairs", "--norms=linf", "--json={file}"),
         5,
         of_file,
-        ("--nets=silu", "--images=16"),
+        ("--nets=small", "--images=4"),
         ("sklearn",),
     ),
     # (d) adversarial training, and AutoAttack on 10,000 images

@@ -134,6 +134,12 @@ FLAGS = {
 }
 
 
+OTHER_NORMS = [
+    pytest.param("rbg", "l2", 0.3, marks=pytest.mark.slow),
+    pytest.param("x64", "l1", 0.5, marks=pytest.mark.slow),
+]
+
+
 @contextlib.contextmanager
 def flag(name, value):
     usual = getattr(jax.config, name)
@@ -149,9 +155,7 @@ def usual(norm, eps):
     return audit(lambda x: linear(jnp.asarray(W), x), attacks=ATTACKS[norm], norm=norm, eps=eps, keep_images=True)
 
 
-@pytest.mark.parametrize(
-    ("setting", "norm", "eps"), [*((name, "linf", EPS) for name in FLAGS), ("rbg", "l2", 0.3), ("x64", "l1", 0.5)]
-)
+@pytest.mark.parametrize(("setting", "norm", "eps"), [*((name, "linf", EPS) for name in FLAGS), *OTHER_NORMS])
 def test_the_same_bits_under_any_setting(setting, norm, eps):
     expected = usual(norm, eps)
     with flag(*FLAGS[setting]):

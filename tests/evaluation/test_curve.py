@@ -53,7 +53,8 @@ def test_of_a_linear_model_it_is_exact():
         assert work in (300, 301)  # one run, not one for each radius
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_on_a_trained_net_it_is_not_above_pgd(norm):
     with np.load(FIXTURE) as stored:
         weights = {key: stored[key] for key in stored.files if not key.startswith("standard")}

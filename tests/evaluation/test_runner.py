@@ -120,7 +120,7 @@ def test_only_those_still_correct_are_attacked():
     assert found.forward["square"][found.records["square"]].min() == 250
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("attack_list", [ATTACK_LIST, (named("pgd", step_size=EPS / 40, steps=60, restarts=2),)])
 def test_stopped_again_and_again_it_ends_the_same(every, attack_list, tmp_path):
     whole, path, stops = run(attack_list, keep=N), tmp_path / "progress.npz", 0

@@ -90,7 +90,9 @@ def test_any_registered_loss_can_be_the_margin_loss(tmp_path, form):
     assert np.isfinite(lines(tmp_path)[0]["term_margin"])
 
 
-@pytest.mark.parametrize("ascend", ["online", "contrastive", "baseline"])
+@pytest.mark.parametrize(
+    "ascend", ["contrastive", *(pytest.param(other, marks=pytest.mark.slow) for other in ("online", "baseline"))]
+)
 def test_the_adversarial_twin(tmp_path, ascend):
     twin = {"views": "clean,fgsm", "joint.ascend": ascend, "joint.epochs": 1, "joint.batch_size": 64}
     origin = {"stages": "baseline,joint", "baseline.epochs": 1, "joint.start": "baseline", "joint.lr": 1e-6}

@@ -104,7 +104,10 @@ def test_a_new_stage_killed_and_resumed_ends_with_the_same_weights(from_pretrain
 
 @pytest.mark.parametrize(
     ("average", "name"),
-    [pytest.param("ema(decay=0.5)", "ema", marks=pytest.mark.slow), ("swa(start=0.5)", "swa")],
+    [
+        pytest.param("ema(decay=0.5)", "ema", marks=pytest.mark.slow),
+        pytest.param("swa(start=0.5)", "swa", marks=pytest.mark.slow),
+    ],
 )
 def test_averaged_weights_stand_beside_the_last_and_survive_a_kill(tmp_path, monkeypatch, average, name):
     settings = {"stages": "baseline", "baseline__average": average, "baseline__epochs": 3}

@@ -77,6 +77,7 @@ def test_perturbation_and_patience_follow_the_epoch():
     assert same(after_a_step(4, strategy="friendly(tau=0,later=2:4)"), after_a_step(4, strategy="friendly(tau=2)"))
 
 
+@pytest.mark.slow
 def test_strategy_network_and_average_survive_a_kill_to_the_bit(tmp_path, monkeypatch):
     settings = {
         "stages": "supervised",

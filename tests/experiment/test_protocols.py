@@ -232,6 +232,7 @@ def test_the_checks_are_in_the_results(run, few_checks):
     assert checked(run) == both  # not asking takes nothing back
 
 
+@pytest.mark.slow
 def test_checks_are_made_where_they_lack_and_once(run, few_checks, monkeypatch):
     again(run, "--nochecks", "--attacks=fgsm")
     assert checked(run) == []
@@ -298,6 +299,7 @@ def test_models_of_other_architectures_wrappers_and_weights_in_one_evaluation(ru
     assert found["label_use"]["both"] == sorted({*found["label_use"]["probe"], "training"})
 
 
+@pytest.mark.slow
 def test_labels_of_models(run, wider):
     nested = "noise(ensemble(baseline+probe),std=0.1)"
     naive = "bit_depth(baseline,bits=4,attacked=exact)"

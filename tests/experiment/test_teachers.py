@@ -104,7 +104,7 @@ def plain(preset, name):
         pytest.param(
             "profeat.py:digits", "profeat", {"views": "clean,pgd(objective=cosine_distance)"}, marks=pytest.mark.slow
         ),
-        ("rocl.py:digits", "rocl", {"loss": "rocl(stop_keys=false)"}),
+        pytest.param("rocl.py:digits", "rocl", {"loss": "rocl(stop_keys=false)"}, marks=pytest.mark.slow),
         pytest.param("rocl.py:digits", "rocl", {"ascend": "contrastive"}, marks=pytest.mark.slow),
     ],
     ids=str,

@@ -2,7 +2,7 @@
 
     F=configs/digits_variants.py
     python -m clead_jax.main --config=$F:hardest
-    python -m clead_jax.sweep --sweep.config=$F:hardest,$F:moco ...        the README has the whole command and its table
+    python -m clead_jax.sweep --sweep.config=$F:hardest,$F:moco ...    the README has the whole command
 
 The names are the keys of VARIANTS, their fields and sources stand in the README's "Variants of the contrastive stage".
 Those with "batch" keep the passes, and scale the learning rate with the batch.

@@ -213,3 +213,19 @@ def test_constraints_pin_versions_and_nothing_else():
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     form = re.compile(r'[a-z0-9-]+==[0-9][0-9a-z.]*(; python_version (<|>=) "3\.12")?')
     assert pins and all(form.fullmatch(pin) for pin in pins), [pin for pin in pins if not form.fullmatch(pin)]
+
+
+def test_measure_gpu_hands_its_arguments_on_and_installs_only_from_the_folder_named(machine, tmp_path):
+    machine.add_python()
+    assert "no wheels" in complaint(machine.run("launch/measure_gpu.sh", f"--wheels={tmp_path / 'none'}"))
+    assert ".venv/bin/python is missing" in complaint(machine.run("launch/measure_gpu.sh", "--minutes=5"))
+    (tmp_path / "some wheels").mkdir()
+    (tmp_path / "some wheels" / "a-1-py3-none-any.whl").touch()
+    for name in ("cut", "mkdir", "touch"):
+        (machine.bin / name).symlink_to(which(name))
+    site = machine.root / ".venv"
+    asked = machine.run("launch/measure_gpu.sh", f"--wheels={tmp_path / 'some wheels'}", "--minutes=5", "--data=a b")
+    assert asked.returncode == 0, asked.stderr
+    [install] = machine.asked("-m pip install")
+    assert "--no-index" in install and f"--target {site}" in install and install.endswith("a-1-py3-none-any.whl")
+    assert machine.asked("-m benchmarks") == ["-m benchmarks.gpu.measure --minutes=5 --data=a b"]

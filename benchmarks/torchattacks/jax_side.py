@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clead_jax.attacks.autoattack import autoattack, autoattack_version
 from clead_jax.attacks.parse import attack_at
-from clead_jax.core import sharding
+from clead_jax.core import sharding, spec
 from clead_jax.core.types import Array, Classifier, Examples, NamedAttack, PyTree
 from clead_jax.evaluation.classifier import Compiled, compiled
 from clead_jax.evaluation.runner import run_attacks
@@ -85,18 +86,32 @@ def named(text: str, eps: float) -> NamedAttack:
 
 def attack(of: Problem, text: str, eps: float) -> tuple[float, int]:
     """(seconds that the attack took, images still correct after it). Broken images leave the batch."""
-    examples, begin = Examples(of.images, of.labels, np.arange(len(of.labels))), time.perf_counter()
-    found = run_attacks(of.model, examples, [named(text, eps)], key=jax.random.key(0), num_classes=CLASSES)
+    examples, attacks = Examples(of.images, of.labels, np.arange(len(of.labels))), cascade(text, eps)
+    begin = time.perf_counter()
+    found = run_attacks(of.model, examples, attacks, key=jax.random.key(0), num_classes=CLASSES)
     return time.perf_counter() - begin, int(found.correct.sum())
+
+
+def cascade(text: str, eps: float) -> list[NamedAttack]:
+    """The attacks of a text, each on what is left by those before it: of "autoattack" those of its version."""
+    if spec.parse(text)[0] != "autoattack":
+        return [named(text, eps)]
+    return autoattack(autoattack_version(text), "linf", eps, CLASSES)[0]
 
 
 def settings(text: str, eps: float) -> dict[str, Any]:
     """The settings of an attack, for the other side."""
-    return dataclasses.asdict(named(text, eps).cfg)
+    first = cascade(text, eps)[0]
+    return dataclasses.asdict(first.cfg) | {"classes": CLASSES}
 
 
 def passes(text: str) -> dict[str, list[int]]:
-    """[forward passes alone, forward and backward passes] per image on either side, if no image is broken."""
+    """[forward passes alone, forward and backward passes] per image on either side, if no image is broken.
+
+    {} for a cascade, of which each attack sees what the last one has left.
+    """
+    if len(cascade(text, 0.1)) > 1:
+        return {}
     forward, backward = named(text, 0.0).passes(CLASSES)
     ours = [forward - backward + 2, backward]  # the clean and the attacked image are classified too
     if not backward:

@@ -3,6 +3,8 @@
 Images are passed as [B, H, W, C] in [0, 1]; inside they are torch's [B, C, H, W].
 """
 
+import functools
+import pickle
 import time
 from typing import Any
 
@@ -11,12 +13,14 @@ import torch
 import torchattacks
 from torch import nn
 
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # our names and torch's
 MAKERS = {
     "pgd": lambda net, c: torchattacks.PGD(net, c["eps"], c["step_size"], c["steps"], c["random_start"]),
     "apgd_ce": lambda net, c: torchattacks.APGD(net, "Linf", c["eps"], c["steps"], c["restarts"], loss="ce"),
     "square": lambda net, c: torchattacks.Square(
         net, "Linf", c["eps"], c["queries"], p_init=c["p_init"], resc_schedule=c["rescale"]
     ),
+    "autoattack": lambda net, c: torchattacks.AutoAttack(net, "Linf", c["eps"], "standard", n_classes=c["classes"]),
 }
 
 
@@ -114,26 +118,49 @@ def _filled(module: nn.Module, kernel: torch.Tensor, tree: dict[str, Any]) -> nn
     return module
 
 
-def environment(threads: int) -> dict[str, Any]:
-    """Sets the number of torch's threads; returns the versions."""
+def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Sets the number of torch's threads; returns the versions. ValueError if torch has no such device."""
     torch.set_num_threads(threads)
-    return {"torch": torch.__version__, "torchattacks": torchattacks.__version__, "torch_threads": threads}
+    found = {"torch": torch.__version__, "torchattacks": torchattacks.__version__, "torch_threads": threads}
+    if device == "cpu":
+        return found
+    if not torch.cuda.is_available():
+        raise ValueError("--device=gpu: torch sees no GPU")
+    rounds = {"matmul": torch.backends.cuda.matmul.allow_tf32, "convolution": torch.backends.cudnn.allow_tf32}
+    return found | {"torch_device": torch.cuda.get_device_name(), "torch_tf32": rounds}
 
 
-def logits(weights: dict[str, Any], images: np.ndarray) -> np.ndarray:
+@functools.lru_cache(1)
+def prepared(pickled: bytes, device: str, compiled: bool) -> nn.Module:
+    """`network` of pickled weights on "cpu" or "gpu"; `compiled`: as `torch.compile` makes it, once for all turns."""
+    net = network(pickle.loads(pickled)).to(DEVICES[device])
+    return torch.compile(net) if compiled else net
+
+
+def logits(pickled: bytes, images: np.ndarray, device: str = "cpu") -> np.ndarray:
     """The logits [B, K] of images [B, H, W, C]."""
     with torch.no_grad():
-        return network(weights)(_inward(images)).numpy()
+        return prepared(pickled, device, False)(_inward(images).to(DEVICES[device])).cpu().numpy()
 
 
 def attack(
-    weights: dict[str, Any], name: str, settings: dict[str, Any], images: np.ndarray, labels: np.ndarray
+    pickled: bytes,
+    name: str,
+    settings: dict[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    device: str = "cpu",
+    compiled: bool = False,
 ) -> tuple[float, int]:
     """(seconds that the attack took, images still correct after it). The final check is not timed."""
-    net, x, y = network(weights), _inward(images), torch.tensor(labels, dtype=torch.long)
+    net, place = prepared(pickled, device, compiled), DEVICES[device]
+    x, y = _inward(images).to(place), torch.tensor(labels, dtype=torch.long).to(place)
+    finish = torch.cuda.synchronize if device == "gpu" else lambda: None
     run = MAKERS[name](net, settings)
+    finish()
     begin = time.perf_counter()
     x_adv = run(x, y)
+    finish()
     seconds = time.perf_counter() - begin
     with torch.no_grad():
         return seconds, int((net(x_adv).argmax(1) == y).sum())

@@ -16,6 +16,9 @@ class Data(Section):
     train_size: int = 0  # class-balanced subset of train; 0: all
     test_size: int = 0
     classes: int = 0  # of data without labels: how many clusters pseudo-labels are to tell apart
+    # Bytes of training images that every device holds, and the host in memory. More are read from disk batch by batch;
+    # 4 GB, ours: 5 % of a GPU of 80 GB, 20 times CIFAR-10.
+    resident_limit: int = 4_000_000_000
     extra: str = ""  # more images for contrastive stages, as `name`; labels that they may have are not read
     extra_share: float = 0.5  # of every batch of such a stage; ours
 

@@ -22,7 +22,7 @@ def stage_fields(cfg: Config, stage: str) -> dict[str, Any]:
         parts |= {"views", "train_attack"}
     elif own.attack or own.views:
         parts |= {"train_attack"}
-    free = ["data.data_dir", "data.test_size"]
+    free = ["data.data_dir", "data.test_size", "data.resident_limit"]
     if not isinstance(own, Contrastive):
         free += ["data.extra", "data.extra_share"]
     fields = {k: v for k, v in flatten(cfg).items() if k.split(".")[0] in parts and k not in free}

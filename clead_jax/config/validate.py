@@ -32,7 +32,7 @@ POSITIVE = (
     *("validation.every", "validation.num_examples", "checkpoint.every", "log.every", "train_attack.steps"),
 )
 NOT_NEGATIVE = (
-    *("data.image_size", "data.train_size", "data.test_size", "data.classes"),
+    *("data.image_size", "data.train_size", "data.test_size", "data.classes", "data.resident_limit"),
     *("evaluation.num_examples", "evaluation.batch_size", "model.projection_hidden"),
 )
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from clead_jax.core import numerics
+from clead_jax.core.rows import Rows, blocks
 
 Array = jax.Array
 Key = jax.Array
@@ -98,13 +99,14 @@ class ThreatModel(NamedTuple):
     eps: float
 
 
-def fingerprint(*parts: np.ndarray | str) -> str:
+def fingerprint(*parts: np.ndarray | Rows | str) -> str:
     """16 hexadecimal digits that change with any bit, shape or type of the arrays and any character of the texts."""
     digest = hashlib.sha256()
     for part in parts:
-        if isinstance(part, np.ndarray):
+        if isinstance(part, np.ndarray | Rows):
             digest.update(f"{part.dtype} {part.shape} ".encode())
-            digest.update(np.ascontiguousarray(part).data)
+            for block in blocks(part) if part.ndim else [part]:
+                digest.update(np.ascontiguousarray(block).data)
         else:
             digest.update(f"{part!a} ".encode())
     return digest.hexdigest()[:16]
@@ -114,7 +116,7 @@ def fingerprint(*parts: np.ndarray | str) -> str:
 class Examples:
     """Some examples of one split. `index` is their position in it: it keys their randomness, whoever else is chosen."""
 
-    images: np.ndarray  # uint8 [N, H, W, C], or floats in [0, 1]
+    images: np.ndarray  # uint8 [N, H, W, C], or floats in [0, 1]; of training images on disk `Rows`
     labels: np.ndarray  # int32 [N]
     index: np.ndarray  # int32 [N]
 

@@ -1,7 +1,8 @@
 """Decoded data sets cached on disk, so that later starts read one file, and where a user's own data were last read.
 
 One uncompressed .npz per source: its checksums are verified while reading, and a rename makes writing atomic. The file
-holds the fingerprint of what it was decoded from; when the source changes it is replaced.
+holds the fingerprint of what it was decoded from; when the source changes it is replaced. Images of more bytes than
+`Options.in_memory` are decoded into a file, and mapped from the cache instead of read.
 """
 
 import contextlib
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from clead_jax.core.progress import log
+from clead_jax.core.rows import on_disk
+from clead_jax.data import archive
 from clead_jax.data.dataset import Dataset, Options, shown
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -33,10 +36,17 @@ def cached(source: Path, name: str, options: Options, build: Callable[[], Datase
     digest = hashlib.sha256(os.fsencode(f"{source} {how}")).hexdigest()[:12]
     path = root(options) / "data" / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
     fingerprint = stamp(source)
-    if (dataset := _read(path, name, fingerprint)) is None:
+    if (dataset := _read(path, name, fingerprint, options.in_memory)) is None:
         dataset = build()
         _write(path, dataset, fingerprint)
+        if on_disk(dataset.train_images):  # the file that it was decoded into may go
+            dataset = _read(path, name, fingerprint, options.in_memory) or dataset
     return dataset
+
+
+def space(options: Options) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """Makes the array that images are decoded into: in memory, or too large for that, in a file beside the caches."""
+    return archive.space(root(options) / "data", options.in_memory)
 
 
 def below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[Path, os.stat_result]]:
@@ -68,17 +78,18 @@ def stamp(source: Path) -> str:
     return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
-def _read(path: Path, name: str, fingerprint: str) -> Dataset | None:
+def _read(path: Path, name: str, fingerprint: str, in_memory: float) -> Dataset | None:
     """The cached data set; None if there is none of this fingerprint, or (with a warning) if the file is damaged."""
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if str(stored["fingerprint"]) != fingerprint:
+        with np.load(path, allow_pickle=False) as found:
+            if str(found["fingerprint"]) != fingerprint:
                 return None
-            arrays = {key: stored[key] for key in ARRAYS}
-            class_names, notes = (tuple(map(str, stored[key])) for key in ("class_names", "notes"))
-            return Dataset(name, **arrays, class_names=class_names, notes=notes)
+        stored = archive.arrays(path, in_memory)
+        arrays = {key: stored[key] for key in ARRAYS}
+        class_names, notes = (tuple(map(str, stored[key])) for key in ("class_names", "notes"))
+        return Dataset(name, **arrays, class_names=class_names, notes=notes)
     except Exception as error:  # a damaged header can make zipfile and numpy raise anything
         log.warning(f"cache {path} is damaged ({error}): rebuilding it")
         return None
@@ -93,7 +104,7 @@ def _write(path: Path, dataset: Dataset, fingerprint: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            np.savez(file, **arrays)
+            archive.write(file, arrays)
         partial.replace(path)
     except OSError as error:
         log.warning(f"cannot cache {dataset.name} in {path.parent} ({error}): every start decodes it")

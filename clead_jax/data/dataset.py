@@ -1,6 +1,7 @@
-"""What a data source returns: two splits in memory, as uint8 numpy arrays (CIFAR-10 is 184 MB).
+"""What a data source returns: two splits as uint8 numpy arrays, in memory (CIFAR-10 is 184 MB) or memory-mapped.
 
-Training puts them on the device once; cropping and scaling to [0, 1] happen there (`augment`).
+Training puts them on the device once, or hands every step its batch; cropping and scaling to [0, 1] happen there
+(`augment`).
 """
 
 import functools
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from clead_jax.core.batches import channels_first
+from clead_jax.core.rows import Rows, blocks
 from clead_jax.core.types import Examples, fingerprint
 
 MOST_CLASSES = 1_000_000  # a larger label is an error: memory is proportional to K
@@ -26,6 +28,7 @@ class Options:
     download: bool = True
     image_size: int | None = None
     whole: bool = False
+    in_memory: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Dataset:
     """Images uint8 [N, H, W, C], C = 1 or 3, and labels int32 [N] in 0..K-1. Without labels K is 0, all are UNKNOWN."""
 
     name: str
-    train_images: np.ndarray
+    train_images: np.ndarray  # of images on disk a memory-mapped array, or `Rows` of one
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
@@ -69,18 +72,25 @@ class Dataset:
     def __str__(self) -> str:
         """What was understood, in one line: sizes, classes and their balance, channels, range of values, splits."""
         height, width, channels = self.image_shape
+        low, high = extremes(self.train_images)
         known = [labels[labels >= 0] for labels in (self.train_labels, self.test_labels)]
         sizes = [np.bincount(labels, minlength=self.num_classes) for labels in known]
         some = ", ".join(map(shown, self.class_names[:5])) + (", ..." if self.num_classes > 5 else "")
         parts = [
             f"{self.name}: {len(self.train_labels)} images to train on, {len(self.test_labels)} to test on",
             f"{width}x{height} {'grey' if channels == 1 else 'RGB'}",
-            f"values {self.train_images.min()} to {self.train_images.max()} of 255",
+            f"values {low} to {high} of 255",
             f"{self.num_classes} classes ({some}) of " + " and ".join(f"{n.min()} to {n.max()}" for n in sizes)
             if self.num_classes
             else "without labels",
         ]
         return ", ".join(parts) + "".join(f"; {note}" for note in self.notes)
+
+
+def extremes(images: np.ndarray | Rows) -> tuple[int, int]:
+    """The lowest and the highest of all values."""
+    found = [(block.min(), block.max()) for block in blocks(images)]
+    return min(low for low, _ in found), max(high for _, high in found)
 
 
 def shown(name: str | Path) -> str:
@@ -118,7 +128,7 @@ def check(dataset: Dataset) -> None:
         raise ValueError(f"{dataset.name}: class {empty} ({dataset.class_names[empty]!r}) has no image to train on")
 
 
-def check_split(name: str, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def check_split(name: str, images: np.ndarray | Rows, labels: np.ndarray, num_classes: int) -> None:
     """The part of `check` that concerns one split."""
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         allowed = "allowed: [N, H, W, C] with C = 1 or 3, none empty"

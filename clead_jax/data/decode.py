@@ -4,7 +4,7 @@ Only what 8 bits per channel and no transparency say is read; anything else woul
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -21,19 +21,28 @@ READ = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # 8 bits; the
 DEEP = re.compile(r"\b(LA?|RGB[AaX]?|CMYK|[RGBACMYK]);16")  # how Pillow names 16 bits that it is to cut down to 8
 
 
-def decode_all(encoded: Sequence[Path | bytes], title: str, channels: int, image_size: int | None) -> np.ndarray:
-    """uint8 [N, H, W, channels], channels 1 or 3. `title`: of the progress bar, and name of images that are not files.
+def decode_all(
+    encoded: Iterable[Path | bytes],
+    count: int,
+    title: str,
+    channels: int,
+    image_size: int | None,
+    space: Callable[[tuple[int, ...]], np.ndarray],
+) -> np.ndarray:
+    """uint8 [N, H, W, channels], channels 1 or 3, of N = `count` images, in the array that `space` makes of that shape.
+
+    `title`: of the progress bar, and name of images that are not files.
 
     All images must have one size, unless `image_size` = S makes them S x S: the central square, resampled bilinearly.
     Raises ValueError (one line) naming the first image that cannot be read without loss, or that differs in size from
     the first.
     """
     out: np.ndarray | None = None
-    for i, item in enumerate(tqdm(encoded, f"decoding {title}", disable=None, leave=False)):
+    for i, item in enumerate(tqdm(encoded, f"decoding {title}", count, disable=None, leave=False)):
         name = shown(item) if isinstance(item, Path) else f"{title}, image {i}"
         image = _decode(item, name, channels, image_size)
         if out is None:
-            out = np.empty((len(encoded), *image.shape), np.uint8)
+            out = space((count, *image.shape))
         if image.shape != out.shape[1:]:
             sizes = " and ".join(f"{width}x{height}" for height, width, _ in (out.shape[1:], image.shape))
             raise ValueError(f"{name}: images of several sizes ({sizes}); set image_size to make them one")

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from clead_jax.core.registry import SOURCES
-from clead_jax.data.cache import below, cached
+from clead_jax.core.rows import on_disk
+from clead_jax.data import archive
+from clead_jax.data.cache import below, cached, space
 from clead_jax.data.dataset import UNKNOWN, Dataset, Options, shown, to_labels
 from clead_jax.data.decode import GREY, decode_all, stored_as
 from clead_jax.data.splits import with_test_split
@@ -37,8 +39,7 @@ def npz(argument: str, options: Options) -> Dataset:
         raise ValueError(f"no file {shown(argument)!r}; allowed: npz:FILE (in evaluate: --config.data.name=npz:FILE)")
     name = f"npz:{shown(path.name)}"
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
+        arrays = archive.arrays(path, options.in_memory)
     except Exception as error:  # a damaged header can make zipfile and numpy raise anything
         raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
     splits = [""] if "images" in arrays else ["train_", "test_"]
@@ -56,6 +57,9 @@ def npz(argument: str, options: Options) -> Dataset:
     names = np.char.decode(names, "utf-8", "backslashreplace") if names.dtype.kind == "S" else names
     unread = [key for key in arrays if key not in (*kinds, "class_names")]
     notes = [f"not read: {', '.join(map(shown, unread))}"] * bool(unread)
+    read = [images for key, images in found.items() if key.endswith("images") and not on_disk(images)]
+    if any(images.nbytes > options.in_memory for images in read):
+        notes.append("held in memory: only uint8 images of an uncompressed file stay on disk")
     notes += ["floats, rounded to 8 bits"] * any(arrays[f"{split}images"].dtype.kind == "f" for split in splits)
     class_names = tuple(map(str, names))
     if not test:
@@ -102,7 +106,8 @@ def _decode_folder(root: Path, name: str, options: Options) -> Dataset:
     place = {class_name: number for number, class_name in enumerate(class_names)}
     labels = np.array([place.get(class_name, UNKNOWN) for _, class_name in train + test], np.int32)
     modes = Counter(map(stored_as, files))
-    images = decode_all(files, name, 1 if all(mode.split(",")[0] in GREY for mode in modes) else 3, options.image_size)
+    channels = 1 if all(mode.split(",")[0] in GREY for mode in modes) else 3
+    images = decode_all(files, len(files), name, channels, options.image_size, space(options))
     notes = (*_notes(root, train_in, test_in, set(files)), "stored as " + " and ".join(modes))
     if not test:
         return with_test_split(name, images, labels, class_names, notes, options.whole)

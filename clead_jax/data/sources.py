@@ -17,16 +17,19 @@ def load(
     download: bool = True,
     image_size: int | None = None,
     whole: bool = False,
+    in_memory: float = float("inf"),
 ) -> Dataset:
-    """The data set `name`, decoded and in memory. Raises ValueError (one line) naming what is wrong with it.
+    """The data set `name`, decoded. Raises ValueError (one line) naming what is wrong with it.
 
     A name that is no source of ours is looked up in TensorFlow Datasets: `svhn_cropped`, `mnist_corrupted/fog:1.0.0`.
     `data_dir`: where TFDS sets are prepared (default $TFDS_DATA_DIR or ~/tensorflow_datasets). `cache_dir`: where
     decoded arrays are kept (default $CLEAD_JAX_CACHE or ~/.cache/clead_jax). `download`: whether a missing CIFAR may be
     fetched. `image_size`: the square that encoded pictures are resized to; without it all must have one size already.
     `whole`: from a user's own images without a test split none are held out, and the test split is a copy of them.
+    `in_memory`: images of more bytes stay on disk, memory-mapped, where they are stored uncompressed: in the cache of
+    decoded arrays, or in `npz:FILE` as `numpy.savez` writes it.
     """
-    options = Options(data_dir, cache_dir, download, image_size, whole)
+    options = Options(data_dir, cache_dir, download, image_size, whole, in_memory)
     source, _, argument = name.partition(":")
     if source not in SOURCES and tfds.knows(name, options):
         source, argument = "tfds", name

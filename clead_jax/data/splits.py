@@ -1,4 +1,4 @@
-"""Held-out splits and subsets.
+"""Held-out splits and subsets; of images on disk they are rows that are read later.
 
 `stratified_order` shuffles the examples so that every prefix of the list holds the classes in proportion. A held-out
 split is a prefix, and a subset of 1000 contains the subset of 500.
@@ -6,6 +6,7 @@ split is a prefix, and a subset of 1000 contains the subset of 500.
 
 import numpy as np
 
+from clead_jax.core.rows import blocks, take
 from clead_jax.core.types import Examples
 from clead_jax.data.dataset import Dataset, check_split
 
@@ -38,7 +39,7 @@ def hold_out(labels: np.ndarray, part: float, seed: int = 0) -> tuple[np.ndarray
 def train_validation_split(dataset: Dataset, validation: float, seed: int = 0) -> tuple[Examples, Examples]:
     """The train split cut in (training, validation), stratified. `validation` is a share below 1 or a count."""
     images, labels = dataset.train_images, dataset.train_labels
-    training, held_out = (Examples(images[i], labels[i], i) for i in hold_out(labels, validation, seed))
+    training, held_out = (Examples(take(images, i), labels[i], i) for i in hold_out(labels, validation, seed))
     return training, held_out
 
 
@@ -59,7 +60,8 @@ def with_test_split(
         return Dataset(name, images, labels, images, labels, class_names, (*notes, "none held out"))
     train, test = hold_out(labels, TEST_SHARE)
     notes = (*notes, "a fifth held out to test on")
-    return Dataset(name, images[train], labels[train], images[test], labels[test], class_names, notes)
+    parts = (take(images, train), labels[train], take(images, test), labels[test])
+    return Dataset(name, *parts, class_names, notes)
 
 
 def subset(examples: Examples, count: int, seed: int = 0) -> Examples:
@@ -68,7 +70,12 @@ def subset(examples: Examples, count: int, seed: int = 0) -> Examples:
     if not 1 <= count <= total:
         raise ValueError(f"cannot take {count} of {total} examples; allowed: 1 to {total}")
     chosen = np.sort(stratified_order(examples.labels, seed)[:count])
-    return Examples(examples.images[chosen], examples.labels[chosen], examples.index[chosen])
+    return Examples(take(examples.images, chosen), examples.labels[chosen], examples.index[chosen])
+
+
+def in_memory(examples: Examples) -> Examples:
+    """The same examples, their images read if they are on disk."""
+    return Examples(np.asarray(examples.images), examples.labels, examples.index)
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -77,8 +84,10 @@ def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     From counts of levels: float32 sums over all of CIFAR lose precision at 2^24.
     """
     level = np.arange(256) / 255
-    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
-    share = np.stack(counts) / images[..., 0].size
+    channels = range(images.shape[-1])
+    count = lambda block: np.stack([np.bincount(block[..., c].ravel(), minlength=256) for c in channels])
+    counts = np.sum([count(block) for block in blocks(images)], axis=0)
+    share = counts / counts[0].sum()
     mean = share @ level
     std = np.sqrt(share @ level**2 - mean**2)
     return mean.round(4).tolist(), np.maximum(std, 1e-3).round(4).tolist()

@@ -6,13 +6,14 @@ preparing (except CIFAR, see `cifar`) and converting do: the error gives the com
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clead_jax.core.registry import SOURCES
-from clead_jax.data.cache import cached
+from clead_jax.data.cache import cached, space
 from clead_jax.data.dataset import Dataset, Options, to_labels
 from clead_jax.data.decode import MODES, decode_all
 from clead_jax.data.splits import with_test_split
@@ -34,7 +35,7 @@ def tfds(argument: str, options: Options) -> Dataset:
         root = data_dir(options)
         command = f"tfds build {argument} --data_dir={root} --file_format=array_record"
         raise ValueError(f"data set {argument!r} is not prepared in {root}; prepare it {INSTALL} && {command}")
-    return cached(folder, argument, options, lambda: _decode(folder, argument, options.image_size))
+    return cached(folder, argument, options, lambda: _decode(folder, argument, options))
 
 
 def data_dir(options: Options) -> Path:
@@ -60,7 +61,7 @@ def knows(name: str, options: Options) -> bool:
     return re.split("[/:]", name)[0] in tensorflow_datasets.list_builders(with_community_datasets=False)
 
 
-def _decode(folder: Path, name: str, image_size: int | None) -> Dataset:
+def _decode(folder: Path, name: str, options: Options) -> Dataset:
     import tensorflow_datasets  # takes half a second, not needed with a cache
 
     builder = tensorflow_datasets.builder_from_directory(folder)
@@ -70,13 +71,13 @@ def _decode(folder: Path, name: str, image_size: int | None) -> Dataset:
         raise ValueError(f"{folder} is stored as {', '.join(formats)}; convert it {INSTALL} apache-beam && {command}")
     keys = _keys(builder.info)
     class_names = tuple(builder.info.features[keys[1]].names)
-    train = _read(builder, "train", keys, image_size)
+    train = _read(builder, "train", keys, options)
     test = next((split for split in ("test", "validation") if split in builder.info.splits), None)
     if test is None:
         return with_test_split(name, *train, class_names)
     unread = [split for split in builder.info.splits if split not in ("train", test)]
     notes = (f"splits train and {test}" + (f"; not read: {', '.join(unread)}" if unread else ""),)
-    return Dataset(name, *train, *_read(builder, test, keys, image_size), class_names, notes)
+    return Dataset(name, *train, *_read(builder, test, keys, options), class_names, notes)
 
 
 def _keys(info: Any) -> tuple[str, str]:
@@ -93,13 +94,18 @@ def _keys(info: Any) -> tuple[str, str]:
     return keys
 
 
-def _read(builder: Any, split: str, keys: tuple[str, str], image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _read(builder: Any, split: str, keys: tuple[str, str], options: Options) -> tuple[np.ndarray, np.ndarray]:
     """One split: images uint8 [N, H, W, C], labels int32 [N]."""
     from tensorflow_datasets import decode
 
     image_key, label_key = keys
-    records = list(builder.as_data_source(split, decoders={image_key: decode.SkipDecoding()}))
-    channels = builder.info.features[image_key].shape[-1]
-    images = decode_all([record[image_key] for record in records], f"{builder.name} {split}", channels, image_size)
-    labels = np.array([record[label_key] for record in records])
-    return images, to_labels(labels, f"{builder.name} {split}: labels")
+    source = builder.as_data_source(split, decoders={image_key: decode.SkipDecoding()})
+    channels, labels, title = builder.info.features[image_key].shape[-1], [], f"{builder.name} {split}"
+
+    def encoded() -> Iterator[bytes]:
+        for record in source:
+            labels.append(record[label_key])
+            yield record[image_key]
+
+    images = decode_all(encoded(), len(source), title, channels, options.image_size, space(options))
+    return images, to_labels(np.array(labels), f"{title}: labels")

@@ -83,8 +83,14 @@ def import_named(cfg: Config, workdir: str, named: str) -> None:
 
 
 def dataset(cfg: Config) -> data.Dataset:
-    """The data set named by the config, in memory."""
-    return data.load(cfg.data.name, data_dir=cfg.data.data_dir or None, image_size=cfg.data.image_size or None)
+    """The data set named by the config."""
+    return _load(cfg, cfg.data.name)
+
+
+def _load(cfg: Config, name: str, whole: bool = False) -> data.Dataset:
+    own = cfg.data
+    where: dict[str, Any] = {"data_dir": own.data_dir or None, "image_size": own.image_size or None}
+    return data.load(name, **where, whole=whole, in_memory=own.resident_limit)
 
 
 def extra_images(cfg: Config, shape: tuple[int, ...]) -> np.ndarray:
@@ -92,8 +98,7 @@ def extra_images(cfg: Config, shape: tuple[int, ...]) -> np.ndarray:
 
     Raises ValueError if they are of another shape.
     """
-    own = cfg.data
-    found = data.load(own.extra, data_dir=own.data_dir or None, image_size=own.image_size or None, whole=True)
+    own, found = cfg.data, _load(cfg, cfg.data.extra, whole=True)
     if found.image_shape != shape:
         shapes = " and ".join("x".join(map(str, each)) for each in (found.image_shape, shape))
         raise ValueError(f"data.extra: images of {found.name} and {own.name} are of several shapes ({shapes})")

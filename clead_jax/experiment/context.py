@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from clead_jax import config, data
 from clead_jax.config import Config
 from clead_jax.core import cluster, numerics, sharding, spec
 from clead_jax.core.batches import rounded_up
+from clead_jax.core.rows import joined
 from clead_jax.core.types import Classifier, Examples, Key, NamedAttack, PyTree, fingerprint
 from clead_jax.evaluation import corruptions
 from clead_jax.evaluation.classifier import Compiled, compiled
@@ -78,9 +78,24 @@ class Run:
         its batches hold any. A label that is not known is below 0, another for every image.
         """
         train, more = self.splits.train, self.extra if stage.plan.extra_per_batch else self.extra[:0]
-        images = np.concatenate([train.images, more]) if len(more) else train.images
+        images = joined(train.images, more) if len(more) else train.images
         labels = np.concatenate([train.labels, np.full(len(more), -1)])
         return images, np.where(labels < 0, -1 - np.arange(len(labels)), labels).astype(np.int32)
+
+    def streams(self, stage: Stage) -> bool:
+        """Whether the images of a stage, with its static views, are more than the devices are to hold.
+
+        Raises ValueError where they are and the stage draws neighbours, which needs all images on the devices.
+        """
+        count, limit = len(self.splits.train.labels), self.cfg.data.resident_limit
+        count += len(self.extra) if stage.plan.extra_per_batch else 0
+        size = count * math.prod(self.dataset.image_shape) * (1 + len(stage.stored))
+        if size > limit and stage.neighbours:
+            raise ValueError(
+                f"{stage.name}.neighbours is {stage.neighbours[0]!r}: neighbours are drawn among all images on the "
+                f"devices, but these are {size:,} bytes and data.resident_limit is {limit:,}; raise it"
+            )
+        return size > limit
 
     def _built(self, name: str) -> Stage:
         count, shape = len(self.splits.train.labels), self.dataset.image_shape
@@ -107,7 +122,7 @@ class Run:
                 fields = {k: v for k, v in config.flatten(self.cfg).items() if k != "data.data_dir"}
                 test, train = self.dataset.test, (self.dataset.train_images, self.dataset.train_labels)
                 arrays = (*train, test.images, test.labels)
-                digests = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16] for array in arrays]
+                digests = list(map(fingerprint, arrays))
                 cluster.agree(fields | {"the data": digests, "jax": jax.__version__}, Path(self.workdir, lock.NAME))
             yield
 
@@ -122,6 +137,7 @@ class Run:
             labels, classes = self.splits.train.labels, self.network.num_classes
             stages.check_batch(self.cfg, name, labels, classes, self.mesh.size)
             changes.refuse_other_extra(self.workdir, name, self.extra, self.extra_name)
+            self.streams(self.stages[name])
         if "evaluate" in self.asked:
             self.require_labels()
 
@@ -181,7 +197,7 @@ class Run:
     def examples(self) -> Examples:
         """The images to be evaluated."""
         wanted, split = self.cfg.evaluation.num_examples, getattr(self.splits, self.cfg.evaluation.split)
-        return data.subset(split, wanted) if 0 < wanted < len(split.labels) else split
+        return data.in_memory(data.subset(split, wanted) if 0 < wanted < len(split.labels) else split)
 
     def header(self, examples: Examples) -> dict[str, Any]:
         """What results.json says of images and threat model."""

@@ -26,7 +26,7 @@ def compare(run: Run) -> None:
     """Writes extra.json, unless it is there for the same images, and says what is found. Nothing without extra data."""
     if not len(run.extra):
         return
-    path, test = Path(run.workdir) / "extra.json", run.dataset.test_images
+    path, test = Path(run.workdir) / "extra.json", np.asarray(run.dataset.test_images)
     made_of = [fingerprint(run.extra), fingerprint(test)]
     found = files.load_json(path, forms.EXTRA, "delete it and train again")
     if found.get("fingerprints") != made_of:

@@ -4,8 +4,9 @@ WORKDIR/views/<stage>-<n>.npz    "images" uint8 [N, H, W, C], rounded to 8 bits 
                                  training images; "made_of", a fingerprint of all that they depend on
 
 The images are attacked as they are; a step augments them anew. A file that is damaged, or was made of other weights,
-images or settings, is made again. Making them is spread over the devices and goes on where it was stopped, as an attack
-in an evaluation does, and its passes stand in metrics.jsonl at step 0.
+images or settings, is made again. All images, and their views, are in the host's memory meanwhile. Making them is
+spread over the devices and goes on where it was stopped, as an attack in an evaluation does, and its passes stand in
+metrics.jsonl at step 0.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from clead_jax import data
 from clead_jax.core import numerics, sharding
 from clead_jax.core.progress import log
 from clead_jax.core.types import NamedAttack, PyTree, fingerprint
@@ -46,7 +48,7 @@ def stored(run: Run, stage: Stage, reference: PyTree, writer: MetricWriter) -> n
 
 def _one(run: Run, stage: Stage, model: Compiled, named: NamedAttack, path: Path, writer: MetricWriter) -> np.ndarray:
     """One static view of all training images, uint8 [N, H, W, C]."""
-    examples, key = run.splits.train, jax.random.fold_in(stage.key, 2)
+    examples, key = data.in_memory(run.splits.train), jax.random.fold_in(stage.key, 2)
     depends = {"network": run.network_fields, "weights": model.classifier.fingerprint, "attack": named.name}
     told = json.dumps(depends | named.settings | {"key": np.asarray(numerics.plain(key)).tolist()}, sort_keys=True)
     made_of = fingerprint(examples.images, examples.labels, examples.index, told)

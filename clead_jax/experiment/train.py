@@ -13,12 +13,13 @@ import numpy as np
 from clead_jax import data
 from clead_jax.core import memory, numerics, sharding
 from clead_jax.core.progress import log
+from clead_jax.core.rows import on_disk
 from clead_jax.core.types import PyTree
 from clead_jax.experiment import static_views, without_labels
 from clead_jax.experiment.builders import checkpoint_dir, latest_meta, less_memory
 from clead_jax.experiment.context import Run
 from clead_jax.experiment.stages import Stage
-from clead_jax.training import averaging, checkpoint, encoding
+from clead_jax.training import averaging, checkpoint, encoding, supply
 from clead_jax.training import state as states
 from clead_jax.training.callbacks import Callbacks
 from clead_jax.training.loop import Diverged, fit
@@ -40,6 +41,7 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
         state = TrainState(**mine, **restored.train)
     else:
         state, rest = begin(stage, initial_variables(run, stage))
+    rest = sharding.put(rest, replicated)
     upstream = lambda other: upstream_model(run, other, "latest") if other else None
     frozen = states.Frozen(rest, upstream(stage.reference), upstream(stage.teacher))
     progress = Progress(stage.name, stage.plan, stage.passes, sharding.is_main(), later)
@@ -50,21 +52,19 @@ def train(run: Run, stage: Stage, later: int = 0) -> None:
     if first_step:
         log.info(f"{stage.name}: going on after step {first_step} of {stage.plan.total_steps}")
     try:
-        held = _resident(run, stage, frozen, writer)
-        step = compiled_step(run, stage, state, held)
-        resident = sharding.put(held, replicated)
+        supplied = _supply(run, stage, _resident(run, stage, frozen, writer))
+        step = compiled_step(run, stage, state, supplied)
         fit(
             step,
             sharding.put(state, replicated),
-            resident,
+            sharding.put(supplied.frozen, replicated),
             plan=stage.plan,
             key=stage.key,
             first_step=first_step,
-            place=lambda index: sharding.put(index.astype(np.int32), sharding.split(run.mesh)),
+            place=supplied.place,
+            in_turn=supplied.in_turn,
             fetch=sharding.to_host,
-            hooks=_callbacks(
-                run, stage, directory, resident.frozen.variables, writer, progress, begun.get("spent", 0.0)
-            ),
+            hooks=_callbacks(run, stage, directory, rest, writer, progress, begun.get("spent", 0.0)),
             log_every=stage.log_every,
             sums=begun.get("sums"),
         )
@@ -90,14 +90,18 @@ def jitted(stage: Stage, mesh: jax.sharding.Mesh) -> Any:
     return jax.jit(states.gathered(stage.step), donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
-def compiled_step(run: Run, stage: Stage, state: TrainState, held: states.Resident) -> Callable:
-    """The same compiled for arrays like these, which lie on the host yet or on one device.
+def compiled_step(run: Run, stage: Stage, state: TrainState, supplied: supply.Supply) -> Callable:
+    """The step that `supplied` has, compiled for arrays like these, which lie on the host yet or on one device.
 
     One line says what memory it needs and what there is. Raises ValueError, naming what needs less, where that is more.
     """
-    whole, index = sharding.replicated(run.mesh), np.zeros(stage.plan.batch_size, np.int32)
-    args = (sharding.abstract((state, held), whole), sharding.abstract(index, sharding.split(run.mesh)))
-    compiled = jitted(stage, run.mesh).lower(*args[0], args[1], stage.key).compile()
+    whole = sharding.replicated(run.mesh)
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding),
+        supplied.place(np.zeros(stage.plan.batch_size, np.int32)),
+    )
+    step = jax.jit(supplied.step, donate_argnums=0, out_shardings=whole)
+    compiled = step.lower(*sharding.abstract((state, supplied.frozen), whole), batch, stage.key).compile()
     needed, room = memory.need(compiled), memory.room(list(run.mesh.devices.flat))
     if needed:
         log.info(f"{stage.name}: {memory.line(needed, room)}")
@@ -118,6 +122,15 @@ def _resident(run: Run, stage: Stage, frozen: states.Frozen, writer: MetricWrite
         near = without_labels.neighbours(run.network_fields, upstream_model(run, source, which), images, count)
     stored = static_views.stored(run, stage, frozen.reference, writer)
     return states.Resident(frozen, images, labels, stored, near)
+
+
+def _supply(run: Run, stage: Stage, examples: states.Resident) -> supply.Supply:
+    """How the examples reach the step: resident, or streamed where they are too many for that, with a line."""
+    if not run.streams(stage):
+        return supply.resident(stage.step, examples, run.mesh)
+    place = "disk" if on_disk(examples.images) else "the host's memory"
+    log.info(f"{stage.name}: {examples.images.nbytes:,} bytes of images, streamed from {place} batch by batch")
+    return supply.streamed(stage.step, examples, run.mesh)
 
 
 def restore(run: Run, stage: Stage, directory: str) -> checkpoint.Restored | None:
@@ -167,7 +180,7 @@ def _callbacks(
 ) -> Callbacks:
     held = run.splits.validation
     count = min(stage.validation.num_examples, len(held.labels))
-    held = data.subset(held, count, run.seed) if count < len(held.labels) else held
+    held = data.in_memory(data.subset(held, count, run.seed) if count < len(held.labels) else held)
     whole = lambda params, batch_stats: states.variables(params, batch_stats, rest)
     meta = run.meta(stage)
 

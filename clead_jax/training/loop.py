@@ -5,15 +5,16 @@ step one of (seed key, step).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from clead_jax.core import stopping
-from clead_jax.core.types import Array, Key, PyTree, Step
+from clead_jax.core.types import Key, PyTree, Step
 
+AHEAD = 2  # steps that the host starts before it waits for one: enough for the devices never to wait
 FIRST_LOOKS = (1, 5)  # steps after a start: the first holds the compilation, those up to the next give the speed
 
 
@@ -48,6 +49,11 @@ class Plan(NamedTuple):
             return rows
         more = _shuffled(jax.random.fold_in(key, 1), self.extra, (steps, self.extra_per_batch))
         return np.concatenate([rows, self.num_examples + more], axis=1)
+
+    def rows(self, key: Key, first_step: int) -> Iterator[np.ndarray]:
+        """The index rows [batch_size] of all steps from `first_step` on, epoch after epoch."""
+        for epoch in range(first_step // max(1, self.steps_per_epoch), self.epochs):
+            yield from self.order(key, epoch)[max(0, first_step - epoch * self.steps_per_epoch) :]
 
 
 def _shuffled(key: Key, count: int, shape: tuple[int, int]) -> np.ndarray:
@@ -88,28 +94,30 @@ def fit(
     plan: Plan,
     key: Key,
     first_step: int,
-    place: Callable[[np.ndarray], Array],
+    place: Callable[[np.ndarray], PyTree],
     fetch: Callable[[PyTree], PyTree],
     hooks: Hooks,
     log_every: int,
     sums: Sums | None = None,
+    in_turn: Callable[..., Iterator[PyTree]] = map,
 ) -> PyTree:
     """Runs steps `first_step` .. `plan.total_steps` - 1 and returns the last state.
 
-    `place` puts an index row [batch_size] on the devices, `fetch` brings metrics to the host: at the first looks and
-    every `log_every` steps only, so that the devices hardly wait. `sums` is what `on_stop` was given of the epoch that
-    was stopped. Raises Diverged, naming the first step whose loss is not finite; a signal (see `core.stopping`) ends
-    the loop after the step it finds.
+    `place` makes of an index row [batch_size] what the step takes, on the devices, and `in_turn` maps it over all rows,
+    perhaps ahead of their use. `fetch` brings metrics to the host: at the first looks and every `log_every` steps only,
+    so that the devices hardly wait; batches take memory there, so the host is at most `AHEAD` steps ahead. `sums` is
+    what `on_stop` was given of the epoch that was stopped. Raises Diverged, naming the first step whose loss is not
+    finite; a signal (see `core.stopping`) ends the loop after the step it finds.
     """
     order_key, step_key = jax.random.split(key)
     pending: list[Any] = []
     epoch_sums: Sums = sums or {}
-    for number in range(first_step, plan.total_steps):
+    batches = in_turn(place, plan.rows(order_key, first_step))
+    for number, batch in enumerate(batches, start=first_step):
         epoch, row = divmod(number, plan.steps_per_epoch)
-        if row == 0 or number == first_step:
-            order = plan.order(order_key, epoch)
-        state, metrics = step_fn(state, frozen, place(order[row]), jax.random.fold_in(step_key, number))
+        state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(step_key, number))
         pending.append(metrics)
+        jax.block_until_ready(pending[-AHEAD - 1 : -AHEAD])
         done, stop, ends = number + 1, stopping.due(), row + 1 == plan.steps_per_epoch
         if stop or ends or done % log_every == 0 or done - first_step in FIRST_LOOKS:
             fetched, pending = fetch(pending), []

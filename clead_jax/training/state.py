@@ -46,10 +46,10 @@ class Batch(flax.struct.PyTreeNode):
 
 
 class Resident(NamedTuple):
-    """What the devices keep throughout a stage, besides its state: all training examples, row by row."""
+    """What a stage reads throughout, besides its state: all examples, row by row, on the devices (`supply`)."""
 
     frozen: Frozen
-    images: Array | np.ndarray  # uint8 [N, H, W, C]
+    images: Array | np.ndarray  # uint8 [N, H, W, C]; on the host perhaps `core.rows.Rows`
     labels: Array | np.ndarray  # int32 [N]
     stored: Array | np.ndarray | None = None  # uint8 [N, S, H, W, C]
     neighbours: Array | np.ndarray | None = None  # int32 [N, K], the rows of the nearest other images

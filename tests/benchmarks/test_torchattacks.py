@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pickle
 import re
 
 import numpy as np
@@ -19,6 +20,9 @@ from benchmarks.torchattacks import run as comparison
         ("--attacks=,", "none given"),
         ("--net=vgg", "small|tiny|digits|resnet18"),
         ("--repeats=0", "repeats"),
+        ("--attacks=pgd,autoattack", "autoattack is timed to its verdict; give a radius"),
+        ("--attacks=autoattack(steps=3)", "autoattack takes version here, not steps"),
+        ("--device=tpu", "cpu|gpu"),
         ("--eps=2", "eps is 2; under linf it lies in [0, 1]"),
     ],
 )
@@ -73,6 +77,9 @@ def test_our_side_attacks():
     seconds, correct = ours.attack(problem, "pgd(steps=2)", comparison.SMALL)
     assert seconds > 0 and correct == 4
     assert ours.attack(problem, "pgd(steps=2)", 0.5)[1] < 4
+    suite = "autoattack(attacks=apgd_ce(steps=2))"
+    assert ours.attack(problem, suite, 0.5)[1] < 4 and ours.passes("autoattack(version=fast)") == {}
+    assert [named.name for named in ours.cascade("autoattack(version=fast)", 0.1)] == ["pma", "apgd_ce", "mm"]
     assert ours.settings("square(queries=7)", 0.1) | {"queries": 7, "eps": 0.1} == ours.settings(
         "square(queries=7)", 0.1
     )
@@ -82,7 +89,7 @@ def test_our_side_attacks():
 def test_torch_sees_the_same_net(net):
     theirs = pytest.importorskip("benchmarks.torchattacks.torch_side", reason="torch is an extra")
     problem = ours.problem(net, 2)
-    found = theirs.logits(problem.weights, problem.images)
+    found = theirs.logits(pickle.dumps(problem.weights), problem.images)
     np.testing.assert_allclose(found, ours.logits(problem), atol=comparison.CLOSE)
 
 
@@ -97,9 +104,8 @@ def test_torch_makes_the_passes_that_we_count(text, monkeypatch):
         return plain(self, x)
 
     monkeypatch.setattr(theirs.Normalise, "forward", counted)
-    theirs.attack(
-        problem.weights, text.partition("(")[0], ours.settings(text, comparison.SMALL), problem.images, problem.labels
-    )
+    settings, weights = ours.settings(text, comparison.SMALL), pickle.dumps(problem.weights)
+    theirs.attack(weights, text.partition("(")[0], settings, problem.images, problem.labels)
     after = 1  # the final check, which is not timed
     assert [calls.count(False) - after, calls.count(True)] == ours.passes(text)["theirs"]
 

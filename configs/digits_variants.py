@@ -1,8 +1,8 @@
 """Variants of C-LEAD's contrastive stage on the digits: the quickstart with one thing changed.
 
     F=configs/digits_variants.py
-    python -m clead_jax.main --config=$F:hardest
-    python -m clead_jax.sweep --sweep.config=$F:hardest,$F:moco ...    the README has the whole command
+    python -m clead_jax.main --config=$F:NAME
+    python -m clead_jax.sweep --sweep.config=$F:NAME,$F:NAME ...    the README has the whole command
 
 The names are the keys of VARIANTS, their fields and sources stand in the README's "Variants of the contrastive stage".
 Those with "batch" keep the passes, and scale the learning rate with the batch.

@@ -12,7 +12,7 @@ import speck  # noqa: F401  the plugin of that run
 
 import clead_jax
 from clead_jax import compare, evaluate, report
-from clead_jax.experiment import context
+from clead_jax.experiment import history
 from clead_jax.results import files
 
 OLD = pathlib.Path(__file__).resolve().parent / "fixtures" / "workdir-v0.1"
@@ -50,7 +50,7 @@ DOORS = {
     ),
     "load": lambda run: clead_jax.load(str(run)),
     "load another stage": lambda run: clead_jax.load(str(run), "baseline"),
-    "history": lambda run: context.history(str(run)),
+    "history": lambda run: history.history(str(run)),
     "report": lambda run: report.main(["report", f"--workdir={run}"]),
     "compare": lambda run: compare.main(["compare", f"--workdirs={run}", f"--output={run}/compare"]),
 }

@@ -23,12 +23,9 @@ from clead_jax.evaluation.plan import Plan
 from clead_jax.evaluation.runner import run_attacks
 from clead_jax.experiment import builders, changes, networks, planning, stages
 from clead_jax.experiment.builders import Splits
-from clead_jax.experiment.label_use import label_use
 from clead_jax.experiment.stages import Stage
 from clead_jax.results import lock
 from clead_jax.training.views import Attack
-
-HOW_TRAINED = ("start", "fresh", "trains", "attack", "views", "loss", "augment", "average")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,22 +209,6 @@ class Run:
             },
             "threat_model": {"norm": own.norm, "eps": own.eps},
         }
-
-
-def history(workdir: str, stage: str = "", plugins: str = "") -> dict[str, Any]:
-    """What a work directory's config says of a stage, "" being the defended one: its name, labels used, epochs.
-
-    Imports `plugins`, and none that only the config names. Raises ValueError for no work directory.
-    """
-    cfg, _ = config.restore(workdir)
-    builders.import_named(cfg, workdir, plugins)
-    stage = stage or cfg.defended
-    if stage not in config.stages_of(cfg):
-        return {"stage": stage, "label_use": [], "epochs": 0}
-    own = cfg[stage]
-    trained = {"kind": own.kind} | {field: own[field] for field in HOW_TRAINED if field in own}
-    told = {"label_use": label_use(cfg, stage), "batch_stats": stages.batch_stats(cfg, stage)}
-    return {"stage": stage, "epochs": own.epochs, "trained": trained, **told}
 
 
 @numerics.defaults()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clead_jax.core.types import Classifier
-from clead_jax.experiment import builders, context, networks
+from clead_jax.experiment import builders, history, networks
 from clead_jax.models import wrappers
 from clead_jax.training import checkpoint
 
@@ -22,7 +22,7 @@ def load(
     ValueError if the work directory has no such checkpoint, naming those it has, and if it is not of its network.
     """
     workdir = os.path.expanduser(workdir)
-    past = context.history(workdir, stage or "", plugins)
+    past = history.history(workdir, stage or "", plugins)
     stage = past["stage"]
     directory = builders.checkpoint_dir(workdir, stage)
     if not checkpoint.steps(directory):

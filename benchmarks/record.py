@@ -18,8 +18,10 @@ from typing import Any
 
 from absl import flags
 
+from clead_jax import config
 from clead_jax.config import cli
 from clead_jax.core import spec
+from clead_jax.methods import lineage
 from clead_jax.reporting import labels
 from clead_jax.results import files, read
 
@@ -53,11 +55,15 @@ def merged(kept: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def record(workdir: str) -> dict[str, Any]:
-    """What is kept of a run: how it was made, and of every model accuracy in [0, 1] and its 95 % interval."""
+    """What is kept of a run: how it was made, of every model accuracy in [0, 1] and its 95 % interval, and what those
+    stages cost that the defended model came from.
+    """
     results = read.read(workdir).results
     environment = dict(results["environment"])
     words = shlex.split(environment.pop("command"))
     models = {label: accuracies(results, label) for label in results["models"]}
+    cfg, _ = config.restore(workdir)
+    cost, needed = results.get("training_cost", {}), lineage(cfg, cfg.defended)
     return {
         "command": shlex.join(word for word in words if not word.startswith("--workdir=")),
         "environment": {key: environment[key] for key in ("jax", "python", "device", "devices")},
@@ -67,7 +73,7 @@ def record(workdir: str) -> dict[str, Any]:
         "seed": environment["seed"],
         "models": models,
         "label_use": results.get("label_use", {}),
-        "training_cost": results.get("training_cost", {}),
+        "training_cost": {stage: cost[stage] for stage in needed if stage in cost},
     }
 
 
@@ -104,9 +110,9 @@ def table(runs: list[dict[str, Any]]) -> str:
     columns = ["config", *(titled(attack) for attack in attacks), "training passes", "seeds"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     last = lambda group: statistics.fmean(run["models"]["defended"]["accuracy"].get(attacks[-1], 0.0) for run in group)
-    for config, group in sorted(rows.items(), key=lambda item: -last(item[1])):
+    for title, group in sorted(rows.items(), key=lambda item: -last(item[1])):
         cells = [_cell([run["models"]["defended"]["accuracy"].get(attack) for run in group]) for attack in attacks]
-        lines.append(f"| `{config}` | {' | '.join(cells)} | {passes(group[0]):,} | {len(group)} |")
+        lines.append(f"| `{title}` | {' | '.join(cells)} | {passes(group[0]):,} | {len(group)} |")
     return "\n".join(lines)
 
 
@@ -123,7 +129,7 @@ def titled(attack: str) -> str:
 
 
 def passes(run: dict[str, Any]) -> int:
-    """Forward and backward passes of all stages of a run."""
+    """Forward and backward passes of those stages."""
     return sum(stage["forward_backward_passes"] for stage in run["training_cost"].values())
 
 

@@ -33,7 +33,8 @@ COLUMNS = (
     *("Config", "Method", "Trains", "Labels used for", "Attacks seen", "Passes an image × epochs"),
     *("Parameters", "Measured here, %", "Published by others, %"),
 )
-SHOWN = {"clean": "clean", "pgd": "PGD-20", "cw": "C&W", "autoattack": "AutoAttack", "worst_case": "worst case"}
+SHOWN = {"clean": "clean", "pgd": "PGD-20", "cw": "C&W", "worst_case": "worst case"}
+SHOWN |= {"autoattack_fast": "AutoAttack fast", "autoattack": "AutoAttack"}
 
 
 class Preset(NamedTuple):

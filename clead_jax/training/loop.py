@@ -15,7 +15,7 @@ from clead_jax.core import stopping
 from clead_jax.core.types import Key, PyTree, Step
 
 AHEAD = 2  # steps that the host starts before it waits for one: enough for the devices never to wait
-FIRST_LOOKS = (1, 5)  # steps after a start: the first holds the compilation, those up to the next give the speed
+FIRST_LOOKS = (1, 5)  # steps after a start: the first is slower than others, those up to the next give the speed
 
 
 class Plan(NamedTuple):

@@ -43,6 +43,7 @@ READ_THE_CONFIG = (
     "planning",
     "stages",
     "terms",
+    "history",
     "label_use",
     "embeddings",
     "context",

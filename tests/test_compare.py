@@ -344,7 +344,8 @@ def test_starts_without_jax():
 def test_the_papers_figure_transfer_and_the_model_itself_stand_side_by_side(tmp_path):
     folder, settings = run(tmp_path / "clead", 0.3, model__backbone="resnet50"), PGD | {"eps": 0.05}
     assert not any("Made on" in line for line in lines(folder))  # nothing was transferred
-    made = {"source": "r34:baseline", "made_by": {"pgd": {"settings": PGD}, "pgd(eps=0.05)": {"settings": settings}}}
+    made_by = {"pgd": {"settings": PGD, "fingerprint": {}}, "pgd(eps=0.05)": {"settings": settings, "fingerprint": {}}}
+    made = {"source": "r34:baseline", "made_by": made_by}
     shares = {"accuracy": {"pgd": 0.7, "pgd(eps=0.05)": 0.8, "worst_case": 0.7}}
     suite = {"accuracy": {"clean": 0.9, "autoattack": 0.25}, "version": "fast"}
     results = json.loads((folder / "evaluation/results.json").read_text())

@@ -81,23 +81,20 @@ def accuracies(results: dict[str, Any], label: str) -> dict[str, Any]:
     """{"accuracy": {attack: share}, "interval95": {attack: [low, high]}} of a model, AutoAttack by its version and
     transfer attacks as "transferred/<attack>" among them, rounded to four digits.
     """
-    whole: dict[str, dict[str, Any]] = {"accuracy": {}, "interval95": {}}
     cascade = results.get("protocols", {}).get("autoattack", {}).get(label, {})
     version = cascade.get("version", "standard")
     suite = "autoattack" if version == "standard" else f"autoattack_{version}"
     transferred = results.get("protocols", {}).get("paper", {}).get(label, {})
-    for kind, found in whole.items():
-        for name, value in results["models"][label][kind].items():
-            found[name] = value
+    rounded = lambda value: [round(end, 4) for end in value] if isinstance(value, list) else round(value, 4)
+
+    def found(kind: str) -> dict[str, Any]:
+        all_of = dict(results["models"][label][kind])
         if "autoattack" in cascade.get(kind, {}):
-            found[suite] = cascade[kind]["autoattack"]
-        for name, value in transferred.get(kind, {}).items():
-            found[f"transferred/{name}"] = value
-        whole[kind] = {
-            name: [round(end, 4) for end in value] if isinstance(value, list) else round(value, 4)
-            for name, value in found.items()
-        }
-    return whole
+            all_of[suite] = cascade[kind]["autoattack"]
+        all_of |= {f"transferred/{name}": value for name, value in transferred.get(kind, {}).items()}
+        return {name: rounded(value) for name, value in all_of.items()}
+
+    return {kind: found(kind) for kind in ("accuracy", "interval95")}
 
 
 def table(runs: list[dict[str, Any]]) -> str:

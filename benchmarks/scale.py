@@ -14,9 +14,7 @@ numbers. The config, unless one is named, is the line above, with one step of th
 """
 
 import json
-import math
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,9 +24,8 @@ from typing import Any
 from absl import flags
 
 from clead_jax.config import cli
-from clead_jax.core import spec
+from clead_jax.core import hlo, spec
 
-KINDS = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 SMALL = ("--config=configs/resnet18.py", "--config.model.backbone=tiny", "--config.model.width=16")
 SMALL += ("--config.train_attack.steps=1",)
 NETWORKS = (
@@ -47,8 +44,6 @@ COLUMNS = (
     "temporaries, MiB",
 )
 MIB = 2**20
-_FOUND = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({'|'.join(KINDS)})(?:-start)?\(", re.M)
-_ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+)\[([\d,]*)\]")
 
 
 def _define(argv: list[str], given: flags.FlagValues) -> None:
@@ -92,13 +87,12 @@ def _elsewhere(argv: list[str], devices: int) -> list[dict[str, Any]]:
 
 def measured(cfg: Any, stages: tuple[str, ...], batch_size: int) -> Iterator[dict[str, Any]]:
     """One row for each stage, on all devices that this process sees. ValueError for a stage that there is not."""
-    import jax
     import numpy as np
 
-    from clead_jax.core import numerics, sharding
+    from clead_jax.core import memory, numerics, sharding
     from clead_jax.experiment.context import open_random
     from clead_jax.experiment.throughput import initial
-    from clead_jax.experiment.train import begin
+    from clead_jax.experiment.train import begin, jitted
     from clead_jax.models import flops
     from clead_jax.training import state as states
     from clead_jax.training import supply
@@ -114,19 +108,18 @@ def measured(cfg: Any, stages: tuple[str, ...], batch_size: int) -> Iterator[dic
             frozen = states.Frozen(rest, *(variables if of else None for of in (stage.reference, stage.teacher)))
             images, labels = (a[:batch_size] for a in (run.dataset.train_images, run.dataset.train_labels))
             supplied = supply.resident(stage.step, states.Resident(frozen, images, labels), run.mesh)
-            step = jax.jit(supplied.step, donate_argnums=0, out_shardings=whole)
             trees = (sharding.put(tree, whole) for tree in (state, supplied.frozen))
             args = (*trees, supplied.place(np.arange(batch_size)), stage.key)
-            program = step.lower(*args).compile()
-            memory = program.memory_analysis()
+            program = jitted(supplied.step, run.mesh).lower(*args).compile()
+            needed = memory.need(program)
             yield {
                 "stage": name,
                 "devices": run.mesh.size,
                 "batch_size": batch_size,
                 "flops": flops.count(supplied.step, *args),
                 "collectives": collectives(program.as_text()),
-                "arguments": memory.argument_size_in_bytes,
-                "temporaries": memory.temp_size_in_bytes,
+                "arguments": needed.arguments,
+                "temporaries": needed.temporaries,
             }
 
 
@@ -152,23 +145,12 @@ def collectives(text: str) -> dict[str, list[int]]:
 
     Raises ValueError where one is not in the main computation: in a loop it would count once and run often.
     """
-    found: dict[str, list[int]] = {}
-    begin = re.search(r"^ENTRY ", text, re.M)
-    if not begin:
-        raise ValueError("the text holds no program: no line begins with ENTRY")
-    for match in _FOUND.finditer(text):
-        if match.start() < begin.start():
-            raise ValueError(
-                f"{match[2]} in a computation that another calls; it may run more often than it is written"
-            )
-        count, size = found.get(match[2], (0, 0))
-        found[match[2]] = [count + 1, size + sum(_bytes(*array.groups()) for array in _ARRAY.finditer(match[1]))]
-    return found
-
-
-def _bytes(dtype: str, dims: str) -> int:
-    bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype))
-    return math.prod(map(int, filter(None, dims.split(",")))) * bits // 8
+    computations, entry = hlo.parsed(text)
+    for inside in (instruction for name, all_of in computations.items() if name != entry for instruction in all_of):
+        if inside.opcode.removesuffix("-start") in hlo.KINDS:
+            what = "in a computation that another calls; it may run more often than it is written"
+            raise ValueError(f"{inside.opcode} {what}")
+    return {kind: [each.count, each.bytes] for kind, each in hlo.collectives(text).items()}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -57,8 +57,8 @@ def _step(run: Run, stage: Stage) -> Program:
     resident = states.Resident(frozen, of((count, *shape), np.uint8), of((count,), np.int32), stored, near)  # type: ignore[arg-type]
     index = sharding.abstract(of((stage.plan.batch_size,), np.int32), sharding.split(run.mesh))
     args = (*sharding.abstract((state, resident), whole), index, sharding.abstract(jax.eval_shape(lambda: key), whole))
-    traced = jitted(stage, run.mesh).trace(*args)
-    return Program(stage.plan.batch_size, flops.count(states.gathered(stage.step), *args), traced)
+    step = states.gathered(stage.step)
+    return Program(stage.plan.batch_size, flops.count(step, *args), jitted(step, run.mesh).trace(*args))
 
 
 def _evaluated(run: Run) -> tuple[Programs, PyTree, PyTree, Key]:

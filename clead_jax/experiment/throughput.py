@@ -192,8 +192,9 @@ def step_cases(run: Run) -> Iterator[Case]:
         resident = sharding.put(states.Resident(frozen, images, labels, stored, near), replicated)
         index = sharding.put(np.arange(stage.plan.batch_size, dtype=np.int32), sharding.split(run.mesh))
         args = (sharding.put(state, replicated), resident, index, numerics.key(0))
-        work = flops.count(states.gathered(stage.step), *args)
-        yield Case(f"step {name}", stage.plan.batch_size, work, repeated(jitted(stage, run.mesh), *args))
+        step = states.gathered(stage.step)
+        work, run_step = flops.count(step, *args), repeated(jitted(step, run.mesh), *args)
+        yield Case(f"step {name}", stage.plan.batch_size, work, run_step)
 
 
 def repeated(step: Step, state: PyTree, frozen: PyTree, index: jax.Array, key: Key) -> Callable[[], PyTree]:

@@ -85,9 +85,9 @@ def _last(steps: list[int]) -> str:
     return f"step {steps[-1]}" if steps else "none"
 
 
-def jitted(stage: Stage, mesh: jax.sharding.Mesh) -> Any:
-    """The step of a stage (state, resident, index [B], key) -> (state, metrics) under `jit`; the state is donated."""
-    return jax.jit(states.gathered(stage.step), donate_argnums=0, out_shardings=sharding.replicated(mesh))
+def jitted(step: Callable, mesh: jax.sharding.Mesh) -> Any:
+    """A step (state, frozen or resident, batch or index, key) -> (state, metrics) under `jit`; the state is donated."""
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
 def compiled_step(run: Run, stage: Stage, state: TrainState, supplied: supply.Supply) -> Callable:
@@ -100,8 +100,8 @@ def compiled_step(run: Run, stage: Stage, state: TrainState, supplied: supply.Su
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding),
         supplied.place(np.zeros(stage.plan.batch_size, np.int32)),
     )
-    step = jax.jit(supplied.step, donate_argnums=0, out_shardings=whole)
-    compiled = step.lower(*sharding.abstract((state, supplied.frozen), whole), batch, stage.key).compile()
+    args = (*sharding.abstract((state, supplied.frozen), whole), batch, stage.key)
+    compiled = jitted(supplied.step, run.mesh).lower(*args).compile()
     needed, room = memory.need(compiled), memory.room(list(run.mesh.devices.flat))
     if needed:
         log.info(f"{stage.name}: {memory.line(needed, room)}")

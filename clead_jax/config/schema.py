@@ -84,6 +84,7 @@ class Stage(Section):
     # of attacks (eps, step_size, steps) and of the loss (temperature ...), weight_<term>, strength of augmentations.
     schedules: str = ""
     accumulate: int = 1  # parts that a batch is encoded in, one after the other, to save memory; the loss sees all
+    sync_batch_stats: bool = True  # BatchNorm in training sees the batch of all devices; false: each device its share
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As `Section`; "latest" and "best" as `start` are short for those of pretrain."""

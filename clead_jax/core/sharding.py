@@ -27,7 +27,8 @@ from clead_jax.core.types import Array, PyTree
 
 T = TypeVar("T")
 
-SPLIT, REPLICATED = P("data"), P()
+AXIS = "data"
+SPLIT, REPLICATED = P(AXIS), P()
 """How an argument lies on the mesh: its leading axis cut over the devices, or whole on each of them."""
 
 
@@ -100,7 +101,7 @@ def main_first(fn: Callable[[], T]) -> T:
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with one axis, "data", over `devices` (default: all devices of all hosts)."""
     devices = jax.devices() if devices is None else devices
-    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

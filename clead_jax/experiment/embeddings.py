@@ -8,7 +8,7 @@ import numpy as np
 from clead_jax import config
 from clead_jax.attacks.objectives import OF_EMBEDDINGS, kl, likeliest_others
 from clead_jax.config import Config, Contrastive
-from clead_jax.core import numerics, spec
+from clead_jax.core import numerics, sharding, spec
 from clead_jax.core.registry import LOSSES
 from clead_jax.core.types import Array, Forward, Key, NamedAttack, PyTree, Targeted
 from clead_jax.experiment import builders
@@ -121,12 +121,14 @@ def width(own: Any, net: Network, image_shape: tuple[int, ...]) -> int:
 
 
 def settings(
-    own: Any, net: Network, augment: views.Augment, attacked: tuple[bool, ...], platform: str = ""
+    own: Any, net: Network, augment: views.Augment, attacked: tuple[bool, ...], mesh: jax.sharding.Mesh | None = None
 ) -> dict[str, Any]:
     """What the step of a stage is to do with embeddings, as arguments of `make_step`. `attacked`: which views are.
-    `platform`: what the step is compiled for.
+    `mesh`: what the step is compiled for, None for one of jax's own devices.
     """
-    encode = encoding.in_chunks(encoding.ENCODERS[own.encoding](attacked), own.accumulate, platform)
+    encode = encoding.ENCODERS[own.encoding](attacked)
+    encode = encode if own.sync_batch_stats else encoding.per_device(encode, mesh)
+    encode = encoding.in_chunks(encode, own.accumulate, sharding.platform_of(mesh) if mesh else "")
     if not isinstance(own, Contrastive):
         return {"encode": encode}
     outputs = encoding.outputs(net, spec.items(own.compares))

@@ -196,7 +196,7 @@ def build(
     made = views.make_views(listed, target, augment, choose, rate, starts, changes.strength, pairs)
     beside: dict[str, Any] = {"extra": extra, "perturb": perturb, "after": in_turn(strategy.after, changes.after)}
     hostile = tuple(text in {*attacked(cfg, name), *stored(cfg, name)} for text in view_texts(cfg, name))
-    beside |= embeddings.settings(own, net, augment, hostile, platform)
+    beside |= embeddings.settings(own, net, augment, hostile, mesh)
     found = lambda state: terms.terms(cfg, name, changes.now(state))
     cost = sum(max(each.passes(net.num_classes)) for each in attacks_of(cfg, name)) + strategy.passes
     return Stage(

@@ -16,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from clead_jax.core import numerics
+from clead_jax.core.sharding import AXIS, REPLICATED, SPLIT
 from clead_jax.core.types import Array, PyTree
 
 Outputs = Callable[[PyTree, Array, bool], tuple[list[Array], PyTree]]
@@ -69,6 +70,30 @@ def dual(attacked: tuple[bool, ...]) -> Encode:
         return _flat(features), _flat(z), {**stats, NORMS: second} if train else stats
 
     return encode
+
+
+def per_device(encode: Encode, mesh: jax.sharding.Mesh | None) -> Encode:
+    """The same with BatchNorm's batch statistics of every device's own share; running ones are the mean over devices.
+
+    No layer waits for other devices then. None, or one device: `encode` as it is.
+    """
+    if mesh is None or mesh.size == 1:
+        return encode
+
+    def encoded(
+        network: Any, variables: PyTree, views: Array, train: bool, compared: Outputs
+    ) -> tuple[Array, Array, PyTree]:
+        if not train:
+            return encode(network, variables, views, train, compared)
+
+        def of_share(variables: PyTree, views: Array) -> tuple[Array, Array, PyTree]:
+            features, z, stats = encode(network, variables, views, train, compared)
+            return features, z, jax.lax.pmean(stats, AXIS)
+
+        specs = {"in_specs": (REPLICATED, SPLIT), "out_specs": (SPLIT, SPLIT, REPLICATED)}
+        return jax.shard_map(of_share, mesh=mesh, **specs)(variables, views)
+
+    return encoded
 
 
 def in_chunks(encode: Encode, count: int, platform: str = "") -> Encode:

@@ -102,6 +102,24 @@ def test_accumulate_and_remat_reach_the_step_and_the_network():
     assert builders.network(fields).remat
 
 
+@pytest.mark.parametrize("kind", ["pretrain", "supervised"])
+def test_each_device_may_have_batch_statistics_of_its_own(kind):
+    """The field reaches the step of either kind of stage."""
+    cfg = quickstart()
+    cfg.supervised.batch_size, cfg.stages = 16, kind
+    found = {}
+    for synced in (True, False):
+        cfg[kind].sync_batch_stats = synced
+        run = open_random(cfg, 16)
+        stage = run.every_stage[kind]
+        begun, rest = jax.eval_shape(lambda stage=stage, run=run: train.begin(stage, run.fresh(numerics.key(0))))
+        images = jax.ShapeDtypeStruct((16, *run.dataset.image_shape), np.uint8)
+        batch = states.Batch(images, *(jax.ShapeDtypeStruct((16,), np.int32),) * 2)
+        key = jax.eval_shape(lambda stage=stage: stage.key)
+        found[synced] = "shard_map" in str(jax.make_jaxpr(stage.step)(begun, states.Frozen(rest), batch, key))
+    assert found == {True: False, False: True}
+
+
 @pytest.mark.slow
 def test_all_of_it_survives_a_kill_to_the_bit(tmp_path, monkeypatch):
     settings = {"stages": "pretrain", "model__backbone": "flat", "pretrain__start": "scratch", "pretrain__bank": 40}

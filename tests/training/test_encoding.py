@@ -1,5 +1,6 @@
 """Who shares BatchNorm's statistics, which outputs are compared, and the teacher's place beside the views."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from clead_jax.core import hlo, sharding
 from clead_jax.models import network
 from clead_jax.training import encoding, momentum, state
 from clead_jax.training.step import make_step
@@ -56,6 +58,50 @@ def test_apart_every_view_is_a_batch_and_moves_the_running_statistics_in_turn():
     expected = np.stack([normalised(first), normalised(second)], 1).reshape(16, 4)
     np.testing.assert_allclose(features, expected, atol=1e-5)
     np.testing.assert_allclose(stats["backbone"]["mean"], 0.9 * 0.1 * first.mean(0) + 0.1 * second.mean(0), rtol=1e-4)
+
+
+def test_per_device_every_share_is_a_batch_and_running_statistics_are_their_mean():
+    """On four devices against the four shares encoded by themselves: values, statistics and the gradient."""
+    mesh = sharding.data_mesh(jax.devices()[:4])
+    encode = encoding.per_device(encoding.together, mesh)
+    shares = np.asarray(VIEWS).reshape(4, 4, 4)
+    features, z, stats = jax.jit(lambda views: encode(NETWORK, VARIABLES, views, True, FEATURES))(VIEWS)
+    np.testing.assert_allclose(features, np.concatenate([normalised(share) for share in shares]), atol=1e-5)
+    np.testing.assert_array_equal(z, features)
+    np.testing.assert_allclose(stats["backbone"]["var"], 0.9 + 0.1 * shares.var(1).mean(0), rtol=1e-5)
+
+    parts = VIEWS.reshape(4, 2, *VIEWS.shape[1:])
+    alone = lambda views: encoding.together(NETWORK, VARIABLES, views, True, FEATURES)[0]
+    weights = jnp.asarray(np.random.default_rng(3).normal(size=features.shape), jnp.float32)
+
+    def loss(params, of):
+        return (of({**VARIABLES, "params": params}) ** 3 * weights).sum()
+
+    own = lambda now: encode(NETWORK, now, VIEWS, True, FEATURES)[0]
+    apart = lambda now: jnp.concatenate([encoding.together(NETWORK, now, x, True, FEATURES)[0] for x in parts])
+    found, expected = (jax.jit(jax.grad(loss), static_argnums=1)(VARIABLES["params"], of) for of in (own, apart))
+    np.testing.assert_allclose(features, jnp.concatenate([alone(x) for x in parts]), atol=1e-6)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_per_device_no_layer_waits_for_the_others():
+    """The statistics of a batch that lies on four devices take collectives; those of each device's share one, at the end."""
+    mesh = sharding.data_mesh(jax.devices()[:4])
+
+    def waits(encode):
+        loss = lambda views: encode(NETWORK, VARIABLES, views, True, FEATURES)[0].sum()
+        compiled = jax.jit(loss, in_shardings=sharding.split(mesh)).lower(VIEWS).compile()
+        return sum(kind.count for kind in hlo.collectives(compiled.as_text()).values())
+
+    assert waits(encoding.per_device(encoding.together, mesh)) == 1 < waits(encoding.together)  # that of the loss
+
+
+def test_per_device_changes_nothing_on_one_device_or_in_eval_mode():
+    assert encoding.per_device(encoding.apart, None) is encoding.apart
+    assert encoding.per_device(encoding.apart, sharding.data_mesh(jax.devices()[:1])) is encoding.apart
+    encode = encoding.per_device(encoding.together, sharding.data_mesh(jax.devices()[:4]))
+    for own, whole in zip(*(e(NETWORK, VARIABLES, VIEWS, False, FEATURES) for e in (encode, encoding.together)), strict=True):
+        chex.assert_trees_all_equal(own, whole)
 
 
 @pytest.mark.parametrize("encode", encoding.ENCODERS.values(), ids=list(encoding.ENCODERS))

@@ -1,6 +1,6 @@
 """The best recipe found here that sees no label before the probe: DynACL (see dynacl.py), cut to the quickstart's cost.
 
-    python -m clead_jax.main --config=configs/best_label_free.py             ResNet-18 on CIFAR-10, as DynACL's authors ran it
+    python -m clead_jax.main --config=configs/best_label_free.py             ResNet-18 on CIFAR-10, as dynacl.py
     python -m clead_jax.main --config=configs/best_label_free.py:digits      the quickstart's network and data, minutes
 
 Why: of the self-supervised methods on the digits (README, "The opponents on the digits") it withstands most, and more

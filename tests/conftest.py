@@ -7,12 +7,15 @@ import signal
 import sys
 import tempfile
 
-# Programs here are compiled once and run once: three times as fast as with all optimizations, on one thread each.
-FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-FLAGS += ["--xla_llvm_disable_expensive_passes=true", "--xla_cpu_parallel_codegen_split_count=1"]
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12):  # which has it no more
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
+# Most programs here run once: these flags compile them three times as fast, each on one thread.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib") < "0.12" else "",  # gone there
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("CLEAD_JAX_CACHE", os.path.join(tempfile.gettempdir(), "clead_jax_test_data"))
 

@@ -85,7 +85,7 @@ def test_per_device_every_share_is_a_batch_and_running_statistics_are_their_mean
 
 
 def test_per_device_no_layer_waits_for_the_others():
-    """The statistics of a batch that lies on four devices take collectives; those of each device's share one, at the end."""
+    """Statistics of a batch that lies on four devices take collectives; those of each device's share none."""
     mesh = sharding.data_mesh(jax.devices()[:4])
 
     def waits(encode):
@@ -100,8 +100,8 @@ def test_per_device_changes_nothing_on_one_device_or_in_eval_mode():
     assert encoding.per_device(encoding.apart, None) is encoding.apart
     assert encoding.per_device(encoding.apart, sharding.data_mesh(jax.devices()[:1])) is encoding.apart
     encode = encoding.per_device(encoding.together, sharding.data_mesh(jax.devices()[:4]))
-    for own, whole in zip(*(e(NETWORK, VARIABLES, VIEWS, False, FEATURES) for e in (encode, encoding.together)), strict=True):
-        chex.assert_trees_all_equal(own, whole)
+    own, whole = (e(NETWORK, VARIABLES, VIEWS, False, FEATURES) for e in (encode, encoding.together))
+    chex.assert_trees_all_equal(own, whole)
 
 
 @pytest.mark.parametrize("encode", encoding.ENCODERS.values(), ids=list(encoding.ENCODERS))

@@ -35,7 +35,9 @@ def test_classes_of_any_name_have_their_pages_and_pictures(workdir, results, sam
     (folder / "report.md").read_bytes().decode("utf-8")
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if i % 3 == 0 else pytest.mark.slow, id=ascii(n)) for i, n in enumerate(NAMES)]
+)
 def test_models_attacks_stages_and_settings_of_any_name(workdir, results, records, name):
     name = name[:200]
     named = json.loads(json.dumps(results))

@@ -1,5 +1,6 @@
 """Eight fake CPU devices for every test, and a compilation cache that outlives the run."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -22,6 +23,9 @@ os.environ.setdefault("CLEAD_JAX_CACHE", os.path.join(tempfile.gettempdir(), "cl
 import jax
 import pytest
 
+gc.set_threshold(
+    100_000, 20, 20
+)  # traces are many small objects that live: looking for cycles took a fifth of the time
 jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "clead_jax_test_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -230,7 +230,7 @@ def test_a_curve_over_eps_is_one_program(name, norm):
     assert len(traces) == once and further[0] < further[1]
 
 
-@every_attack
+@every_attack_in_one_norm
 def test_rows_can_be_dropped_between_steps(name, norm):
     """Every leaf of the state is [B, ...], and a gathered state goes on as if the others had never been there."""
     problem, cfg = mlp(name), config(name, norm)
@@ -253,7 +253,7 @@ def test_rows_can_be_dropped_between_steps(name, norm):
     check_same(attack.result(state), attack.result(whole)[kept])
 
 
-@every_attack
+@every_attack_in_one_norm
 def test_spread_over_devices_it_does_not_communicate(name, norm):
     problem, x_adv, cfg = on_mlp(name, norm)
     mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))

@@ -80,6 +80,7 @@ def test_labels_and_neighbours_are_those_of_the_features(clustered):
         without_labels.neighbours(fields, variables, images, 64)
 
 
+@pytest.mark.slow
 def test_scan_is_a_stage_and_every_switch_changes_what_is_learned(clustered, again):
     before, after, learned = (weights(clustered, name) for name in ("first", "scan", "pretrain"))
     assert not same(before["params"]["backbone"], after["params"]["backbone"])

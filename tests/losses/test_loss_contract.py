@@ -272,6 +272,12 @@ PAIRS = [
 ]
 EVERY = DEFAULTS + VARIANTS + NEGATIVES + MARGINS + DISTANCES + PAIRS
 every_loss = pytest.mark.parametrize("name, cfg", EVERY, ids=str)
+FIRST = [next(case for case in EVERY if case[0] == name) for name, _ in EVERY]
+every_loss_once = pytest.mark.parametrize(  # by one of its configs; the others are slow
+    ("name", "cfg"),
+    [pytest.param(*c, marks=() if c is f else pytest.mark.slow) for c, f in zip(EVERY, FIRST, strict=True)],
+    ids=str,
+)
 
 
 def given(name, cfg, **more):
@@ -357,7 +363,7 @@ def test_gradient_is_finite_where_embeddings_coincide(name, cfg):
     assert all(np.isfinite(a).all() for a in evaluate(name, cfg, z.at[:, 1].set(z[:, 0]), LABELS))
 
 
-@every_loss
+@every_loss_once
 @pytest.mark.parametrize("temperature", [0.01, 10.0])
 def test_temperatures(name, cfg, temperature):
     if not hasattr(cfg, "temperature"):
@@ -369,7 +375,7 @@ def test_temperatures(name, cfg, temperature):
     assert np.isfinite(gradient).all()
 
 
-@every_loss
+@every_loss_once
 def test_eight_devices_give_the_loss_of_one(name, cfg):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     z, labels, where = given(name, cfg, batch=16), np.tile(LABELS, 2), np.arange(16) < 13

@@ -31,7 +31,7 @@ def initial(name):
     return jax.tree.map(lambda a: jnp.asarray(he_normal(a.shape) if a.ndim > 1 else np.ones(a.shape), a.dtype), shapes)
 
 
-@every_backbone
+@deep_ones_slowly
 def test_evaluation_reads_each_image_by_itself(name):
     apply = jax.jit(functools.partial(make(name).apply, train=False))
     features = apply(initial(name), IMAGES)

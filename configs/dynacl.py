@@ -12,7 +12,8 @@ are the authors': as acl.py, the strength of crops, colours and grey falls by st
 attacked pair rises from 1/2 towards 5/6 with it, decay of the momentum encoder 0.99. What is evaluated, and trained
 further, is the momentum encoder. The rate falls by step here, by epoch there. ++: head with SGD 0.01, TRADES 6 with SGD
 0.1, both decay 1e-4, batch 512; the attack starts with a little noise, as TRADES has it, there from the image itself.
-Published: SLF 45.09 % under AutoAttack (++ is tested by two of its attacks only). Numbers: not measured yet.
+Published: SLF 45.09 % under AutoAttack (++ is tested by two of its attacks only). Under AutoAttack (fast) it keeps
+94.2 % of the digits, ++ 90.3 (one seed, 360 images). CIFAR-10: not measured yet.
 """
 
 from clead_jax import config

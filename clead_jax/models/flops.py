@@ -16,7 +16,8 @@ import numpy as np
 def count(fn: Callable[..., Any], *args: Any) -> int:
     """FLOPs of `fn(*args)`, which is traced and not run; args are arrays or `jax.ShapeDtypeStruct`s.
 
-    Of the branches of a condition the most expensive counts; a while loop counts as one iteration.
+    Of the branches of a condition the most expensive counts; a while loop counts as one iteration; what every device
+    of a mesh does to its own share counts for all of them.
     """
     return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
 
@@ -42,6 +43,8 @@ def _of_equation(equation: Any) -> int:
     inner = [_of_jaxpr(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
         return max(inner)
+    if name == "shard_map":
+        return sum(inner) * params["mesh"].size
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 

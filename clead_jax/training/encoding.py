@@ -90,8 +90,8 @@ def per_device(encode: Encode, mesh: jax.sharding.Mesh | None) -> Encode:
             features, z, stats = encode(network, variables, views, train, compared)
             return features, z, jax.lax.pmean(stats, AXIS)
 
-        specs = {"in_specs": (REPLICATED, SPLIT), "out_specs": (SPLIT, SPLIT, REPLICATED)}
-        return jax.shard_map(of_share, mesh=mesh, **specs)(variables, views)
+        lying = (SPLIT, SPLIT, REPLICATED)
+        return jax.shard_map(of_share, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=lying)(variables, views)
 
     return encoded
 

@@ -23,9 +23,8 @@ os.environ.setdefault("CLEAD_JAX_CACHE", os.path.join(tempfile.gettempdir(), "cl
 import jax
 import pytest
 
-gc.set_threshold(
-    100_000, 20, 20
-)  # traces are many small objects that live: looking for cycles took a fifth of the time
+# Traces are many small objects that live: looking for cycles among them took a fifth of the time.
+gc.set_threshold(100_000, 20, 20)
 jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "clead_jax_test_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -36,7 +36,7 @@ class FilterConfig:
     "through": the filter, with the derivative of the identity where its own is 0 nearly everywhere (BPDA), and with the
         mean probability over several draws where it is random (EOT); both from Athalye et al. 2018, arXiv 1802.00420.
     "exact": the filter with its own derivative; of one draw.
-    "bare": no filter: images are made on the bare model.
+    "bare": no filter: images are made on the model alone, as by an attacker who does not know of it (oblivious).
     """
 
     attacked: str = "through"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from marks import first_of_each, slowly
 
 from clead_jax import attacks
 from clead_jax.attacks.norms import NORMS
@@ -56,10 +57,7 @@ def nearest(name: str) -> bool:
 CASES = [(name, norm) for name in ATTACKS for norm in (NORMS if in_a_ball(name) else [ATTACKS[name].config.norm])]
 IN_A_BALL = [case for case in CASES if in_a_ball(case[0])]
 every_attack = pytest.mark.parametrize(("name", "norm"), CASES)
-every_attack_in_one_norm = pytest.mark.parametrize(  # where nothing depends on it: the others are slow
-    ("name", "norm"),
-    [pytest.param(*c, marks=() if c == next(d for d in CASES if d[0] == c[0]) else pytest.mark.slow) for c in CASES],
-)
+every_attack_in_one_norm = pytest.mark.parametrize(("name", "norm"), slowly(CASES, first_of_each(CASES)))
 every_attack_in_a_ball = pytest.mark.parametrize(("name", "norm"), IN_A_BALL)
 
 

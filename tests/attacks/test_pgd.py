@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slowly
 from sklearn.datasets import load_digits
 
 from clead_jax.attacks import FGSMConfig, GradientConfig, fooled, repeat, run, worst_of
@@ -120,7 +121,7 @@ def trained():
     return attack_problems.Problem(lambda x: apply(params, x), x[1500:1756], labels[1500:1756], keys, params[0])
 
 
-@pytest.mark.parametrize("eps", [0.1, *(pytest.param(eps, marks=pytest.mark.slow) for eps in (0.05, 0.2))])
+@pytest.mark.parametrize("eps", slowly([0.05, 0.1, 0.2], [0.1]))
 def test_on_a_trained_net_pgd_is_never_weaker_than_fgsm(trained, eps):
     broken = lambda x: int(fooled(trained.forward(x), trained.labels).sum())
     fgsm = broken(attack(trained, FGSMConfig(eps=eps)))

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from marks import slowly
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -112,10 +113,11 @@ def test_a_directory_that_is_not_shared_is_named(address, tmp_path):
         assert status == 2 and "is not shared: process 1 on" in error and "\n" not in error
 
 
-@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+ENDS = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("killed", slowly([0, 1, 2], [0, 2]))
+@pytest.mark.parametrize("number", slowly(ENDS, ENDS[:2]))
 def test_one_that_ends_ends_the_others_and_is_named(address, killed, number):
     processes = [start(address, 3, rank, WAIT) for rank in range(3)]
     assert [process.stdout.readline() for process in processes] == ["joined\n"] * 3

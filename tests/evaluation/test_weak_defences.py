@@ -9,6 +9,7 @@ import pytest
 import weak_inputs  # noqa: F401  fills the list
 import weak_networks  # noqa: F401
 from check_contexts import context_of, convolutional, digits, halves, pairs, trained
+from marks import slowly
 from weak_defences import DEFENCES, MISTAKE
 
 from clead_jax.evaluation.checks.run import CHECKS, run_checks
@@ -21,10 +22,6 @@ FLAGGED = (  # on a net that is robust without them
     *("rippled", "saturated", "decided", "thermometer", "noise_of_python", "noise_of_content", "noise_by_place"),
     *("on_the_grid", "overflowing", "retrieved", "low_rank", "voting", "nearest_neighbours", "flipped_gradient"),
 )
-
-
-def slowly(names, fast=()):
-    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 
 
 def digits_context(forward=convolutional, defended=0.0, images=lambda x: x, **more):
@@ -79,7 +76,7 @@ def test_random_resizing_that_is_not_announced_is_flagged():
     assert first_fail(digits_context(secret)) == "deterministic"
 
 
-@pytest.mark.parametrize("defended", [pytest.param(0.0, marks=pytest.mark.slow), EPS])
+@pytest.mark.parametrize("defended", slowly([0.0, EPS], [EPS]))
 def test_honest_nets_pass(defended):
     context = digits_context(defended=defended, undefended=trained(0.0))
     assert not fails(context)

@@ -88,16 +88,21 @@ def test_weights_of_terms_follow_a_schedule():
         assert float(found[term][1](z, None, labels)) == pytest.approx(float(named[term][1](z, None, labels)))
 
 
-def test_accumulate_and_remat_reach_the_step_and_the_network():
-    cfg = quickstart(accumulate=4)
+def traced(cfg, name):
+    """The step of a stage as text, for random digits on all devices."""
     run = open_random(cfg, 16)
-    stage = stages.build(cfg, "pretrain", run.network, 16, run.dataset.image_shape)
+    stage = run.every_stage[name]
     begun, rest = jax.eval_shape(lambda: train.begin(stage, run.fresh(numerics.key(0))))
     images = jax.ShapeDtypeStruct((16, *run.dataset.image_shape), np.uint8)
     batch = states.Batch(images, *(jax.ShapeDtypeStruct((16,), np.int32),) * 2)
-    traced = jax.make_jaxpr(stage.step)(begun, states.Frozen(rest), batch, jax.eval_shape(lambda: stage.key))
-    assert "remat" in str(traced)
+    return str(jax.make_jaxpr(stage.step)(begun, states.Frozen(rest), batch, jax.eval_shape(lambda: stage.key)))
+
+
+def test_accumulate_and_remat_reach_the_step_and_the_network():
+    cfg = quickstart(accumulate=4)
+    assert "remat" in traced(cfg, "pretrain")
     cfg.model.update({"remat": True, "backbone": "tiny"})
+    run = open_random(cfg, 16)
     fields = builders.network_fields(cfg, run.dataset, run.splits.train)
     assert builders.network(fields).remat
 
@@ -110,13 +115,7 @@ def test_each_device_may_have_batch_statistics_of_its_own(kind):
     found = {}
     for synced in (True, False):
         cfg[kind].sync_batch_stats = synced
-        run = open_random(cfg, 16)
-        stage = run.every_stage[kind]
-        begun, rest = jax.eval_shape(lambda stage=stage, run=run: train.begin(stage, run.fresh(numerics.key(0))))
-        images = jax.ShapeDtypeStruct((16, *run.dataset.image_shape), np.uint8)
-        batch = states.Batch(images, *(jax.ShapeDtypeStruct((16,), np.int32),) * 2)
-        key = jax.eval_shape(lambda stage=stage: stage.key)
-        found[synced] = "shard_map" in str(jax.make_jaxpr(stage.step)(begun, states.Frozen(rest), batch, key))
+        found[synced] = "shard_map" in traced(cfg, kind)
     assert found == {True: False, False: True}
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import speck
+from marks import slowly
 from reading import same
 
 from clead_jax import main
@@ -56,7 +57,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", [next(iter(CASES)), *(pytest.param(c, marks=pytest.mark.slow) for c in [*CASES][1:])])
+@pytest.mark.parametrize("case", slowly(CASES, [*CASES][:1]))
 def test_streamed_training_equals_resident_training(start, digits, tmp_path, capsys, case):
     more = {key: str(value).format(digits=digits) for key, value in CASES[case].items()}
     resident = start(tmp_path / "resident", 10**9, **more)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
+from marks import first_of_each, slowly
 
 import clead_jax.losses  # noqa: F401
 from clead_jax.core.registry import LOSSES
@@ -272,12 +273,7 @@ PAIRS = [
 ]
 EVERY = DEFAULTS + VARIANTS + NEGATIVES + MARGINS + DISTANCES + PAIRS
 every_loss = pytest.mark.parametrize("name, cfg", EVERY, ids=str)
-FIRST = [next(case for case in EVERY if case[0] == name) for name, _ in EVERY]
-every_loss_once = pytest.mark.parametrize(  # by one of its configs; the others are slow
-    ("name", "cfg"),
-    [pytest.param(*c, marks=() if c is f else pytest.mark.slow) for c, f in zip(EVERY, FIRST, strict=True)],
-    ids=str,
-)
+every_loss_once = pytest.mark.parametrize("name, cfg", slowly(EVERY, first_of_each(EVERY)))
 
 
 def given(name, cfg, **more):

@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slowly
 
 import clead_jax.models  # noqa: F401
 from clead_jax.core.registry import BACKBONES
 
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
-every_backbone = pytest.mark.parametrize("name", [name for name in BACKBONES if name != "speck"])  # a test plugin
+NAMES = [name for name in BACKBONES if name != "speck"]  # a test plugin
+every_backbone = pytest.mark.parametrize("name", NAMES)
 DEEP = ("resnet34", "resnet50", "wide_resnet28_10", "wide_resnet34_10", "efficientnet_b0")
-deep_ones_slowly = pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in DEEP else ()) for n in BACKBONES if n != "speck"],
-)
+deep_ones_slowly = pytest.mark.parametrize("name", slowly(NAMES, {*NAMES} - {*DEEP}))
 
 
 def make(name, dtype="float32"):

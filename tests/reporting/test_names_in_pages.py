@@ -7,12 +7,13 @@ import shutil
 import warnings
 
 import pytest
+from marks import slowly
 from test_page import Tags
 
 from clead_jax import compare
 from clead_jax.config import cli
 from clead_jax.core.spec import visible
-from clead_jax.reporting import charts, pictures, render, tables
+from clead_jax.reporting import charts, render, tables
 from clead_jax.reporting.page import build
 from clead_jax.reporting.render import Bullets, Code, Heading, Table, Text
 from clead_jax.results import read
@@ -35,9 +36,7 @@ def test_classes_of_any_name_have_their_pages_and_pictures(workdir, results, sam
     (folder / "report.md").read_bytes().decode("utf-8")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if i % 3 == 0 else pytest.mark.slow, id=ascii(n)) for i, n in enumerate(NAMES)]
-)
+@pytest.mark.parametrize("name", slowly(NAMES, NAMES[::3], ascii))
 def test_models_attacks_stages_and_settings_of_any_name(workdir, results, records, name):
     name = name[:200]
     named = json.loads(json.dumps(results))
@@ -110,7 +109,6 @@ def test_a_screen_without_a_sign_shows_it_in_ascii(monkeypatch, encoding, shown)
 
 
 def test_pages_are_utf_8_under_any_locale(workdir, monkeypatch, tmp_path):
-    monkeypatch.setattr(pictures, "_project", lambda features: features[:, :2])
     real = io.text_encoding
     monkeypatch.setattr(io, "text_encoding", lambda encoding, *level: encoding or "ascii")
     build(workdir)

@@ -1,6 +1,7 @@
 """Train every combination of some settings, each at several seeds, and compare.
 
     python -m clead_jax.sweep --config=FILE --sweep.FIELD=A,B,... [--seeds=0,1,2] [--workdir=DIR] [--config.FIELD=VALUE]
+                              [--jobs=N]
 
 --sweep.FIELD may be given several times: all combinations are run. FIELD is a config field ("pretrain.temperature"),
 or its last part where only one field ends so ("margin"), or "config" for whole config files. Values that hold commas
@@ -9,13 +10,22 @@ themselves are parted by semicolons: --sweep.views="clean,pgd;clean,pgd,cw".
 Every run has a folder in DIR that is named by its values, and is the command that is printed, in a process of its own.
 The same command goes on after a kill and leaves finished runs alone; a run that fails does not stop the others.
 --dry_run checks all runs, prints the commands and ends.
+
+--jobs=2 has two runs at work at a time, each on its share of the processor's cores, its output in a file of its folder:
+faster where a network is too small to keep all cores busy. Accelerators are not shared out.
 """
 
+import contextlib
+import itertools
+import os
+import queue
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +36,7 @@ from clead_jax.reporting import compare_page, compare_runs
 from clead_jax.results import files, forms, lock, read
 
 FINISHED = "sweep.json"  # in the folder of a finished run: the config that it ended with
+OUTPUT = "sweep.log"  # what a run has printed, where several run at a time
 
 
 def settings(run: grid.Run) -> dict[str, Any]:
@@ -47,13 +58,15 @@ def finished(run: grid.Run) -> bool:
     return fields == settings(run) and bool(results) and not read.stopped(results)
 
 
-def train(run: grid.Run) -> bool:
-    """Runs the command. Whether it came to its end; a signal ends both, the run first."""
+def train(run: grid.Run, cores: Collection[int] = ()) -> bool:
+    """Runs the command, on these cores alone where any are named. Whether it came to its end; a signal ends both, the
+    run first.
+    """
     used = settings(run)
     with lock.held(run.workdir, wait=True), stopping.deferred():
         if finished(run):  # by another sweep, while this one waited
             return True
-        status = _status([sys.executable, "-m", "clead_jax.main", *run.argv])
+        status = _status([sys.executable, "-m", "clead_jax.main", *run.argv], cores, run.workdir / OUTPUT)
         if status == 0:
             files.save_json(run.workdir / FINISHED, used)
         elif status > 128:
@@ -61,20 +74,40 @@ def train(run: grid.Run) -> bool:
         return status == 0
 
 
-def _status(words: list[str]) -> int:
-    """The exit status of a process of its own, which is told to stop when this one is."""
-    process = subprocess.Popen(words)
-    while process.poll() is None:
-        if stopping.name():
-            process.terminate()
-            return process.wait()
-        time.sleep(0.1)
-    return process.returncode
+def _status(words: list[str], cores: Collection[int], output: Path) -> int:
+    """The exit status of a process of its own, which is told to stop when this one is.
+
+    With `cores` it runs on these alone, and prints into the file `output`.
+    """
+    with open(output, "a", encoding="utf-8") if cores else contextlib.nullcontext() as file:
+        process = subprocess.Popen(words, stdout=file, stderr=file)
+        if cores:
+            os.sched_setaffinity(process.pid, cores)
+        while process.poll() is None:
+            if stopping.name():
+                process.terminate()
+                return process.wait()
+            time.sleep(0.1)
+        return process.returncode
+
+
+def shares(jobs: int) -> list[Collection[int]]:
+    """The cores of each of so many jobs; one job has no share, but all. Raises ValueError where there are too few."""
+    if jobs == 1:
+        return [()]
+    if not hasattr(os, "sched_setaffinity"):
+        raise ValueError(
+            f"--jobs={jobs}: this system cannot give each run cores of its own; start several sweeps by hand"
+        )
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        raise ValueError(f"--jobs={jobs}, but there are {len(cores)} cores")
+    return [cores[first::jobs] for first in range(jobs)]
 
 
 def main(argv: list[str]) -> None:
     """Parses the command line, runs what is not finished, compares. Raises ValueError naming the runs that failed."""
-    runs, workdir, dry_run = grid.plan(argv, __doc__)
+    runs, workdir, dry_run, jobs = grid.plan(argv, __doc__)
     progress.show(0)
     import jax  # after the flags: a typo should not wait for jax
 
@@ -89,14 +122,30 @@ def main(argv: list[str]) -> None:
     done = [run for run in runs if finished(run)]
     print(f"sweep: {len(runs)} runs in {workdir}, {len(done)} finished already")
     print(*(f"sweep: {run.name} is finished\n" for run in done), sep="", end="", flush=True)
-    failed: list[str] = []
+    left, free = [run for run in runs if run not in done], queue.SimpleQueue[Collection[int]]()
+    for share in shares(1 if dry_run else jobs):
+        free.put(share)
+
+    def attempt(number: int, run: grid.Run) -> bool:
+        if stopping.name():
+            return False
+        command = shlex.join(["python", "-m", "clead_jax.main", *run.argv])
+        print(f"\nsweep: run {number} of {len(runs)}\n{command}\n", end="", flush=True)
+        cores = free.get()
+        try:
+            ended = dry_run or train(run, cores)
+        except BaseException:  # as a full disk
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        free.put(cores)
+        if not ended:
+            print(f"sweep: {run.name} failed{f', see {run.workdir / OUTPUT}' if cores else ''}\n", end="", flush=True)
+        return ended
+
     with cli.writing_in(str(workdir)):
-        for number, run in enumerate((run for run in runs if run not in done), start=len(done) + 1):
-            command = shlex.join(["python", "-m", "clead_jax.main", *run.argv])
-            print(f"\nsweep: run {number} of {len(runs)}\n{command}", flush=True)
-            if not dry_run and not train(run):
-                failed.append(run.name)
-                print(f"sweep: {run.name} failed", flush=True)
+        with stopping.deferred(), ThreadPoolExecutor(free.qsize()) as pool:
+            ended = list(pool.map(attempt, itertools.count(len(done) + 1), left))
+        failed = [run.name for run, well in zip(left, ended, strict=True) if not well]
         if not dry_run and len(failed) < len(runs):
             found = compare_runs.read([run.workdir for run in runs if run.name not in failed])
             print(f"\n{compare_page.text(found)}\n\ncomparison: {compare_page.write(found, workdir)}")

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -34,7 +35,7 @@ def trained(monkeypatch):
 
     started = Started()
 
-    def run(words):
+    def run(words, *_):
         assert words[1:3] == ["-m", "clead_jax.main"]
         workdir = pathlib.Path(next(w.removeprefix("--workdir=") for w in words if w.startswith("--workdir=")))
         settings = [w.removeprefix("--config.").partition("=") for w in words if w.startswith("--config.")]
@@ -62,8 +63,8 @@ def names(*words):
 
 
 def test_the_product_of_values_and_seeds():
-    runs, workdir, dry = plan(QUICK, "--sweep.similarity=cosine,euclidean", "--sweep.width=4,8", "--seeds=0,1")
-    assert (str(workdir), dry) == ("runs/sweep-quickstart", False)
+    runs, workdir, dry, jobs = plan(QUICK, "--sweep.similarity=cosine,euclidean", "--sweep.width=4,8", "--seeds=0,1")
+    assert (str(workdir), dry, jobs) == ("runs/sweep-quickstart", False, 1)
     assert [run.name for run in runs[:3]] == [
         "similarity=cosine_width=4_seed=0",
         "similarity=cosine_width=8_seed=0",
@@ -139,6 +140,8 @@ def test_names(words, found):
         ([QUICK, "--sweep.evaluation.eps=0.1,0.2"], "evaluation.eps is 0.1 here and 0.2 there.*train once"),
         ([QUICK, "--sweep.width=4", "--config.stages=baseline"], "needs the stage evaluate"),
         ([QUICK, "--sweep.width=4", "--workdri=x"], "workdri"),
+        ([QUICK, "--sweep.width=4", "--jobs=0"], "jobs"),
+        ([QUICK, "--sweep.width=4", "--jobs=9999"], f"--jobs=9999, but there are {len(os.sched_getaffinity(0))} cores"),
         ([QUICK, "--sweep.width=4", "--config.model.widht=8"], "unknown config field 'model.widht'"),
         (["--sweep.width=4"], "which config"),
         ([QUICK, "--sweep.data.name=digits,cifar10"], "data.name is cifar10 here and digits there"),
@@ -181,11 +184,11 @@ def test_everything_is_run_and_compared_once(trained, tmp_path, capsys):
 def test_a_sweep_that_was_stopped_goes_on_where_it_was(trained, tmp_path, monkeypatch):
     play, calls = sweep._status, []
 
-    def dying(words):
+    def dying(words, *rest):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(words)
-        return play(words)
+        return play(words, *rest)
 
     monkeypatch.setattr(sweep, "_status", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -215,6 +218,33 @@ def test_a_run_that_fails_stops_no_other(trained, tmp_path, capsys):
     trained.failing = ()
     start(tmp_path)
     assert trained == [ALL[1]]
+
+
+def test_two_runs_at_a_time_have_a_share_of_the_cores_each(trained, tmp_path, monkeypatch, capsys):
+    cores, given, both, play = os.sched_getaffinity(0), [], threading.Barrier(2), sweep._status
+
+    def together(words, mine, output):
+        given.append(set(mine))
+        both.wait(60)  # for another run: alone it would break
+        return play(words)
+
+    monkeypatch.setattr(sweep, "_status", together)
+    trained.failing = (ALL[1],)
+    with pytest.raises(ValueError, match="1 of 4 runs failed"):
+        start(tmp_path, "--jobs=2")
+    assert (
+        sorted(trained) == sorted(ALL)
+        and f"{ALL[1]} failed, see {tmp_path / ALL[1] / 'sweep.log'}" in capsys.readouterr().out
+    )
+    assert all(share and share < cores for share in given) and set.union(*given) == cores
+    assert len({frozenset(share) for share in given}) == 2
+
+
+def test_a_run_keeps_to_its_cores_and_prints_into_its_file(tmp_path):
+    asked = "import os, sys, time; time.sleep(0.5); print(os.sched_getaffinity(0)); sys.exit(3)"
+    core = min(os.sched_getaffinity(0))
+    assert sweep._status([sys.executable, "-c", asked], [core], tmp_path / "sweep.log") == 3
+    assert (tmp_path / "sweep.log").read_text() == f"{{{core}}}\n"
 
 
 def test_a_dry_run_prints_commands_only(trained, tmp_path, capsys):
@@ -250,21 +280,37 @@ def launch(workdir, *more):
 
 @pytest.mark.slow
 def test_a_real_sweep_survives_a_kill_and_a_failure(tmp_path):
-    killed = launch(tmp_path)
+    longer = "--config.supervised.epochs=100"  # than the second sweep needs to get there
+    killed = launch(tmp_path, longer)
     while not list(tmp_path.glob("*/config.json")):  # the first run has begun
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    second = launch(tmp_path)
+    second = launch(tmp_path, longer)
     said = second.communicate(timeout=300)[0]
     assert second.returncode == 0, said
     assert "another process is at work" in said  # the orphan, which is waited for and not doubled
     assert said.count("± ") == 3 * 2 and "comparison:" in said
     folders = {path.parent.name for path in tmp_path.glob("*/sweep.json")}
     assert folders == {f"width={w}_seed={s}" for w in (2, 4) for s in (0, 1)}
-    third = launch(tmp_path)
+    third = launch(tmp_path, longer)
     assert "4 finished already" in (said := third.communicate(timeout=60)[0]) and "python -m clead_jax.main" not in said
     diverging = launch(tmp_path / "bad", "--config.supervised.lr=1e30")
     said = diverging.communicate(timeout=300)[0]
     assert diverging.returncode == 2 and "4 of 4 runs failed" in said
+
+
+@pytest.mark.slow
+def test_two_real_runs_at_a_time_stop_with_the_sweep_and_go_on(tmp_path):
+    stopped = launch(tmp_path, "--jobs=2", "--config.supervised.epochs=300")
+    while len(list(tmp_path.glob("*/config.json"))) < 2:
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGTERM)
+    said = stopped.communicate(timeout=60)[0]
+    assert stopped.returncode == 128 + signal.SIGTERM and said.count("sweep: run ") == 2 and "comparison" not in said
+    assert len(list(tmp_path.glob("*/sweep.log"))) == 2 and not list(tmp_path.glob("*/.lock"))
+    second = launch(tmp_path, "--jobs=2")
+    said = second.communicate(timeout=300)[0]
+    assert second.returncode == 0 and "comparison:" in said and len(list(tmp_path.glob("*/sweep.json"))) == 4, said

@@ -24,8 +24,17 @@ class Run(NamedTuple):
     fields: dict[str, Any]  # the config, flat, without where data lie on this machine
 
 
-def plan(argv: Sequence[str], usage: str = "") -> tuple[list[Run], Path, bool]:
-    """A command line -> the runs, the directory they share, and whether it is a dry run. `--help` prints `usage`.
+class Plan(NamedTuple):
+    """What a command line means."""
+
+    runs: list[Run]
+    workdir: Path  # which they share
+    dry_run: bool
+    jobs: int  # runs at a time
+
+
+def plan(argv: Sequence[str], usage: str = "") -> Plan:
+    """The runs of a command line. `--help` prints `usage`.
 
     Raises ValueError (one line) for unknown or ambiguous fields, values the config refuses, and nothing to sweep.
     """
@@ -57,12 +66,13 @@ def plan(argv: Sequence[str], usage: str = "") -> tuple[list[Run], Path, bool]:
         if len(found := {str(config.flatten(run.cfg)[field]) for run in runs}) > 1:
             what = f"{field} is {' here and '.join(sorted(found))} there: such runs would share no table"
             raise ValueError(f"{what}; train once, then python -m clead_jax.evaluate")
-    return runs, workdir, options.dry_run
+    return Plan(runs, workdir, options.dry_run, options.jobs)
 
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("seeds", "", "seeds of every combination, e.g. 0,1,2; empty: the config's", flag_values=values)
     flags.DEFINE_string("workdir", "", "where the runs lie (default: runs/sweep-<config name>)", flag_values=values)
+    flags.DEFINE_integer("jobs", 1, "runs at a time, each on its share of the cores", 1, flag_values=values)
     flags.DEFINE_bool("dry_run", False, "check all runs, print their commands and end", flag_values=values)
 
 

@@ -79,6 +79,8 @@ def _acquire(path: Path, mine: Holder, wait: bool) -> None:
             log.info(f"{text}; waiting for it")
         said = True
         time.sleep(POLL)
+        if stopping.name():
+            stopping.check()
 
 
 def _create(path: Path, content: Holder) -> bool:

@@ -30,7 +30,7 @@ def rolled_loops(monkeypatch):
 
 def quickstart(**settings):
     cfg = config.preset("configs/", "quickstart.py")
-    cfg.model.update({"backbone": "flat", "width": 4, "projection_dim": 4})
+    cfg.model.update({"backbone": "flat", "width": 16, "projection_dim": 4})
     cfg.train_attack.steps = 2
     cfg.pretrain.update({"batch_size": 16, "epochs": 4, "views": DRAWN} | settings)
     return cfg

@@ -6,8 +6,9 @@
 Times, on random images: the forward pass and every attack of `config.evaluation.attacks`, driven as the evaluation
 drives them (host copies and the check of every image included), and one training step of every stage. With several
 devices all share each batch; if they are of one machine, the training PGD is also timed as one program on one device,
-sharded, and pmapped. Last come the passes that attacks take to their verdicts, if broken images leave the batch or not,
-and the latency of the forward pass, from NumPy to NumPy, for 1, 8 and 64 images.
+sharded, and pmapped. Then come the passes that attacks take to their verdicts, if broken images leave the batch or not;
+the share of an attack's time that is its own and not the model's, found by the same attack on a linear model; and the
+latency of the forward pass, from NumPy to NumPy, for 1, 8 and 64 images.
 
 `images/s` are training images, however many views and attack steps each of them costs. FLOPs are those of convolutions
 and matrix products (see `flops`). `of matmul` sets them against the fastest square matrix product measured here, on all
@@ -119,6 +120,11 @@ def _measure(argv: list[str], given: flags.FlagValues) -> None:
         different = "" if saved["same_verdicts"] else "   verdicts differ"
         numbers = "{passes:10.4g}{without:17.4g}{ratio:15.3g}".format(**saved)
         log.info(f"attack {saved['attack']:17}{numbers}{different}")
+    log.info(f"\n{'the attack itself':24}{'share of its time':>18}")
+    found["own_shares"] = []
+    for shared in throughput.own_shares(run, given.seconds):
+        found["own_shares"].append(shared)
+        log.info("attack {attack:17}{own_share:18.1%}".format(**shared))
     log.info(f"\n{'latency of the forward pass':30}{'batch':>6}{'median, ms':>12}{'95th, ms':>10}{'images/s':>10}")
     found["latency"] = []
     for measured in throughput.latencies(run, given.seconds / 5):

@@ -106,6 +106,23 @@ def test_timed_leaves_the_first_call_out():
     assert len(calls) == repeats + 1 == throughput.FEWEST + 1 and median >= 0
 
 
+def test_the_own_share_of_an_attack_is_the_time_of_a_model_that_costs_nothing(tmp_path, monkeypatch):
+    """The calls that are timed: the linear model has no hidden layer, and both make all steps for every image."""
+    seen = []
+    attacked = throughput._attacked
+    monkeypatch.setattr(
+        throughput, "_attacked", lambda model, *rest: seen.append((model, rest)) or attacked(model, *rest)
+    )
+    monkeypatch.setattr(throughput, "timed", lambda call, seconds: (call() and len(seen), 1))
+    found = list(throughput.own_shares(context.open_random(_config(tmp_path), 16), 0.0))
+    assert found == [{"attack": "pgd", "own_share": 1 / 2}]
+    (linear, (*_, early)), (model, _) = seen
+    counts = [
+        flops.count(of.classifier.forward, of.variables, np.zeros((1, 8, 8, 1), np.float32)) for of in (linear, model)
+    ]
+    assert counts[0] == 2 * 64 * 10 < counts[1] and early is False
+
+
 def test_prints_a_table_and_writes_a_file(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(throughput, "SIZES", (64,))
     _config(tmp_path)
@@ -123,7 +140,8 @@ def test_prints_a_table_and_writes_a_file(tmp_path, capsys, monkeypatch):
     assert [each["batch"] for each in found["latency"]] == [1, 8, 64] and "latency of the forward pass" in printed
     assert [each["attack"] for each in found["savings"]] == ["pgd"]
     assert all(each["same_verdicts"] and each["passes"] <= each["without"] for each in found["savings"])
-    assert "to the same verdict" in printed
+    assert "to the same verdict" in printed and "share of its time" in printed
+    assert [each["attack"] for each in found["own_shares"]] == ["pgd"] and found["own_shares"][0]["own_share"] > 0
     table = [line for line in printed.splitlines() if not line.startswith("data: ")]
     assert str(tmp_path) not in out.read_text() and max(map(len, table)) <= 100
 

@@ -171,6 +171,23 @@ def savings(run: Run) -> Iterator[dict[str, Any]]:
         yield saved | {"same_verdicts": bool((found[True].correct == found[False].correct).all())}
 
 
+def own_shares(run: Run, seconds: float) -> Iterator[dict[str, Any]]:
+    """The share of an attack's time that is not the model's: {"attack", "own_share"}, all steps for every image.
+
+    It is the time of the same attack, in the same driver, on a linear model of the pixels, whose passes cost next to
+    nothing: the attack's arithmetic, starting of programs, copies, the check of every image.
+    """
+    shape, classes = run.dataset.image_shape, run.classifier.num_classes
+    weights = jax.random.normal(numerics.key(0), (int(np.prod(shape)), classes)) / np.sqrt(np.prod(shape))
+    flat = lambda weights, x: x.reshape(len(x), -1) @ weights
+    linear = run.compiled(dataclasses.replace(run.classifier, forward=flat, variables=weights))
+    model = run.compiled(dataclasses.replace(run.classifier, variables=initial(run)()))
+    examples, _ = _batch(run, model.batch_size)
+    for named in run.plan.direct:
+        own, whole = (timed(partial(_attacked, of, examples, named, False), seconds)[0] for of in (linear, model))
+        yield {"attack": named.name, "own_share": own / whole}
+
+
 def attack_flops(named: NamedAttack, forward: Callable, variables: PyTree, *batch: Any) -> int:
     """FLOPs of all steps of an attack on `batch`: images, labels, keys."""
     attack, objective, cfg = named.attack, named.objective, named.cfg

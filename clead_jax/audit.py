@@ -9,7 +9,7 @@
 no argument and returns one of these. Naming it imports its module, from the current directory too. --model=FILE.jax is
 a file of `python -m clead_jax.export`, or another of jax.export. A wrapper may stand around a model:
 --model="jpeg(package.module:function,quality=50)". Exit status: 0; 2 for an error; 3 if the model falls
-below --fail_below, or a record does not hold.
+below --fail_below, or a check fails where that is given, or a record does not hold.
 
 From Python: `clead_jax.audit(function, images, labels, ...)`, see `evaluation.audit`.
 """
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
     asked |= {"checks": given.checks, "batch_size": given.batch_size or None, "corruptions": given.corruptions}
     found = union(classifier, examples.images, examples.labels, **asked, say=progress.log.info)
     parts, result = found.by_norm, found if len(found.by_norm) > 1 else found.by_norm[found.norm]
-    unmet = audited.below(result.correct, given.fail_below)
+    unmet = audited.below(result.correct, result.checks, given.fail_below)
     unmet += [line for norm, part in parts.items() if record for line in record.differences(norm, part.correct)]
     if given.output:
         origin = {"command": cli.command("audit", argv[1:]), "audit": settings}

@@ -21,6 +21,7 @@ means = np.stack([images[labels == k].mean(0) / 16 for k in range(10)]).astype(n
 w = means.T - means.mean()
 logits = lambda x: x.reshape(len(x), -1) @ w
 doubled = lambda x: 2 * logits(x)
+stepped = lambda x: logits(jax.numpy.round(15 * x) / 15)
 classifier = Classifier(lambda v, x: x.reshape(len(x), -1) @ v, w)
 make = lambda: logits
 pair = lambda x: (logits(x), 1)
@@ -146,6 +147,15 @@ def test_too_low_an_accuracy_is_status_3(capsys, monkeypatch):
     (sarif,) = json.loads(said)["runs"]
     assert [(r["ruleId"], r["level"]) for r in sarif["results"]] == [("unmet", "error")]
     assert run(capsys, monkeypatch, "--model=linear_model:logits", *COMMON, "--fail_below=0")[0] == 0
+
+
+def test_a_failed_check_is_status_3_where_there_is_a_limit(capsys, monkeypatch):
+    """Rounded pixels have no gradient, so that FGSM finds nothing and the accuracy is above any limit."""
+    words = ["--model=linear_model:stepped", *(word for word in COMMON if "checks" not in word)]
+    status, said, _ = run(capsys, monkeypatch, *words)
+    assert status == 0 and "FAIL gradient_zero_or_nan" in said
+    status, _, error = run(capsys, monkeypatch, *words, "--fail_below=1")
+    assert status == 3 and "is not to be relied on: gradient_zero_or_nan" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

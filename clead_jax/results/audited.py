@@ -93,13 +93,21 @@ def save(
         union.write(base, read.evaluations(directory), tags)
 
 
-def below(records: dict[str, np.ndarray], percent: float | None) -> list[str]:
-    """A sentence if the interval of the robust accuracy begins below `percent`; none without a limit."""
+def below(records: dict[str, np.ndarray], checks: list[dict[str, Any]], percent: float | None) -> list[str]:
+    """What speaks against a robust accuracy of at least `percent`, in sentences: its interval begins below that, or a
+    check has failed, so that a stronger attack may find less. Nothing without a limit.
+    """
+    if percent is None:
+        return []
     hits = np.logical_and.reduce(list(records.values()))
     low, _ = interval95(hits.sum(), len(hits))
-    if percent is None or 100 * low >= percent:
-        return []
-    return [f"robust accuracy {hits.mean():.1%}, its 95 % interval begins at {low:.1%}, below {percent:g} %"]
+    failed, found = [check["name"] for check in checks if check["status"] == "fail"], []
+    if 100 * low < percent:
+        found = [f"robust accuracy {hits.mean():.1%}, its 95 % interval begins at {low:.1%}, below {percent:g} %"]
+    if failed:
+        what = f"robust accuracy {hits.mean():.1%} is not to be relied on"
+        found += [f"{what}: {', '.join(failed)} failed"]
+    return found
 
 
 def as_json(told: dict[str, Any], unmet: list[str]) -> str:

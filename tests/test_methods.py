@@ -2,6 +2,9 @@
 
 import json
 import pathlib
+import re
+import runpy
+import statistics
 
 import pytest
 
@@ -84,3 +87,17 @@ def test_the_table_in_the_readme_is_that_of_the_configs():
     made = methods.inserted(readme, table, "README.md")
     made = methods.inserted(made, compiled.table(ROOT / "results"), "README.md", methods.COMPILED)
     assert made == readme, "run python -m clead_jax.methods --write=README.md"
+
+
+def test_the_head_of_a_config_says_what_was_measured_of_it():
+    """AutoAttack fast on the digits, the mean over the seeds, of every method and variant in the table of opponents."""
+    found: dict[str, list[float]] = {}
+    for each in json.loads((ROOT / "results/digits-opponents.json").read_text())["runs"]:
+        config = re.search(r"--config=(configs/\S+)", each["command"])[1]
+        found.setdefault(config, []).append(100 * each["models"]["defended"]["accuracy"]["autoattack_fast"])
+    for config, shares in found.items():
+        path, _, variant = config.partition(":")
+        measured = f"{statistics.fmean(shares):.1f}"
+        heading = "AutoAttack fast: " if variant in ("", "digits") else f":{variant} "
+        assert heading + measured in " ".join(runpy.run_path(str(ROOT / path))["__doc__"].split()), config
+    assert len(found) > 25

@@ -39,15 +39,18 @@ def model_title(name: str, results: dict[str, Any]) -> str:
 
     A stage without a title of its own is shown by its name. Two models never have the same heading.
     """
-    titles = {label: _model_title(label, model) for label, model in results["models"].items()}
+    titles = {label: _model_title(label, model, results) for label, model in results["models"].items()}
     first = next(label for label, title in titles.items() if title == titles[name])
     return titles[name] if name == first else f"{titles[name]} ({name})"
 
 
-def _model_title(label: str, model: dict[str, Any]) -> str:
+def _model_title(label: str, model: dict[str, Any], results: dict[str, Any]) -> str:
     checkpoint = model.get("checkpoint", {})
     stage = checkpoint.get("stage", _ROLES.get(label, label))
     title = _STAGES.get(stage, stage) if label in (*_ROLES, stage) else label
+    before = [name for name in results.get("training_cost", {}) if name not in ("baseline", "probe")]
+    if title == _STAGES["probe"] and before and "pretrain" not in before:  # the probe of another method
+        title = f"With {' + '.join(before)}"
     kind = ", ".join(filter(None, [checkpoint.get("weights"), _BATCH_STATS.get(model.get("batch_stats", ""))]))
     return f"{title} ({kind})" if kind else title
 

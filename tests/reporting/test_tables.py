@@ -271,3 +271,11 @@ def test_a_single_attack_that_a_budget_stopped_is_a_bound_everywhere(all_protoco
     assert "at most" not in headline.sentence("baseline", all_protocols)
     white = [line for line in headline.table(all_protocols).rows if line[0] == ("C&W", "(White-box)")]
     assert white[0][2][0].startswith("≤ ") and not white[0][1][0].startswith("≤ ")
+
+
+def test_the_probe_of_another_method_is_not_called_c_lead():
+    results = {"models": {"defended": {"checkpoint": {"stage": "probe"}}}}
+    title = lambda *stages: labels.model_title("defended", results | {"training_cost": dict.fromkeys(stages)})
+    assert title("baseline", "pretrain", "probe") == title("first", "pretrain", "probe") == title() == "With C-LEAD"
+    assert title("baseline", "acl", "probe") == "With acl"
+    assert title("baseline", "simclr", "deacl", "probe") == "With simclr + deacl"

@@ -8,8 +8,9 @@ As in the authors' code (zjfheart/Friendly-Adversarial-Training): at most 10 ste
 after 50 and 90 epochs (with TRADES after 30, 50, 70, with MART after 20, 40, 60, 80); FAT starts in the whole ball and
 adds 0.001 * N(0, 1) in each step, the others start from 0.001 * N(0, 1). The network there is a WRN-32-10, and pixels
 are not normalised. 11 passes an image and epoch whatever tau is, for the loop has a fixed length: 12 with a clean view,
-on digits 5 and 6. The authors' loop drops images that are done: 1.5 to 6 passes in early epochs.
-Full-length CIFAR-10 numbers: not measured yet.
+on digits 5 and 6. The authors' loop drops images that are done: 1.5 to 6 passes in early epochs. Digits, 360 images,
+AutoAttack fast: 86.9 % (:trades-digits 88.9, :mart-digits 90.0); README, "The opponents on the digits". CIFAR-10 at
+full length: not measured yet.
 """
 
 from clead_jax import config

@@ -11,8 +11,8 @@ a copy one SGD step ahead; cross entropy with 0.7 on the label. Not here: LAS-TR
 of the radius 0.1, and the strategy network, which makes 120 steps there, learns 100 times as fast.
 
 Passes an image and epoch: 18 (14 steps of attack, one of training, the strategy network, and its reward every 20th
-step); LAS-AWP 43, for it is rewarded in every step; on digits 11 and 12.
-Full-length CIFAR-10 numbers: not measured yet.
+step); LAS-AWP 43, for it is rewarded in every step; on digits 11 and 12. Digits, 360 images, AutoAttack fast: 86.1 %
+(:awp-digits 89.4); README, "The opponents on the digits". CIFAR-10 at full length: not measured yet.
 """
 
 from clead_jax import config

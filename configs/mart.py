@@ -5,8 +5,8 @@
 
 As in the authors' code (YisenWang/MART): PGD-10 of 0.007 in 0.031 on cross entropy from 0.001 * N(0, 1), BatchNorm in
 eval mode while attacked, SGD at 0.01 with decay 3.5e-3, a tenth after 75, 90 and 100 epochs, beta 5. They do not
-normalise pixels, the network here does. 12 passes an image and epoch, on digits 6 (four steps of attack).
-Full-length CIFAR-10 numbers: not measured yet.
+normalise pixels, the network here does. 12 passes an image and epoch, on digits 6 (four steps of attack). Digits, 360
+images, AutoAttack fast: 92.0 ± 0.6 %; README, "The opponents on the digits". CIFAR-10 at full length: not measured yet.
 """
 
 from clead_jax import config

@@ -3,7 +3,8 @@
     python -m clead_jax.main --config=configs/pgd_at.py                      ResNet-18 on CIFAR-10
     python -m clead_jax.main --config=configs/pgd_at.py:digits               the quickstart's network and data, minutes
 
-Full-length CIFAR-10 numbers: not measured yet.
+Digits, 360 images, AutoAttack fast: 89.7 ± 0.7 %; README, "The opponents on the digits". CIFAR-10 at full length: not
+measured yet.
 """
 
 from clead_jax import config

@@ -6,8 +6,9 @@
 As in the authors' code (locuslab/robust_overfitting): PGD-10 of 2/255 in 8/255 from a random start, attacked with the
 batch's own statistics, mirrored edges before the crop, pixels normalised, SGD at 0.1 with decay 5e-4, a tenth after 100
 and 150 epochs, and the epoch that is best by validation on 1,000 images (here every fifth epoch is looked at). Their
-network is a pre-activation ResNet-18. There the attack also moves the running statistics, here it does not.
-11 passes an image and epoch, on digits 5. Full-length CIFAR-10 numbers: not measured yet.
+network is a pre-activation ResNet-18. There the attack also moves the running statistics, here it does not. 11 passes
+an image and epoch, on digits 5. Digits, 360 images, AutoAttack fast: 90.6 %; README, "The opponents on the digits".
+CIFAR-10 at full length: not measured yet.
 """
 
 from clead_jax import config

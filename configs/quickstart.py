@@ -2,7 +2,8 @@
 
     python -m clead_jax.main --config=configs/quickstart.py
 
-About 2 minutes on 2 CPU cores; the README has the table.
+About 2 minutes on 2 CPU cores; the README has the table. AutoAttack fast: 71.7 ± 3.7 %, three seeds, each on one
+core (README, "The opponents on the digits").
 """
 
 from clead_jax import config

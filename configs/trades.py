@@ -3,7 +3,8 @@
     python -m clead_jax.main --config=configs/trades.py                      ResNet-18 on CIFAR-10
     python -m clead_jax.main --config=configs/trades.py:digits               the quickstart's network and data, minutes
 
-The attack maximises the same KL. Full-length CIFAR-10 numbers: not measured yet.
+The attack maximises the same KL. Digits, 360 images, AutoAttack fast: 90.0 %; README, "The opponents on the digits".
+CIFAR-10 at full length: not measured yet.
 """
 
 from clead_jax import config

@@ -41,7 +41,8 @@ def reads_labels(cfg: Config, name: str) -> list[str]:
     loss, settings = spec.parse(getattr(own, "loss", "supcon"))
     compares, hostile = isinstance(own, Contrastive), [*attacked(cfg, name), *stored(cfg, name)]
     by_class = not compares or settings.get("positives", own.positives) == "class"
-    uses = LOSSES[loss].info.get("uses_labels", by_class)
+    declared = LOSSES[loss].info.get("uses_labels", True)
+    uses = by_class if declared == "positives" else declared
     attacks = own.ascend not in config.UNLABELLED and not config.distances(own.ascend) and (compares or hostile)
     return [part for part, is_so in {"positives" if compares else "loss": uses, "attacks": attacks}.items() if is_so]
 

@@ -114,7 +114,7 @@ class RoCLConfig:
         return ContrastiveConfig(self.temperature, pairing="all", stop_keys=self.stop_keys)
 
 
-@LOSSES.register("info_nce", ContrastiveConfig, bank=True)
+@LOSSES.register("info_nce", ContrastiveConfig, uses_labels="positives", bank=True)
 @numerics.promotion()
 def info_nce(
     z: Array, labels: Array, cfg: ContrastiveConfig, where: Array | None = None, bank: Bank | None = None

@@ -1,5 +1,6 @@
 """What is shown while a stage trains: the cost first, a line an epoch, a live line on a terminal."""
 
+import logging
 import sys
 import time
 
@@ -13,7 +14,7 @@ class Progress:
 
     def __init__(self, stage: str, plan: Plan, passes_per_image: int, show: bool = True, later: int = 0):
         self._stage, self._plan, self._passes, self._show, self._later = stage, plan, passes_per_image, show, later
-        self._live = show and sys.stderr.isatty()
+        self._live = show and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
         self._clock: tuple[float, int] | None = None  # (time, step) of the first tick: the first step is slower
         self.images_per_second = 0.0  # training images, not views; 0 until two ticks were heard
 

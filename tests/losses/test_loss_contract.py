@@ -359,6 +359,16 @@ def test_gradient_is_finite_where_embeddings_coincide(name, cfg):
     assert all(np.isfinite(a).all() for a in evaluate(name, cfg, z.at[:, 1].set(z[:, 0]), LABELS))
 
 
+@every_loss
+def test_it_reads_labels_where_it_says_so(name, cfg):
+    """A loss that says nothing is taken to read them; "positives" leaves it to the setting of that name."""
+    declared = LOSSES[name].info.get("uses_labels", True)
+    reads = cfg.positives == "class" if declared == "positives" else declared
+    dim = 8 if LOSSES[name].info.get("of") == "logits" else 5
+    one, other = (evaluate(name, cfg, given(name, cfg, dim=dim), labels) for labels in (LABELS, LABELS[::-1]))
+    assert reads != all(np.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
+
+
 @every_loss_once
 @pytest.mark.parametrize("temperature", [0.01, 10.0])
 def test_temperatures(name, cfg, temperature):

@@ -1,5 +1,7 @@
 """What a person is told while a stage trains, by a clock that the test turns."""
 
+import logging
+
 import pytest
 
 from clead_jax.training import progress
@@ -36,3 +38,14 @@ def test_the_last_stage_speaks_of_itself_alone(clock, capsys):
         clock.append(float(step))
         told.tick(step, 1.0)
     assert capsys.readouterr().out == "probe: 1 s a step at first, ETA 1 min 35 s\n"
+
+
+@pytest.mark.parametrize(("level", "shown"), [(logging.INFO, True), (logging.WARNING, False)])
+def test_a_live_line_is_for_terminals_and_those_who_want_progress(clock, capsys, monkeypatch, level, shown):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress.log, "level", level)
+    told = progress.Progress("probe", Plan(100, 10, 10), passes_per_image=1)
+    for step in (1, 5):
+        clock.append(float(step))
+        told.tick(step, 1.0)
+    assert ("step 5/100" in capsys.readouterr().err) == shown

@@ -35,6 +35,6 @@ class Augment(Section):
     hue: float = 0.0
     resized_crop: float = 0.0  # least share of the area that a random window keeps; 0: no such crop
     crop_shift: int = 0  # CropShift (arXiv 2301.09879) of up to so many pixels
-    rotation: float = 0.0  # degrees, at most
+    rotation: float = 0.0  # degrees, at most; off: ours
     blur: float = 0.0  # probability, SimCLR's (arXiv 2002.05709, appendix A)
     erasing: float = 0.0  # probability of a black rectangle (arXiv 1708.04896)

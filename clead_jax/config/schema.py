@@ -29,7 +29,7 @@ class Model(Section):
     projection_dim: int = 128  # Sec. 4
     projection_hidden: int = 0  # 0: as wide as the features (SimCLR, arXiv 2002.05709, Sec. 4.2)
     projection_layers: int = 2  # Sec. 4; 1: a linear map
-    projection_norm: bool = False  # BatchNorm after each of them
+    projection_norm: bool = False  # BatchNorm after each of them; off: ours
     remat: bool = False  # activations of residual blocks are computed again for gradients: less memory, more time
 
 
@@ -153,11 +153,11 @@ class Joint(Stage):
     epochs: int = 200
     weight_decay: float = 5e-4
     weight_ce: float = 1.0  # cross entropy, of the classifier; 1, 0, 0 is plain training, 1, 1, 0 without margin
-    weight_supcon: float = 1.0
+    weight_supcon: float = 1.0  # ours, as the other two: equal weights
     weight_margin: float = 1.0
     margin_form: str = "margin_pairwise"  # any registered loss: margin_cosine, margin_hinge; see losses/margin
-    margin: float = 1.0
-    temperature: float = 0.1
+    margin: float = 1.0  # ours: an angle of 60 degrees
+    temperature: float = 0.1  # ours: that of C-LEAD
 
 
 KINDS: dict[str, type[Stage]] = {kind.kind: kind for kind in (Supervised, Contrastive, Joint)}

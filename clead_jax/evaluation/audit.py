@@ -154,23 +154,15 @@ def audit(
     batch_size = None if batch_size is None else spec.whole(batch_size, "batch_size", 1)
     if corruptions:
         common.check(shape)
-    classifier = _classifier(forward, variables, randomized, precision)
-    if (expected := tuple(classifier.image_shape or shape)) != shape:
-        raise ValueError(f"the model takes images {expected}, these are {shape}")
-    if path and not Path(path).expanduser().absolute().parent.is_dir():
-        raise ValueError(f"path={str(path)!r}: there is no folder {Path(path).parent}")
-    classifier = dataclasses.replace(classifier, image_shape=expected)
+    classifier = _classifier(forward, variables, randomized, precision, shape)
+    kept_in = _in_a_folder(path) if path else None
     compiled = classifiers.compiled(classifier)
     classes = inputs.num_classes(compiled, examples)
     direct, suite = _asked(attacks, threat, classes, "rand" if classifier.randomized else "standard", precision)
     notes = suite.notes if suite else []
     if why := inputs.no_derivative(compiled, examples, precision):
-        left = [named for named in direct if named.attack.forward_only]
-        dropped = [named.name for named in direct if named not in left] + ["autoattack"] * bool(suite)
-        if dropped and "square" not in [named.name for named in left]:
-            left.append(parse.attack_at("square", *threat))
-        notes = [f"the model has no derivative ({why}): square in place of {', '.join(dropped)}"] if dropped else []
-        direct, suite = left, None
+        direct, notes = _without_gradients(direct, suite, threat, why)
+        suite = None
     limit = Budget(*spec.budget(budget))
     wanted = batch_size or (sizes(1, compiled.mesh.size)[0] if why else fastest_batch(compiled, examples))
     compiled = compiled.in_batches_of(sizes(wanted, compiled.mesh.size)[-1])
@@ -192,21 +184,52 @@ def audit(
         strict=False,
         say=lambda line: say(line.removeprefix("model/")) if say else None,
     )
-    store = Store({}, examples.index, examples.labels, progress_path=Path(path).expanduser() if path else None)
+    store = Store({}, examples.index, examples.labels, progress_path=kept_in)
     complete = measure(plan, [subject], examples, store, others=others)
+    notes = [*classifier.metadata.get("attacks_see", []), *notes]
+    return _result(threat, store, notes, complete, time.monotonic() - started)
+
+
+def _result(threat: ThreatModel, store: Store, notes: list[str], complete: bool, seconds: float) -> Result:
+    """What was measured of the one model, under names without its label."""
     own = {name.removeprefix("model/"): value for name, value in store.records.items() if name.startswith("model/")}
     kept = {name.removeprefix("model/"): value for name, value in store.images.items()}
-    passes, found = store.passes.get("model", {}), store.model("model").get("checks", [])
-    seconds, notes = time.monotonic() - started, [*classifier.metadata.get("attacks_see", []), *notes]
-    return Result(norm, threat.eps, own, passes, kept, found, notes, complete, seconds, store.results)
+    passes, checks = store.passes.get("model", {}), store.model("model").get("checks", [])
+    return Result(threat.norm, threat.eps, own, passes, kept, checks, notes, complete, seconds, store.results)
 
 
-def _classifier(model: Classifier | Callable, variables: PyTree, randomized: bool, precision: str) -> Classifier:
+def _in_a_folder(path: str | Path) -> Path:
+    """Raises ValueError where there is no folder that the file could be written in."""
+    found = Path(path).expanduser()
+    if not found.absolute().parent.is_dir():
+        raise ValueError(f"path={str(path)!r}: there is no folder {Path(path).parent}")
+    return found
+
+
+def _without_gradients(
+    direct: list[NamedAttack], suite: Suite | None, threat: ThreatModel, why: str
+) -> tuple[list[NamedAttack], list[str]]:
+    """The attacks that need no gradient, with Square in place of those that do, and a note of it."""
+    left = [named for named in direct if named.attack.forward_only]
+    dropped = [named.name for named in direct if named not in left] + ["autoattack"] * bool(suite)
+    if dropped and "square" not in [named.name for named in left]:
+        left.append(parse.attack_at("square", *threat))
+    return left, [f"the model has no derivative ({why}): square in place of {', '.join(dropped)}"] * bool(dropped)
+
+
+def _classifier(
+    model: Classifier | Callable, variables: PyTree, randomized: bool, precision: str, shape: tuple[int, ...]
+) -> Classifier:
+    """The model, whatever form it was given in, for images of this shape."""
     forward = model if variables is not None else lambda variables, x, *key: model(x, *key)
     classifier = model if isinstance(model, Classifier) else Classifier(forward, variables, randomized=randomized)
     if isinstance(model, Classifier) and (variables is not None or randomized > model.randomized):
         raise ValueError("a Classifier has variables= and randomized= of its own; see dataclasses.replace")
-    classifier = classifiers.of_arrays(classifier)
+    classifier = dataclasses.replace(
+        classifiers.of_arrays(classifier), image_shape=tuple(classifier.image_shape or shape)
+    )
+    if (expected := classifier.image_shape) != shape:
+        raise ValueError(f"the model takes images {expected}, these are {shape}")
     if precision not in spec.PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it can be {', '.join(spec.PRECISIONS)}")
     if precision == "float32":

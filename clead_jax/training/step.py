@@ -31,6 +31,8 @@ from clead_jax.training.encoding import Encode, Outputs, outputs, together
 from clead_jax.training.perturbation import Perturb
 from clead_jax.training.state import NOTHING, Batch, Extra, Frozen, TrainState, apply_gradients, variables
 
+cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
+
 Term = Callable[[Array, Array, Array], Array]
 """(z [B, V, D], logits [B, V, K], labels [B]) -> scalar."""
 
@@ -107,7 +109,6 @@ def make_step(
     embedding, z is [B, V + 1, D] then, and the keys that `keys_of` gives, one for each view. `terms` may depend on the
     state, as on the number of its step.
     """
-    cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
     compared = compared or outputs(network, ("projector",))
 
     def step(state: TrainState, frozen: Frozen, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
@@ -143,10 +144,7 @@ def make_step(
         if perturb:
             at = perturb(lambda params: jax.grad(loss_fn, has_aux=True)(params)[0], at, state.step)
         (_, (loss, beside, added, logits, z, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(at)
-        count = jnp.float32(b)
-        shown = {"loss": loss} | {f"term_{name}": share for name, share in added.items() if name != "loss"}
-        shown |= {"online_loss": beside} if online else {}
-        metrics = {name: (value * count, count) for name, value in shown.items()}
+        metrics = _losses(loss, added, {"online_loss": beside} if online else {}, jnp.float32(b))
         hits = (logits.argmax(-1) == view_labels).sum() / v
         metrics["online_accuracy" if online else "train_accuracy"] = hits, jnp.float32(labelled / v)
         new, more = after(
@@ -157,3 +155,9 @@ def make_step(
         return new, metrics | more
 
     return step
+
+
+def _losses(loss: Array, added: dict[str, Array], beside: dict[str, Array], count: Array) -> Metrics:
+    """The loss, its terms and what is learned beside it, as sums over `count` images."""
+    terms = {f"term_{name}": share for name, share in added.items() if name != "loss"}
+    return {name: (value * count, count) for name, value in ({"loss": loss} | terms | beside).items()}

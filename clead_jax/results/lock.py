@@ -79,7 +79,7 @@ def _acquire(path: Path, mine: Holder, wait: bool) -> None:
             log.info(f"{text}; waiting for it")
         said = True
         time.sleep(POLL)
-        if stopping.name():
+        if stopping.name():  # inside `deferred` a signal waits for this
             stopping.check()
 
 
